@@ -1,0 +1,45 @@
+"""The sentences in which :class:`~lightning_interactions.phases.PhaseDetector` tells its events.
+
+Each takes the epoch of detection and the evidence (see ``_evidence.py``), and ends with what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+def boundary_message(epoch: int, e: Mapping[str, float]) -> str:
+    """Say where low-order dominance ended; ``e`` holds ``significant`` besides the usual numbers."""
+    trough = int(e["trough_epoch"])
+    start = "" if e["fall"] > 0 else ", with no fall before it"
+    rise = f"mean order rose from {e['trough']:.2f} at epoch {trough} to {e['level']:.2f}, z = {e['z']:.1f}{start}"
+    gap = f"{e['gap_low']:.3g} to {e['gap']:.3g}" if "gap" in e else ""
+    if not e["significant"]:
+        return (
+            f"Epoch {epoch}: low-order dominance has probably ended (the {rise}: not significant by itself, but the "
+            f"loss gap widened from {gap} and the validation loss is rising). Keep the checkpoint of epoch {trough}."
+        )
+    widened = f" and the loss gap began to widen ({gap})" if gap else ""
+    return (
+        f"Epoch {epoch}: low-order dominance ended ({rise}){widened}: the network has started to learn over-fitted "
+        f"features. Keep the checkpoint of epoch {trough}; consider stopping soon, more data or regularisation."
+    )
+
+
+def overfitting_message(epoch: int, e: Mapping[str, float]) -> str:
+    """Say that the losses show overfitting, and which checkpoint to keep."""
+    best = int(e["best_val_epoch"])
+    return (
+        f"Epoch {epoch}: the network is overfitting (validation loss rose from {e['best_val_loss']:.3g} at epoch "
+        f"{best} to {e['val_loss']:.3g}, loss gap from {e['gap_low']:.3g} to {e['gap']:.3g}). "
+        f"Go back to the checkpoint of epoch {best}; stop, or add data or regularisation."
+    )
+
+
+def retracted_message(epoch: int, e: Mapping[str, float]) -> str:
+    """Say that a boundary is withdrawn."""
+    return (
+        f"Epoch {epoch}: the boundary at epoch {int(e['trough_epoch'])} is withdrawn (mean order fell from "
+        f"{e['trough']:.2f} there to {e['level']:.2f}, z = {e['z']:.1f}): low orders are being learned again. "
+        f"Go on training; the search for the turning point resumes."
+    )

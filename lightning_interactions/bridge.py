@@ -1,0 +1,125 @@
+"""What the monitor needs from a Lightning Trainer, in one place: where we are, who the ranks are, where to log.
+
+The `pytorch_lightning` distribution has its own classes, so nothing here asks ``isinstance`` of Lightning's: states are
+compared by value and classes by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from lightning_interactions.measure import Ranks
+
+UNSUPPORTED_STRATEGIES = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy", "XLAStrategy")
+"""Strategies under which a rank does not hold the whole model, so that it cannot be called on its own."""
+
+
+def is_fitting(trainer: Any) -> bool:
+    """Whether the Trainer is in ``fit`` and past the sanity check.
+
+    Args:
+        trainer: The Trainer.
+    """
+    return getattr(trainer.state.fn, "value", None) == "fit" and not trainer.sanity_checking
+
+
+def logged_step(trainer: Any) -> int:
+    """Step at which Lightning itself logs at this moment, so that our curves share its x axis.
+
+    Args:
+        trainer: The Trainer.
+    """
+    loop = getattr(getattr(trainer, "fit_loop", None), "epoch_loop", None)
+    return int(getattr(loop, "_batches_that_stepped", trainer.global_step))
+
+
+def is_fast_dev_run(trainer: Any) -> bool:
+    """Whether the run is only a smoke test: nobody wants files or alerts of it.
+
+    Args:
+        trainer: The Trainer.
+    """
+    return bool(getattr(trainer, "fast_dev_run", False))
+
+
+def unsupported_strategy(trainer: Any) -> str | None:
+    """Name of the Trainer's strategy if the monitor cannot work under it.
+
+    Args:
+        trainer: The Trainer.
+    """
+    names = {cls.__name__ for cls in type(trainer.strategy).__mro__}
+    return next((name for name in UNSUPPORTED_STRATEGIES if name in names), None)
+
+
+def ranks_of(trainer: Any) -> Ranks:
+    """Describe the processes that take part in the training.
+
+    Args:
+        trainer: The Trainer.
+    """
+    if trainer.world_size == 1:
+        return Ranks()
+
+    def gather(local: Tensor) -> Tensor:
+        stacked: Tensor = trainer.strategy.all_gather(local.to(trainer.strategy.root_device))
+        return stacked.flatten(0, 1).cpu()
+
+    return Ranks(trainer.global_rank, trainer.world_size, gather)
+
+
+def gather_objects(trainer: Any, item: Any) -> list[Any]:
+    """Exchange one picklable object per rank; every rank gets all of them, in order of ranks.
+
+    Args:
+        trainer: The Trainer.
+        item: This rank's object.
+    """
+    if trainer.world_size == 1:
+        return [item]
+    items: list[Any] = [None] * trainer.world_size
+    dist.all_gather_object(items, item)
+    return items
+
+
+def same_on_all_ranks(trainer: Any, decision: bool) -> bool:
+    """Let rank 0 decide for all.
+
+    Args:
+        trainer: The Trainer.
+        decision: What this rank would do.
+    """
+    return bool(trainer.strategy.broadcast(decision)) if trainer.world_size > 1 else decision
+
+
+def logged_value(trainer: Any, key: str) -> float | None:
+    """Read a logged metric, averaged over ranks: they differ where the user logs without ``sync_dist``.
+
+    Args:
+        trainer: The Trainer.
+        key: Its key.
+
+    Returns:
+        The value, ``None`` if nothing of that name was logged.
+    """
+    value = trainer.callback_metrics.get(key)
+    if value is None:
+        return None
+    return float(ranks_of(trainer).gather(torch.as_tensor(value, dtype=torch.float64).reshape(1)).mean())
+
+
+def log_late(trainer: Any, metrics: Mapping[str, float]) -> None:
+    """Log where ``self.log`` is no longer allowed, so that callbacks that run later still see the values.
+
+    Args:
+        trainer: The Trainer.
+        metrics: Full keys and values.
+    """
+    trainer.callback_metrics.update({key: torch.tensor(value) for key, value in metrics.items()})
+    for logger in trainer.loggers:
+        logger.log_metrics(dict(metrics), step=logged_step(trainer))

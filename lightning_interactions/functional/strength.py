@@ -1,0 +1,202 @@
+"""Strength of the salient interactions by order, and the numbers read off it.
+
+A strength tensor has shape ``(..., 2, n)``: ``[..., 0, k-1]`` is the sum of the salient positive and ``[..., 1, k-1]``
+the sum of the salient absolute negative interactions of order ``k``, AND and OR together (arXiv 2405.10262, section 3;
+arXiv 2407.19198, section 4). Its unit is the unit of the score (log-odds by default).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lightning_interactions.coalitions import num_players_of, orders
+from lightning_interactions.errors import ArgumentError, bad_argument
+
+LOW_ORDER = 3
+"""Orders up to this one count as low."""
+
+
+def salience_threshold(values: Tensor, salience: float = 0.03) -> Tensor:
+    """Threshold from which an interaction counts: ``salience * mean_x |v(N) - v(empty)|`` (arXiv 2407.19198).
+
+    Args:
+        values: ``(B, 2**n)``, the value function of every sample.
+        salience: The fraction, not negative.
+
+    Returns:
+        A scalar tensor in units of the score; ``nan`` for an empty batch.
+
+    Raises:
+        ArgumentError: If ``salience`` is negative or not finite.
+
+    Example:
+        >>> salience_threshold(torch.tensor([[0.0, 1.0, 1.0, 2.0], [0.0, 1.0, 1.0, -4.0]]), salience=0.5)
+        tensor(1.5000)
+    """
+    if not 0 <= salience < float("inf"):
+        raise bad_argument("salience", "a number not below 0", salience, "The papers use 0.03.")
+    return salience * (values[..., -1] - values[..., 0]).abs().mean()
+
+
+def order_strength(and_: Tensor, or_: Tensor, threshold: Tensor | float) -> Tensor:
+    """Sum salient interactions by sign and order.
+
+    ``J+(k) = sum_{|S|=k, |I(S)| >= threshold} max(I(S), 0)`` and ``J-(k)`` likewise of ``max(-I(S), 0)``, over AND and
+    OR interactions together.
+
+    Args:
+        and_: AND interactions ``(..., 2**n)``.
+        or_: OR interactions ``(..., 2**n)``.
+        threshold: Smallest absolute value that counts; a number or a tensor that broadcasts against ``(..., 1)``.
+
+    Returns:
+        ``(..., 2, n)``, not negative, in units of the score.
+
+    Raises:
+        ArgumentError: If the shapes differ or the last dimension is not a power of two.
+
+    Example:
+        >>> and_, or_ = torch.tensor([0.0, 2.0, 0.1, -3.0]), torch.tensor([0.0, 0.0, 0.0, 1.0])
+        >>> order_strength(and_, or_, threshold=0.5).tolist()
+        [[2.0, 1.0], [0.0, 3.0]]
+    """
+    if and_.shape != or_.shape:
+        raise ArgumentError(
+            f"Expected `and_` and `or_` to have the same shape, but got {tuple(and_.shape)} and {tuple(or_.shape)}."
+        )
+    n = num_players_of(and_)
+    both = torch.stack([and_, or_], -2)
+    limit = torch.as_tensor(threshold, dtype=both.dtype, device=both.device)
+    salient = torch.where(both.abs() >= (limit.unsqueeze(-1) if limit.ndim else limit), both, torch.zeros_like(both))
+    signed = torch.stack([salient.clamp(min=0).sum(-2), (-salient).clamp(min=0).sum(-2)], -2)
+    out = signed.new_zeros(*signed.shape[:-1], n + 1)
+    out.index_add_(-1, orders(n, signed.device), signed)
+    return out[..., 1:]
+
+
+def salient_count(and_: Tensor, or_: Tensor, threshold: Tensor | float) -> Tensor:
+    """Count the salient interactions of every sample, AND and OR together, the empty coalition left out.
+
+    Args:
+        and_: AND interactions ``(..., 2**n)``.
+        or_: OR interactions ``(..., 2**n)``.
+        threshold: Smallest absolute value that counts; an interaction of exactly zero never does.
+
+    Returns:
+        Long tensor ``(...)``.
+
+    Example:
+        >>> salient_count(torch.tensor([9.0, 2.0, 0.1, -3.0]), torch.tensor([9.0, 0.0, 0.0, 1.0]), 0.5)
+        tensor(3)
+    """
+    limit = torch.as_tensor(threshold, dtype=and_.dtype, device=and_.device)
+    limit = limit.unsqueeze(-1) if limit.ndim else limit
+    salient_and, salient_or = ((x.abs() >= limit) & (x != 0) for x in (and_[..., 1:], or_[..., 1:]))
+    return salient_and.sum(-1) + salient_or.sum(-1)
+
+
+def order_distribution(strength: Tensor) -> Tensor:
+    """Share of every order in the strength, both signs together: what the papers draw as the spindle.
+
+    Args:
+        strength: ``(..., 2, n)``; average over samples first, then form shares.
+
+    Returns:
+        ``(..., n)``, summing to one; ``nan`` where there is no strength at all.
+
+    Raises:
+        ArgumentError: If the shape is not ``(..., 2, n)``.
+
+    Example:
+        >>> order_distribution(torch.tensor([[3.0, 1.0], [3.0, 1.0]])).tolist()
+        [0.75, 0.25]
+    """
+    total = _both_signs(strength)
+    return total / total.sum(-1, keepdim=True)
+
+
+def mean_order(strength: Tensor) -> Tensor:
+    """Strength-weighted mean order ``sum_k k * share(k)``.
+
+    Args:
+        strength: ``(..., 2, n)``.
+
+    Returns:
+        ``(...)``, between 1 and ``n``; ``nan`` where there is no strength at all.
+
+    Raises:
+        ArgumentError: If the shape is not ``(..., 2, n)``.
+
+    Example:
+        >>> mean_order(torch.tensor([[3.0, 1.0], [3.0, 1.0]])).item()
+        1.25
+    """
+    share = order_distribution(strength)
+    return (share * torch.arange(1, share.shape[-1] + 1, dtype=share.dtype, device=share.device)).sum(-1)
+
+
+def low_order_share(strength: Tensor) -> Tensor:
+    """Share of the orders 1 to 3.
+
+    Args:
+        strength: ``(..., 2, n)``.
+
+    Returns:
+        ``(...)``, between 0 and 1; ``nan`` where there is no strength at all.
+
+    Example:
+        >>> low_order_share(torch.tensor([[1.0, 1.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]])).item()
+        0.75
+    """
+    return order_distribution(strength)[..., :LOW_ORDER].sum(-1)
+
+
+def high_order_share(strength: Tensor) -> Tensor:
+    """Share of the orders from ``n / 2`` on.
+
+    Args:
+        strength: ``(..., 2, n)``.
+
+    Returns:
+        ``(...)``, between 0 and 1; ``nan`` where there is no strength at all.
+
+    Example:
+        >>> high_order_share(torch.tensor([[3.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]])).item()
+        0.25
+    """
+    share = order_distribution(strength)
+    n = share.shape[-1]
+    return share[..., (n + 1) // 2 - 1 :].sum(-1)
+
+
+def cancellation(strength: Tensor) -> Tensor:
+    """How much positive and negative interactions cancel: ``1 - |P - M| / (P + M)``.
+
+    ``P`` and ``M`` are the total positive and negative strength: 0 means one sign only, 1 that they cancel exactly.
+
+    Args:
+        strength: ``(..., 2, n)``.
+
+    Returns:
+        ``(...)``, between 0 and 1; ``nan`` where there is no strength at all.
+
+    Raises:
+        ArgumentError: If the shape is not ``(..., 2, n)``.
+
+    Example:
+        >>> cancellation(torch.tensor([[3.0, 0.0], [0.0, 1.0]])).item()
+        0.5
+    """
+    _both_signs(strength)
+    positive, negative = strength.sum(-1).unbind(-1)
+    return 1 - (positive - negative).abs() / (positive + negative)
+
+
+def _both_signs(strength: Tensor) -> Tensor:
+    if strength.ndim < 2 or strength.shape[-2] != 2:
+        raise ArgumentError(
+            f"Expected `strength` to have shape (..., 2, n), as order_strength returns it, "
+            f"but got {tuple(strength.shape)}."
+        )
+    return strength.sum(-2)

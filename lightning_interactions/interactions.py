@@ -1,0 +1,223 @@
+"""Interactions of some inputs under some model, without Lightning."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lightning_interactions.coalitions import check_num_players, coalition_masks
+from lightning_interactions.errors import BatchError, InteractionsWarning, bad_argument
+from lightning_interactions.evaluate import evaluate_coalitions
+from lightning_interactions.functional import (
+    order_strength,
+    reconstruct_values,
+    salience_threshold,
+    sparse_and_or,
+)
+from lightning_interactions.layers import LayerCut
+from lightning_interactions.players import Players, check_players, choose_players
+from lightning_interactions.probes import content_keys, draw_players
+from lightning_interactions.probing import device_of, float32_forward, probing
+from lightning_interactions.scores import ScoreFn, check_targets, read_logits, resolve_score
+
+
+class Interaction(NamedTuple):
+    """One interaction.
+
+    Attributes:
+        kind: ``"and"`` or ``"or"``.
+        players: The players it is between, ascending.
+        value: Its effect on the score.
+    """
+
+    kind: str
+    players: tuple[int, ...]
+    value: float
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """AND-OR interactions of a batch of inputs.
+
+    Attributes:
+        values: Float64 ``(B, 2**n)``: the score of every sample at every coalition.
+        and_: Float64 ``(B, 2**n)``: AND interactions.
+        or_: Float64 ``(B, 2**n)``: OR interactions; those of one player are folded into ``and_``.
+        gap: Float64 ``(B,)``: certified relative distance of the split from the sparsest one.
+        players: Long ``(B, ...)``: who the players are; -1 is background.
+    """
+
+    values: Tensor
+    and_: Tensor
+    or_: Tensor
+    gap: Tensor
+    players: Tensor
+
+    @property
+    def num_players(self) -> int:
+        """Number of players ``n``."""
+        return self.values.shape[-1].bit_length() - 1
+
+    def strength(self, salience: float = 0.03) -> Tensor:
+        """Strength of the salient interactions by sign and order.
+
+        Args:
+            salience: Threshold as a fraction of the batch mean of ``|v(N) - v(empty)|``.
+
+        Returns:
+            ``(B, 2, n)``, positive then negative, in units of the score.
+        """
+        return order_strength(self.and_, self.or_, salience_threshold(self.values, salience))
+
+    def top_k(self, k: int) -> list[list[Interaction]]:
+        """Return the ``k`` strongest interactions of every sample, strongest first.
+
+        Args:
+            k: How many, at least 1.
+
+        Raises:
+            ArgumentError: If ``k`` is not a positive integer.
+        """
+        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+            raise bad_argument("k", "a positive integer", k)
+        both = torch.cat([self.and_, self.or_], -1)
+        members = coalition_masks(self.num_players)
+        size = self.and_.shape[-1]
+        top = both.abs().topk(min(k, both.shape[-1]), -1).indices
+        return [
+            [
+                Interaction(
+                    "and" if i < size else "or", tuple(members[i % size].nonzero().flatten().tolist()), float(row[i])
+                )
+                for i in index.tolist()
+            ]
+            for row, index in zip(both.cpu(), top.cpu(), strict=True)
+        ]
+
+    def reconstruct(self) -> Tensor:
+        """Sum the interactions back into the scores (universal matching): equal to `values`, up to `noise_bound`.
+
+        Returns:
+            ``(B, 2**n)``.
+        """
+        return reconstruct_values(self.and_, self.or_, self.values[..., :1])
+
+    def __repr__(self) -> str:
+        """Summarise in one line."""
+        batch, gap = len(self.values), float(self.gap.max()) if len(self.gap) else float("nan")
+        return f"Interactions(samples={batch}, num_players={self.num_players}, largest certified gap={gap:.2%})"
+
+
+def compute_interactions(
+    model: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    players: Players | str = "auto",
+    *,
+    num_players: int = 10,
+    layer: str | None = None,
+    score: str | ScoreFn = "log_odds",
+    noise_bound: float = 0.0,
+    chunk_size: int | None = None,
+    seed: int = 0,
+) -> Interactions:
+    """Compute the AND-OR interactions between the input variables of some samples.
+
+    The model is called in evaluation mode on all ``2**n`` masked versions of every sample and left as it was.
+
+    Args:
+        model: A classifier that returns logits ``(B, C)`` or ``(B,)``.
+        inputs: ``(B, *shape)``.
+        targets: Class indices ``(B,)``.
+        players: ``"auto"`` (images ``(B, C, H, W)``: patches; ``(B, F)``: columns) or an instance of `Players`.
+        num_players: Players per sample, 2 to 16; the cost doubles with each.
+        layer: Mask the output of this module instead of the input.
+        score: ``"log_odds"``, ``"logit"``, ``"probability"`` or ``(logits, targets) -> scores``.
+        noise_bound: Leave up to this fraction of ``|v(N) - v(empty)|`` unexplained (the papers: 0.02).
+        chunk_size: Largest number of masked inputs in one forward.
+        seed: Seed of the players' draw.
+
+    Returns:
+        The interactions.
+
+    Raises:
+        ArgumentError: If an argument is wrong.
+        BatchError: If the inputs or targets cannot be used.
+        ModelOutputError: If the model does not return logits.
+
+    Example:
+        >>> from lightning_interactions.players import TabularFeatures
+        >>> class Net(nn.Module):
+        ...     def forward(self, x):
+        ...         return 2 * x[:, 0] * x[:, 1] + x[:, 2]
+        >>> x, y = torch.ones(1, 3), torch.tensor([1])
+        >>> result = compute_interactions(Net(), x, y, TabularFeatures("zero"), num_players=3)
+        >>> result.top_k(2)[0]
+        [Interaction(kind='and', players=(0, 1), value=2.0), Interaction(kind='and', players=(2,), value=1.0)]
+    """
+    check_num_players(num_players)
+    check_players(players)
+    check_chunk_size(chunk_size)
+    score_fn = resolve_score(score)
+    if not isinstance(inputs, Tensor) or inputs.ndim < 2 or not len(inputs):
+        shape = tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
+        raise BatchError(f"Expected `inputs` to be a tensor (B, ...) with at least one sample, but got {shape}.")
+    device = device_of(model)
+    keys = content_keys(inputs, seed).cpu()
+    inputs = inputs.detach().to(device)
+    with probing(model):
+        forward = float32_forward(model)
+        targets = check_targets(targets, read_logits(forward(inputs[:1])).shape[-1]).to(device)
+        if len(targets) != len(inputs):
+            raise BatchError(f"Expected one target for each of {len(inputs)} inputs, but got {len(targets)}.")
+        cut = LayerCut(model, layer) if layer is not None else None
+        if cut is not None:
+            cut.check(forward, inputs[:1].expand(2, *inputs.shape[1:]))
+        masked = inputs if cut is None else cut.features(forward, inputs)
+        masker = copy.deepcopy(players) if isinstance(players, Players) else choose_players(masked)
+        masker.fit(masked.cpu())
+        labels, n = draw_players(masker, masked.cpu(), keys, num_players)
+        warn_fewer_players(n, num_players)
+        values = evaluate_coalitions(
+            forward, inputs, labels.to(device), targets,
+            masker=masker, num_players=n, score=score_fn, chunk_size=chunk_size, cut=cut,
+        )  # fmt: skip
+    split = sparse_and_or(values, noise_bound=noise_bound)
+    return Interactions(values, split.and_, split.or_, split.gap, labels)
+
+
+def check_chunk_size(chunk_size: Any) -> None:
+    """Raise unless ``chunk_size`` is ``None`` or a positive integer.
+
+    Args:
+        chunk_size: The argument as the user gave it.
+
+    Raises:
+        ArgumentError: If it is anything else.
+    """
+    whole = isinstance(chunk_size, int) and not isinstance(chunk_size, bool)
+    if chunk_size is not None and not (whole and chunk_size >= 1):
+        raise bad_argument("chunk_size", "a positive integer, or None to choose it from the input's size", chunk_size)
+
+
+def warn_fewer_players(found: int, wanted: int) -> None:
+    """Say once that the samples have fewer regions than players were asked for.
+
+    Args:
+        found: Players of the richest sample.
+        wanted: ``num_players``.
+    """
+    if found < wanted:
+        warnings.warn(
+            f"num_players={wanted}, but the samples have only {found} regions to play with; using {found}.",
+            InteractionsWarning,
+            stacklevel=3,
+        )
+
+
+__all__ = ["Interaction", "Interactions", "compute_interactions"]

@@ -1,0 +1,312 @@
+"""One measurement: from the watched samples and the present weights to strengths, on however many ranks there are.
+
+Each rank evaluates its share of the samples; a few small tensors are exchanged; every rank ends with the same numbers.
+No Lightning here: the ranks are described by `Ranks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_interactions.errors import InteractionsError
+from lightning_interactions.evaluate import default_chunk_size, evaluate_coalitions, score_rows
+from lightning_interactions.functional import (
+    cancellation,
+    high_order_share,
+    interaction_histogram,
+    low_order_share,
+    mean_order,
+    order_strength,
+    salient_count,
+    sparse_and_or,
+    symlog_edges,
+)
+from lightning_interactions.layers import LayerCut
+from lightning_interactions.players import Players
+from lightning_interactions.probes import ProbeSet, draw_players, shard
+from lightning_interactions.probing import Forward
+from lightning_interactions.scores import ScoreFn, check_targets, classification_loss, read_logits
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes that share the work.
+
+    Attributes:
+        rank: This one.
+        world_size: How many there are.
+        gather: ``tensor (share, ...) -> (world_size * share, ...)`` on the CPU, ranks in order.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    gather: Callable[[Tensor], Tensor] = lambda tensor: tensor.cpu()
+
+    def share(self, size: int) -> Tensor:
+        """Return the rows of this rank's share.
+
+        Args:
+            size: Rows in all.
+        """
+        return shard(size, self.rank, self.world_size)
+
+    def collect(self, local: Tensor, size: int) -> Tensor:
+        """Gather the shares of all ranks in order, without the rows that wrapped around.
+
+        Args:
+            local: This rank's rows.
+            size: Rows in all.
+        """
+        return self.gather(local)[:size]
+
+    def agree(self, problem: str | None) -> str | None:
+        """Learn whether any rank has a problem, so that all of them give up together instead of waiting for each other.
+
+        Args:
+            problem: This rank's, or ``None``.
+
+        Returns:
+            The own problem, a word on the other rank's, or ``None`` if all is well.
+        """
+        if not bool(self.gather(torch.tensor([problem is not None], dtype=torch.int64)).any()):
+            return None
+        return problem or "the measurement failed on another rank"
+
+
+@dataclass(frozen=True)
+class MeasureSettings:
+    """What the user chose about measuring; see `TwoPhaseMonitor`."""
+
+    num_players: int
+    score: ScoreFn
+    salience: float
+    noise_bound: float
+    chunk_size: int | None
+
+
+@dataclass
+class Watched:
+    """The watched samples of one split, with their players.
+
+    Attributes:
+        probe: The samples.
+        masker: The kind of players, fitted.
+        labels: Long ``(B, ...)``: the players of every sample.
+        num_players: ``n``, the same for all samples.
+    """
+
+    probe: ProbeSet
+    masker: Players
+    labels: Tensor
+    num_players: int
+
+    @classmethod
+    def prepare(
+        cls, probe: ProbeSet, masker: Players, num_players: int, forward: Forward, device: torch.device,
+        cut: LayerCut | None,
+    ) -> Watched:  # fmt: skip
+        """Fit the players on the samples (or on the inner layer's output for them) and draw them.
+
+        Args:
+            probe: The samples.
+            masker: The kind of players.
+            num_players: How many each sample should have.
+            forward: The model call.
+            device: Where the model is.
+            cut: Where the masking takes place, ``None`` for the input.
+
+        Raises:
+            BatchError: If the samples do not suit the players.
+        """
+        masked = probe.inputs if cut is None else cut.features(forward, probe.inputs.to(device)).cpu()
+        masker.fit(masked)
+        labels, found = draw_players(masker, masked, probe.keys, num_players)
+        return cls(probe, masker, labels, found)
+
+    def refit(self, forward: Forward, device: torch.device, cut: LayerCut) -> None:
+        """Fit the players on the layer's present output: a mean baseline moves with the weights.
+
+        Args:
+            forward: The model call.
+            device: Where the model is.
+            cut: Where the masking takes place.
+        """
+        self.masker.fit(cut.features(forward, self.probe.inputs.to(device)).cpu())
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one measurement found about one split; the same on every rank.
+
+    Attributes:
+        strength: Float64 ``(B, 2, n)``, rows of ``nan`` for samples whose outputs were not finite.
+        salient_count: Float64 ``(B,)``, likewise.
+        gap: Float64 ``(B,)``: certified relative gap of the split, likewise.
+        histogram: Float64 ``(n, bins)``: interactions by order and size (in units of ``scale``).
+        scale: Mean of ``|v(N) - v(empty)|`` over the samples, in units of the score.
+    """
+
+    strength: Tensor
+    salient_count: Tensor
+    gap: Tensor
+    histogram: Tensor
+    scale: float
+
+    @property
+    def skipped(self) -> int:
+        """Samples left out because the model's outputs were not finite."""
+        return int(self.gap.isnan().sum())
+
+    @property
+    def mean_strength(self) -> Tensor:
+        """Strength ``(2, n)`` averaged over the samples that count."""
+        return self.strength.nanmean(0)
+
+    def scalars(self) -> dict[str, float]:
+        """The numbers logged of it, by key; ``nan`` where there is no strength at all."""
+        mean = self.mean_strength
+        numbers = {
+            "mean_order": mean_order(mean),
+            "low_order_share": low_order_share(mean),
+            "high_order_share": high_order_share(mean),
+            "cancellation": cancellation(mean),
+            "salient_count": self.salient_count.nanmean(),
+            "solver_gap": _nanmax(self.gap),
+            "skipped_samples": torch.tensor(self.skipped),
+        }
+        for sign, row in zip(("pos", "neg"), mean, strict=True):
+            numbers |= {f"strength/order_{k:02d}_{sign}": value for k, value in enumerate(row, start=1)}
+        return {key: float(value) for key, value in numbers.items()}
+
+
+class MeasureError(InteractionsError, RuntimeError):
+    """A measurement failed, on this rank or on another."""
+
+
+@dataclass
+class Measurer:
+    """Measures splits of watched samples and loss probes under the present weights.
+
+    Attributes:
+        settings: What to compute.
+        ranks: Who takes part.
+        device: Where the model is.
+        edges: Edges of the histogram bins, in units of the scale.
+    """
+
+    settings: MeasureSettings
+    ranks: Ranks
+    device: torch.device
+    edges: Tensor = field(default_factory=symlog_edges)
+
+    def measure(
+        self,
+        context: Callable[[], Any],
+        make_forward: Callable[[], Forward],
+        players_of: Callable[[Forward], Mapping[str, Watched]],
+        loss_probes: Mapping[str, ProbeSet],
+        cut: LayerCut | None = None,
+    ) -> tuple[dict[str, Measurement], dict[str, float]]:
+        """Run all forwards, split all values, and exchange the results.
+
+        Args:
+            context: Makes the context in which the model may be called.
+            make_forward: Makes the model call; run inside the context.
+            players_of: Gives the watched samples by split; it may call the model.
+            loss_probes: Samples by split for the loss, all of them used.
+            cut: Where the masking takes place, ``None`` for the input.
+
+        Returns:
+            Measurements and mean losses (nats per sample), by split.
+
+        Raises:
+            MeasureError: On every rank, if one of them failed.
+        """
+        cause: Exception | None = None
+        try:
+            with context():
+                forward = make_forward()
+                watched = players_of(forward)
+                values = {name: self._values(forward, item, cut) for name, item in watched.items()}
+                losses = {name: self._losses(forward, probe) for name, probe in loss_probes.items()}
+            splits = {name: sparse_and_or(v, noise_bound=self.settings.noise_bound) for name, v in values.items()}
+        except Exception as error:  # whatever a user's model, score or players may raise
+            cause = error
+        problem = self.ranks.agree(f"{type(cause).__name__}: {cause}" if cause else None)
+        if problem:
+            raise MeasureError(problem) from cause
+        found = {
+            name: self._summarise(values[name], split.and_, split.or_, split.gap, len(watched[name].probe))
+            for name, split in splits.items()
+        }
+        means = {
+            name: float(self.ranks.collect(loss, len(loss_probes[name])).nanmean()) for name, loss in losses.items()
+        }
+        return found, means
+
+    def _values(self, forward: Forward, watched: Watched, cut: LayerCut | None) -> Tensor:
+        share = self.ranks.share(len(watched.probe))
+        inputs, targets = self._on_device(forward, watched.probe, share)
+        return evaluate_coalitions(
+            forward, inputs, watched.labels[share].to(self.device), targets,
+            masker=watched.masker, num_players=watched.num_players, score=self.settings.score,
+            chunk_size=self.settings.chunk_size, cut=cut,
+        )  # fmt: skip
+
+    def _losses(self, forward: Forward, probe: ProbeSet) -> Tensor:
+        share = self.ranks.share(len(probe))
+        size = self.settings.chunk_size or default_chunk_size(probe.inputs)
+        return torch.cat([self._loss_chunk(forward, probe, rows) for rows in torch.split(share, size)])
+
+    def _loss_chunk(self, forward: Forward, probe: ProbeSet, rows: Tensor) -> Tensor:
+        inputs = probe.inputs[rows].to(self.device)
+        logits = read_logits(forward(inputs))
+        targets = check_targets(probe.targets[rows], logits.shape[-1]).to(logits.device)
+        return classification_loss(logits, targets)
+
+    def _on_device(self, forward: Forward, probe: ProbeSet, share: Tensor) -> tuple[Tensor, Tensor]:
+        inputs = probe.inputs[share].to(self.device)
+        classes = read_logits(forward(inputs[:1])).shape[-1]
+        return inputs, check_targets(probe.targets[share], classes).to(self.device)
+
+    def _summarise(self, values: Tensor, and_: Tensor, or_: Tensor, gap: Tensor, size: int) -> Measurement:
+        effect = (values[:, -1] - values[:, 0]).abs().double()
+        valid = gap.isfinite()
+        everyone = self.ranks.collect(torch.where(valid, effect, torch.nan), size)
+        scale = float(everyone.nanmean())
+        threshold = self.settings.salience * scale
+        strength = order_strength(and_, or_, threshold)
+        count = salient_count(and_, or_, threshold).double()
+        histogram = interaction_histogram(and_, or_, scale, self.edges.to(and_)).double()
+        strength[~valid], count[~valid], histogram[~valid] = torch.nan, torch.nan, 0.0
+        collect = self.ranks.collect
+        return Measurement(
+            collect(strength, size), collect(count, size), collect(gap, size), collect(histogram, size).sum(0), scale
+        )
+
+
+def check_model(forward: Forward, inputs: Tensor, targets: Tensor, score: ScoreFn) -> None:
+    """Try the model on a few samples, before training begins.
+
+    Args:
+        forward: The model call.
+        inputs: ``(B, *shape)`` on the model's device.
+        targets: ``(B,)`` or ``(B, 1)``.
+        score: The score.
+
+    Raises:
+        ModelOutputError: If the output is not one row of logits per sample, or ``score`` not one number per row.
+        BatchError: If the targets do not fit the logits.
+    """
+    logits = read_logits(forward(inputs))
+    score_rows(logits, check_targets(targets, logits.shape[-1]).to(logits.device), 1, score)
+
+
+def _nanmax(values: Tensor) -> Tensor:
+    finite = values[values.isfinite()]
+    return finite.max() if len(finite) else values.new_tensor(torch.nan)

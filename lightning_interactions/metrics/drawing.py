@@ -1,0 +1,87 @@
+"""How the metrics draw themselves. matplotlib is imported only when something is drawn, and never its pyplot."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+POSITIVE_COLOUR = "#0072B2"
+NEGATIVE_COLOUR = "#D55E00"
+ORDER_LABEL = "order (number of players)"
+
+
+def figure_and_axes(ax: Axes | None) -> tuple[Figure, Axes]:
+    """Return the axes and the figure they belong to, both new if there are none.
+
+    Args:
+        ax: Axes to draw on, or ``None``.
+    """
+    if ax is not None:
+        return ax.get_figure(root=True), ax  # type: ignore[return-value]
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def draw_strength(ax: Axes, strength: Tensor, unit: str = "units of the score") -> None:
+    """Draw positive strength upwards and negative strength downwards, one bar pair per order.
+
+    Args:
+        ax: Axes to draw on.
+        strength: ``(2, n)``.
+        unit: Unit of the strength, for the label.
+    """
+    positive, negative = strength.detach().cpu().double()
+    order = torch.arange(1, strength.shape[-1] + 1).tolist()
+    ax.bar(order, positive.tolist(), color=POSITIVE_COLOUR, label="positive")
+    ax.bar(order, (-negative).tolist(), color=NEGATIVE_COLOUR, label="negative")
+    ax.axhline(0, color="black", linewidth=0.8)
+    ax.set_xticks(order)
+    ax.set_xlabel(ORDER_LABEL)
+    ax.set_ylabel(f"strength ({unit})")
+    ax.legend(frameon=False)
+
+
+def draw_by_order(ax: Axes, values: Tensor) -> None:
+    """Draw one bar per order.
+
+    Args:
+        ax: Axes to draw on.
+        values: ``(n,)``, numbers from 0 to 1; nan leaves a gap.
+    """
+    order = torch.arange(1, values.numel() + 1).tolist()
+    ax.bar(order, values.detach().cpu().double().tolist(), color=POSITIVE_COLOUR)
+    ax.set_xticks(order)
+    ax.set_xlim(0.4, values.numel() + 0.6)
+    ax.set_ylim(0, 1)
+    ax.set_xlabel(ORDER_LABEL)
+
+
+def draw_histogram(figure: Figure, ax: Axes, counts: Tensor, edges: Tensor) -> None:
+    """Draw counts by order and size as a heat map with a symmetric-log size axis; empty bins stay white.
+
+    Args:
+        figure: Figure of ``ax``, which gets the colour bar.
+        ax: Axes to draw on.
+        counts: ``(n, bins)``.
+        edges: ``(bins + 1,)``.
+    """
+    rows = counts.detach().cpu().double()
+    x = edges.detach().cpu().double()
+    y = torch.arange(rows.shape[0] + 1).double() + 0.5
+    rows = torch.where(rows > 0, rows, torch.full_like(rows, float("nan")))
+    # The limits are given because a colour scale cannot be found for a histogram without a single count.
+    limits: dict[str, Any] = {"vmin": 1, "vmax": max(10.0, rows.nan_to_num().max().item())}
+    mesh = ax.pcolormesh(x.numpy(), y.numpy(), rows.numpy(), cmap="viridis_r", norm="log", **limits)
+    ax.set_xscale("symlog", linthresh=x[x > 0].min().item(), linscale=1.0)
+    ax.set_yticks(range(1, rows.shape[0] + 1))
+    ax.set_xlabel("interaction, as a fraction of |v(N) - v(empty)|")
+    ax.set_ylabel(ORDER_LABEL)
+    figure.colorbar(mesh, ax=ax, label="interactions counted")

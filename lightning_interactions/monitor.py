@@ -1,0 +1,544 @@
+"""`TwoPhaseMonitor`: the Lightning callback. Hooks only: gate, measure, record, decide, act."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+
+from lightning_interactions import bridge, writers
+from lightning_interactions.alerts import Alert, resolve_alerts
+from lightning_interactions.budget import Budget
+from lightning_interactions.errors import InteractionsError, InteractionsWarning, StateError
+from lightning_interactions.figures import order_distribution_figure, run_figure
+from lightning_interactions.functional import order_distribution, symlog_edges
+from lightning_interactions.history import History
+from lightning_interactions.measure import MeasureSettings
+from lightning_interactions.options import check_options, check_trainer
+from lightning_interactions.phases import PhaseDetector, PhaseEvent
+from lightning_interactions.players import Players
+from lightning_interactions.scores import ScoreFn, resolve_score
+from lightning_interactions.session import Record, Session
+from lightning_interactions.watchlist import Watchlist
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
+    from matplotlib.figure import Figure
+
+STATE_VERSION = 1
+MAX_FAILURES = 3
+"""After so many failed measurements in a row the monitor switches itself off for the rest of the run."""
+
+
+class TwoPhaseMonitor(Callback):
+    """Watches which interactions a network learns, and flags the epoch at which over-fitted features begin.
+
+    Each measured epoch a few fixed validation samples are masked in all ``2**n`` ways; the network's scores on them are
+    split into AND and OR interactions between the input variables (certified, exact), and their strength is summed by
+    order. Training first removes medium and high orders (phase 1), then learns ever higher ones (phase 2), and the gap
+    between training and validation loss begins to widen (arXiv 2405.10262, 2407.19198). The monitor tells when.
+
+    Training with the monitor is bit-identical to training without it, and a fault inside it never stops a run.
+
+    Args:
+        players: ``"auto"`` (images ``(B, C, H, W)``: patches; ``(B, F)``: columns) or an instance of `Players`.
+        num_samples: Watched samples per split. Cost is proportional to it.
+        num_players: Players per sample, 2 to 16. Cost doubles with each.
+        watch: ``"val"``, ``"train"`` or ``"both"``. With ``"both"`` validation samples decide.
+        resample: Draw new samples for each measurement instead of comparing the same ones.
+        layer: Mask the output of this module (as in ``model.named_modules()``) instead of the input.
+        score: ``"log_odds"``, ``"logit"``, ``"probability"`` or ``(logits (B, C), targets (B,)) -> (B,)``.
+        noise_bound: Leave up to this fraction of ``|v(N) - v(empty)|`` unexplained (the papers: 0.02).
+        salience: Interactions below this fraction of ``mean |v(N) - v(empty)|`` do not count.
+        every_n_epochs: Measure at validations at least this many epochs apart.
+        max_overhead: Skip measurements to keep their time below this share of the training time.
+        detector: A `PhaseDetector` with other settings.
+        monitor: Key of a logged validation loss, instead of the loss on up to 512 fixed validation samples.
+        train_monitor: Key of a training loss logged in ``training_step``, instead of the loss on up to 512 fixed
+            training samples in eval mode. The decision then waits for the end of the training epoch.
+        on_event: ``"warn"``, a callable ``(PhaseEvent) -> None``, an `Alert`, a list of them, or ``None``.
+        stop_on: Stop training at the ``"boundary"`` or at ``"overfitting"``; ``None`` never stops it.
+        chunk_size: Largest number of masked inputs in one forward pass.
+        precision: ``"32-true"`` computes masked forwards in full float32 whatever the Trainer's precision, because
+            rounding noise looks like high orders; ``"inherit"`` uses the Trainer's.
+        input_fn: ``batch -> inputs (B, *shape)``.
+        forward_fn: ``(module, inputs) -> logits``; the module's ``forward`` by default.
+        target_fn: ``batch -> class indices (B,)``.
+        log_key_prefix: Start of all logged keys.
+        log_figures: Draw figures for loggers that can show them.
+        seed: Seed of the choice of samples and players; independent of the global one.
+        on_error: ``"warn"``: a fault in the monitor is told once and training goes on; ``"raise"``: for debugging.
+        verbose: Print what was chosen and what it costs.
+
+    Attributes:
+        history: `History` of all measured epochs; ``history.to_dict()`` gives plain lists.
+        events: All `PhaseEvent` so far.
+        boundary_epoch: Epoch of the phase boundary, or ``None``.
+
+    Raises:
+        ArgumentError: From the constructor or ``setup``, if an argument is wrong.
+        BatchError: At the first batch, if it cannot be read.
+        ModelOutputError: At the first batch, if the model does not return logits.
+        StateError: If a checkpoint was written by a monitor with other settings.
+
+    Note:
+        Logged keys, with the prefix: ``mean_order``, ``low_order_share`` (orders 1 to 3), ``high_order_share`` (orders
+        from n/2), ``cancellation``, ``salient_count``, ``strength/order_01_pos`` ... ``strength/order_10_neg`` (all
+        averaged over the watched samples), ``train_loss``, ``val_loss``, ``loss_gap``, ``phase`` (1 or 2),
+        ``boundary_epoch`` (-1 while there is none), ``overfitting_risk`` (0 to 1), ``solver_gap`` (largest certified
+        relative gap), ``skipped_samples``, ``seconds``. With ``watch="both"`` those of the interactions have a part
+        ``train/`` or ``val/``. TensorBoard also gets histograms (``histogram/order_01``, ...,
+        ``order_distribution``) and figures (``run``, ``strength_by_order``).
+
+        The state key is made of ``watch`` and ``log_key_prefix``; give two monitors different prefixes.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> monitor = TwoPhaseMonitor(num_samples=8)
+        >>> trainer = Trainer(max_epochs=60, callbacks=[monitor], logger=False, enable_checkpointing=False)
+        >>> monitor.boundary_epoch is None  # nothing trained yet
+        True
+    """
+
+    def __init__(
+        self,
+        players: Players | str = "auto",
+        *,
+        num_samples: int = 32,
+        num_players: int = 10,
+        watch: Literal["val", "train", "both"] = "val",
+        resample: bool = False,
+        layer: str | None = None,
+        score: str | ScoreFn = "log_odds",
+        noise_bound: float = 0.0,
+        salience: float = 0.03,
+        every_n_epochs: int = 1,
+        max_overhead: float | None = None,
+        detector: PhaseDetector | None = None,
+        monitor: str | None = None,
+        train_monitor: str | None = None,
+        on_event: str | Alert | Callable[[PhaseEvent], object] | Sequence[Alert] | None = "warn",
+        stop_on: Literal["boundary", "overfitting"] | None = None,
+        chunk_size: int | None = None,
+        precision: Literal["32-true", "inherit"] = "32-true",
+        input_fn: Callable[[Any], Tensor] | None = None,
+        forward_fn: Callable[[Any, Tensor], Any] | None = None,
+        target_fn: Callable[[Any], Tensor] | None = None,
+        log_key_prefix: str = "interactions/",
+        log_figures: bool = True,
+        seed: int = 0,
+        on_error: Literal["warn", "raise"] = "warn",
+        verbose: bool = True,
+    ) -> None:
+        super().__init__()
+        check_options(locals())
+        self.players = players
+        self.num_samples = num_samples
+        self.num_players = num_players
+        self.watch = watch
+        self.resample = resample
+        self.layer = layer
+        self.score = score
+        self.noise_bound = noise_bound
+        self.salience = salience
+        self.every_n_epochs = every_n_epochs
+        self.monitor = monitor
+        self.train_monitor = train_monitor
+        self.stop_on = stop_on
+        self.chunk_size = chunk_size
+        self.precision = precision
+        self.input_fn = input_fn
+        self.forward_fn = forward_fn
+        self.target_fn = target_fn
+        self.log_key_prefix = log_key_prefix
+        self.log_figures = log_figures
+        self.seed = seed
+        self.on_error = on_error
+        self.verbose = verbose
+        self.detector = detector if detector is not None else PhaseDetector()
+        self._pristine_detector = copy.deepcopy(self.detector)
+        self._alerts = resolve_alerts(on_event)
+        self._budget = Budget(max_overhead)
+        self._told: set[str] = set()
+        self.history = History()
+        self.events: list[PhaseEvent] = []
+        self._watchlist = self._new_watchlist()
+        self._session = self._new_session()
+        self._pending: list[Record] = []
+        self._active = False
+        self._due = False
+        self._failures = 0
+
+    # -- results -----------------------------------------------------------------------------------------------------
+
+    @property
+    def boundary_epoch(self) -> int | None:
+        """Epoch of the phase boundary, or ``None`` if there is none so far."""
+        return self.detector.boundary_epoch
+
+    def plot(self) -> Figure:
+        """Draw the run: strength by order at start, boundary and now, order shares over epochs, and the losses."""
+        return run_figure(
+            self.history.to_dict(),
+            boundary_epoch=self.boundary_epoch,
+            overfitting_epoch=self.detector.overfitting_epoch,
+        )
+
+    # -- policy, for subclasses --------------------------------------------------------------------------------------
+
+    def should_probe(self, epoch: int, step: int) -> bool:
+        """Whether to measure at this validation; override for another rhythm. Asked on every rank, rank 0 decides.
+
+        Args:
+            epoch: The Trainer's current epoch.
+            step: Its global step.
+        """
+        last = self.history.last
+        return last is None or self.every_n_epochs == 1 or epoch - int(last["epoch"]) >= self.every_n_epochs
+
+    # -- hooks -------------------------------------------------------------------------------------------------------
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check what can be known before training."""
+        if stage != "fit":
+            return
+        self._told.clear()
+        self._pending.clear()
+        self._due, self._failures = False, 0
+        self._session = self._new_session()
+        self._active = check_trainer(trainer, pl_module, self.watch, self.forward_fn)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find the layer, and begin anew if this run does not continue the recorded one."""
+        if not self._active:
+            return
+        self._session.cut_model(pl_module)
+        last = self.history.last
+        if last is not None and trainer.current_epoch < last["epoch"]:
+            self.history, self.events = History(), []
+            self.detector = copy.deepcopy(self._pristine_detector)
+            self._watchlist = self._new_watchlist()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._budget.restart()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Look at the first batch, if the sanity check did not show one."""
+        if self._active and self._session.masker is None:
+            self._check_batch(trainer, pl_module, batch)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Consider the batch's samples for the training probes."""
+        if self._active:
+            self._session.offer(self._watchlist, "train", batch)
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Decide whether this validation will be measured."""
+        self._gate(trainer)
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Look at the first batch of the sanity check, before anything was trained."""
+        fresh = self._active and self._session.masker is None and dataloader_idx == 0
+        if fresh and trainer.sanity_checking:
+            self._check_batch(trainer, pl_module, batch)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Consider the batch's samples for the validation probes."""
+        if self._due and dataloader_idx == 0:
+            self._session.offer(self._watchlist, "val", batch)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure; decide and log, unless a loss has to be waited for."""
+        if self._due:
+            self._step(trainer, pl_module, decide=self.monitor is None and self.train_monitor is None)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Decide now if only the validation loss had to be waited for."""
+        if self._pending and self.train_monitor is None:
+            self._settle(trainer, self._log_late(trainer))
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure here where no validation runs; decide if the training loss had to be waited for."""
+        if not trainer.enable_validation:
+            self._gate(trainer)
+            if self._due:
+                self._step(trainer, pl_module, decide=self.monitor is None and self.train_monitor is None)
+        if self._pending:
+            self._settle(trainer, self._log_scalars(pl_module, trainer))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the run once more."""
+        if self._active:
+            with self._contained(trainer, "drawing the run"):
+                self._draw(trainer, bridge.logged_step(trainer))
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Forget what was under way."""
+        self._pending.clear()
+        self._due = False
+
+    # -- measuring ---------------------------------------------------------------------------------------------------
+
+    def _gate(self, trainer: Trainer) -> None:
+        """Decide, together with the other ranks, whether this validation is measured."""
+        if not self._active or not bridge.is_fitting(trainer):
+            return
+        epoch, last = trainer.current_epoch, self.history.last
+        repeated = last is not None and (last["epoch"], last["step"]) == (epoch, bridge.logged_step(trainer))
+        due = not repeated and self.should_probe(epoch, trainer.global_step) and self._budget.allows()
+        self._due = bridge.same_on_all_ranks(trainer, due)
+
+    def _check_batch(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
+        chosen = self._session.check_batch(trainer, pl_module, batch)
+        if self.verbose:
+            rank_zero_info(f"TwoPhaseMonitor: {chosen}.")
+
+    def _step(self, trainer: Trainer, pl_module: LightningModule, *, decide: bool) -> None:
+        """Measure; decide, or log what needs no waiting."""
+        self._due = False
+        with self._contained(trainer, "measuring"):
+            record = self._session.measure(trainer, pl_module, self._watchlist)
+            self._account(record)
+            self._pending.append(record)
+            if not decide:
+                self._log_scalars(pl_module, trainer)(record.scalars)
+        if decide:
+            self._settle(trainer, self._log_scalars(pl_module, trainer))
+
+    def _account(self, record: Record) -> None:
+        seconds, measurement = record.scalars["seconds"], record.deciding
+        if self.verbose and self._budget.count == 0:
+            samples, n = sum(len(m.gap) for m in record.found.values()), measurement.strength.shape[-1]
+            share = seconds / max(self._budget.training - seconds, 1e-9)
+            rank_zero_info(
+                f"TwoPhaseMonitor: the first measurement ({samples} samples x 2**{n} coalitions) took {seconds:.2f} s, "
+                f"{share:.0%} of the training time so far. max_overhead, every_n_epochs or num_samples make it less."
+            )
+        self._budget.spend(seconds)
+        self._failures = 0
+
+    # -- deciding and acting -----------------------------------------------------------------------------------------
+
+    def _settle(self, trainer: Trainer, log: Callable[[Mapping[str, float]], None]) -> None:
+        """Decide on every waiting record, keep it, log it and act on it."""
+        pending, self._pending = self._pending, []
+        for record in pending:
+            with self._contained(trainer, "deciding"):
+                events = self._decide(trainer, record)
+                log(record.scalars)
+                self._write(trainer, record, events)
+                self._act(trainer, events)
+
+    def _decide(self, trainer: Trainer, record: Record) -> list[PhaseEvent]:
+        main = record.deciding
+        train_loss = self._loss(trainer, self.train_monitor, record.losses.get("train"))
+        val_loss = self._loss(trainer, self.monitor, record.losses.get("val"))
+        events = self._skipped_event(record)
+        events += self.detector.update(
+            record.epoch, main.strength, train_loss, val_loss, step=record.step, paired=not self.resample
+        )
+        record.scalars |= {
+            "train_loss": math.nan if train_loss is None else train_loss,
+            "val_loss": math.nan if val_loss is None else val_loss,
+            "loss_gap": math.nan if train_loss is None or val_loss is None else val_loss - train_loss,
+            "phase": float(self.detector.phase),
+            "boundary_epoch": float(-1 if self.boundary_epoch is None else self.boundary_epoch),
+            "overfitting_risk": self.detector.overfitting_risk,
+        }
+        extra = {f"{split}/strength": m.mean_strength for split, m in record.found.items() if len(record.found) > 1}
+        self.history.append(record.epoch, record.step, record.scalars, main.mean_strength, extra)
+        self.events += events
+        return events
+
+    def _skipped_event(self, record: Record) -> list[PhaseEvent]:
+        """Tell of samples without finite scores, when that begins."""
+        skipped, watched = record.deciding.skipped, len(record.deciding.gap)
+        last = self.history.last or {}
+        if not skipped or last.get("skipped_samples", last.get("val/skipped_samples", 0)) > 0:
+            return []
+        message = (
+            f"Epoch {record.epoch}: the scores of {skipped} of {watched} watched samples are not finite; these samples "
+            "are left out. Look for NaN or infinity in the model's outputs."
+        )
+        evidence = {"skipped_samples": float(skipped)}
+        return [PhaseEvent("probe_failed", record.epoch, record.epoch, record.step, evidence, message)]
+
+    def _loss(self, trainer: Trainer, key: str | None, own: float | None) -> float | None:
+        if key is None:
+            return own
+        value = bridge.logged_value(trainer, key)
+        if value is None:
+            known = ", ".join(sorted(map(str, trainer.callback_metrics))) or "none"
+            self._tell(f"no metric {key!r} was logged, so that loss is missing; logged are: {known}")
+        return value
+
+    def _write(self, trainer: Trainer, record: Record, events: Sequence[PhaseEvent]) -> None:
+        if not trainer.is_global_zero or bridge.is_fast_dev_run(trainer):
+            return
+        for split, measurement in record.found.items():
+            prefix = self.log_key_prefix + (f"{split}/" if len(record.found) > 1 else "")
+            writers.write_histograms(trainer.loggers, prefix, measurement.histogram, symlog_edges(), record.step)
+            share = order_distribution(measurement.mean_strength)
+            writers.write_order_distribution(trainer.loggers, prefix, share, record.step)
+        for event in events:
+            writers.write_text(trainer.loggers, f"{self.log_key_prefix}events", event.message, record.step)
+        count = len(self.history)
+        if events or count & (count - 1) == 0:  # drawn at records 1, 2, 4, 8, ... and whenever something happened
+            self._draw(trainer, record.step)
+
+    def _draw(self, trainer: Trainer, step: int) -> None:
+        shows = self.log_figures and any(map(writers.takes_rich_data, trainer.loggers))
+        last = self.history.last
+        if not shows or last is None or not trainer.is_global_zero or bridge.is_fast_dev_run(trainer):
+            return
+        strength = order_distribution_figure(torch.tensor(last["strength"]), epoch=last["epoch"])
+        figures = {"run": self.plot(), "strength_by_order": strength}
+        writers.write_figures(trainer.loggers, self.log_key_prefix, figures, step)
+
+    def _act(self, trainer: Trainer, events: Sequence[PhaseEvent]) -> None:
+        if bridge.is_fast_dev_run(trainer):
+            return
+        if trainer.is_global_zero:
+            for event in events:
+                self._send(event)
+        if self.stop_on is not None:
+            stop = any(event.kind == self.stop_on for event in events)
+            trainer.should_stop = trainer.should_stop or trainer.strategy.reduce_boolean_decision(stop, all=False)
+
+    def _send(self, event: PhaseEvent) -> None:
+        for alert in self._alerts:
+            try:
+                alert.send(event)
+            except Exception as error:
+                self._tell(f"{type(alert).__name__} could not tell an event ({error!r}): {event.message}")
+
+    # -- faults ------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _contained(self, trainer: Trainer, what: str) -> Iterator[None]:
+        """Keep a fault of ours away from the training run."""
+        try:
+            yield
+        except Exception as error:
+            if self.on_error == "raise":
+                raise
+            self._pending.clear()
+            self._fail(
+                trainer,
+                f"{what} failed: {error}" if isinstance(error, InteractionsError) else f"{what} failed: {error!r}",
+            )
+
+    def _fail(self, trainer: Trainer, problem: str) -> None:
+        self._failures += 1
+        epoch = trainer.current_epoch
+        if self._tell(problem):
+            message = f"Epoch {epoch}: {problem}. Training is not affected."
+            event = PhaseEvent("probe_failed", epoch, epoch, bridge.logged_step(trainer), message=message)
+            self.events.append(event)
+        if self._failures >= MAX_FAILURES:
+            self._active = False
+            self._tell(f"switched off for the rest of this run after {MAX_FAILURES} failures in a row")
+
+    def _tell(self, problem: str) -> bool:
+        """Warn, once for each text."""
+        if problem in self._told:
+            return False
+        self._told.add(problem)
+        rank_zero_warn(f"TwoPhaseMonitor: {problem.rstrip('.')}.", category=InteractionsWarning, stacklevel=4)
+        return True
+
+    # -- state -------------------------------------------------------------------------------------------------------
+
+    @property
+    def state_key(self) -> str:
+        """Identity of this monitor in a checkpoint."""
+        return self._generate_state_key(watch=self.watch, log_key_prefix=self.log_key_prefix)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a resumed run needs, in builtin containers and tensors."""
+        return {
+            "version": STATE_VERSION,
+            "settings": self._identity(),
+            "history": self.history.state_dict(),
+            "events": [event.to_dict() for event in self.events],
+            "detector": self.detector.state_dict(),
+            "watchlist": self._watchlist.state_dict(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue where the checkpoint left off.
+
+        Args:
+            state_dict: What `state_dict` returned.
+
+        Raises:
+            StateError: If it was written with settings under which the epochs could not be compared.
+        """
+        saved, own = state_dict.get("settings", {}), self._identity()
+        different = [f"{k}={saved[k]} (now {own[k]})" for k in own if k in saved and saved[k] != own[k]]
+        if different:
+            raise StateError(
+                f"The checkpoint was written by a TwoPhaseMonitor with {', '.join(different)}; its epochs could not be "
+                "compared with new ones. Use the same settings, or another log_key_prefix to begin anew."
+            )
+        self.history.load_state_dict(state_dict.get("history", {"records": []}))
+        self.events = [PhaseEvent.from_dict(event) for event in state_dict.get("events", [])]
+        if "detector" in state_dict:
+            self.detector.load_state_dict(state_dict["detector"])
+        if not self._watchlist.load_state_dict(state_dict.get("watchlist", {})):
+            self._tell("the watched samples were too large for the checkpoint and are collected again")
+
+    # -- small parts -------------------------------------------------------------------------------------------------
+
+    def _identity(self) -> dict[str, Any]:
+        score = self.score if isinstance(self.score, str) else getattr(self.score, "__qualname__", "callable")
+        names = "num_samples", "num_players", "resample", "layer", "noise_bound", "salience", "precision", "seed"
+        return {"players": repr(self.players), "score": score} | {name: getattr(self, name) for name in names}
+
+    def _new_session(self) -> Session:
+        settings = MeasureSettings(
+            self.num_players, resolve_score(self.score), self.salience, self.noise_bound, self.chunk_size
+        )
+        return Session(
+            self.players, settings, self.layer, self.precision, self.input_fn, self.forward_fn, self.target_fn,
+            self.seed, self._tell,
+        )  # fmt: skip
+
+    def _new_watchlist(self) -> Watchlist:
+        watched = ["train", "val"] if self.watch == "both" else [self.watch]
+        losses = [s for s, key in (("train", self.train_monitor), ("val", self.monitor)) if key is None]
+        return Watchlist(watched, losses, num_samples=self.num_samples, resample=self.resample, seed=self.seed)
+
+    def _log_scalars(self, pl_module: LightningModule, trainer: Trainer) -> Callable[[Mapping[str, float]], None]:
+        def log(scalars: Mapping[str, float]) -> None:
+            # The values are equal on all ranks already; sync_dist only keeps Lightning from warning about it.
+            metrics = {self.log_key_prefix + key: value for key, value in scalars.items()}
+            pl_module.log_dict(metrics, on_step=False, on_epoch=True, batch_size=1, sync_dist=trainer.world_size > 1)
+
+        return log
+
+    def _log_late(self, trainer: Trainer) -> Callable[[Mapping[str, float]], None]:
+        def log(scalars: Mapping[str, float]) -> None:
+            bridge.log_late(trainer, {self.log_key_prefix + key: value for key, value in scalars.items()})
+
+        return log

@@ -1,0 +1,222 @@
+"""Who the players are and how absence looks: the contract every kind of player keeps."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Generator, Tensor
+
+from lightning_interactions.coalitions import MIN_PLAYERS
+from lightning_interactions.errors import ArgumentError, BatchError, bad_argument
+
+BACKGROUND = -1
+"""Region id of elements that belong to no player: they always stay."""
+
+Baseline = str | float | Tensor
+"""``"zero"``, ``"mean"`` (of the watched samples), a number, or a tensor that broadcasts to a sample."""
+
+
+class Players(ABC):
+    """Base of all kinds of players.
+
+    A new kind gives two methods. `partition` says which elements of a sample belong together: an integer tensor of
+    region ids, of any shape that suits the kind. `mask` puts regions to their baseline. Everything else is inherited:
+    the package draws ``n`` of the regions as players of that sample, renumbers them ``0 .. n-1``, gives all other
+    regions the id -1 (background: always present), and keeps the result for the whole run.
+
+    Example:
+        The two halves of every row are the players, and an absent half is replaced by noise-free zeros:
+
+        >>> class Halves(Players):
+        ...     def partition(self, sample, generator):
+        ...         return (torch.arange(sample.shape[-1]) >= sample.shape[-1] // 2).long()
+        ...
+        ...     def mask(self, sample, players, coalitions):
+        ...         present = with_background(coalitions)[:, players]  # (C, F)
+        ...         return torch.where(present, sample, 0.0)
+        >>> halves = Halves()
+        >>> labels = halves.draw(torch.ones(4), num_players=2, generator=torch.Generator())
+        >>> halves.mask(torch.ones(4), labels, torch.tensor([[True, False], [True, True]])).sum(-1)
+        tensor([2., 4.])
+    """
+
+    @abstractmethod
+    def partition(self, sample: Tensor, generator: Generator) -> Tensor:
+        """Assign every element of one sample to a region.
+
+        Args:
+            sample: One input without batch dimension, on the CPU.
+            generator: The only source of randomness allowed; seeded by the sample's content, so a sample gets the
+                same regions in every run, on every rank and after a resume.
+
+        Returns:
+            Long tensor of region ids ``0 .. R-1``; -1 for background. Its shape is the kind's own choice, but must be
+            the same for all samples of a run.
+        """
+
+    @abstractmethod
+    def mask(self, sample: Tensor, players: Tensor, coalitions: Tensor) -> Tensor:
+        """Put the absent players of one sample to their baseline value, for many coalitions at once.
+
+        Args:
+            sample: One input without batch dimension, on the model's device.
+            players: What `draw` returned for this sample: player ids ``0 .. n-1``, -1 for background.
+            coalitions: Boolean ``(C, n)``: which players are present.
+
+        Returns:
+            ``(C, *sample.shape)``, same dtype and device as ``sample``; background elements as in ``sample``.
+        """
+
+    def fit(self, samples: Tensor) -> None:  # noqa: B027  # an optional step, not a forgotten abstract one
+        """Learn from all watched samples, once, before they are partitioned (for example mean baselines).
+
+        Args:
+            samples: ``(B, *shape)`` on the CPU; the same on every rank.
+
+        Raises:
+            BatchError: If the samples do not suit this kind of players.
+        """
+
+    def mask_batch(self, samples: Tensor, players: Tensor, coalitions: Tensor) -> Tensor:
+        """`mask` for several samples that share the same coalitions; override it when it can be done in one go.
+
+        Args:
+            samples: ``(S, *shape)``.
+            players: ``(S, ...)``.
+            coalitions: Boolean ``(C, n)``.
+
+        Returns:
+            ``(S * C, *shape)``, the coalitions of the first sample first.
+        """
+        return torch.cat([self.mask(x, labels, coalitions) for x, labels in zip(samples, players, strict=True)])
+
+    def draw(self, sample: Tensor, num_players: int, generator: Generator) -> Tensor:
+        """Partition one sample and draw its players.
+
+        Args:
+            sample: One input without batch dimension, on the CPU.
+            num_players: How many to draw. A sample with fewer regions keeps them all; the missing players have no
+                elements, so every interaction that contains one is zero.
+            generator: Source of randomness.
+
+        Returns:
+            Long tensor of player ids ``0 .. n-1``, -1 for background; same shape as the partition.
+
+        Raises:
+            BatchError: If the sample has fewer than 2 regions.
+        """
+        labels = self.partition(sample, generator)
+        regions: Tensor = torch.unique(labels[labels >= 0])
+        if len(regions) < MIN_PLAYERS:
+            raise BatchError(
+                f"{type(self).__name__} found {len(regions)} region(s) in a sample of shape {tuple(sample.shape)}; "
+                f"at least {MIN_PLAYERS} are needed to have interactions. Use a finer partition."
+            )
+        chosen = regions[torch.randperm(len(regions), generator=generator)[:num_players]].sort().values
+        renumbered = torch.full((int(regions.max()) + 2,), BACKGROUND)  # the last entry catches the background id
+        renumbered[chosen] = torch.arange(len(chosen))
+        return renumbered[labels]
+
+    def __repr__(self) -> str:
+        """Show the public settings, as they were given."""
+        settings = ", ".join(f"{k}={_short(v)}" for k, v in vars(self).items() if not k.startswith("_"))
+        return f"{type(self).__name__}({settings})"
+
+
+def with_background(coalitions: Tensor) -> Tensor:
+    """Append a column of ``True`` so that indexing with player id -1 (background) always finds it present.
+
+    Args:
+        coalitions: Boolean ``(C, n)``.
+
+    Returns:
+        Boolean ``(C, n + 1)``.
+
+    Example:
+        >>> with_background(torch.tensor([[False, True]]))[:, torch.tensor([0, -1])]
+        tensor([[False,  True]])
+    """
+    return torch.cat([coalitions, coalitions.new_ones(len(coalitions), 1)], 1)
+
+
+class RegionPlayers(Players):
+    """Players that are regions of a tensor; an absent region takes its baseline values.
+
+    A subclass gives `partition`, whose region ids must broadcast to the sample, aligned at the last dimensions
+    (``(H, W)`` ids serve a ``(C, H, W)`` sample); it may override `_mean`.
+
+    Args:
+        baseline: ``"zero"``, ``"mean"`` (mean over the watched samples, one per channel or column), a number, or a
+            tensor that broadcasts to a sample.
+
+    Raises:
+        ArgumentError: If ``baseline`` is none of these.
+    """
+
+    def __init__(self, baseline: Baseline = "zero") -> None:
+        known = isinstance(baseline, Tensor) or baseline in ("zero", "mean")
+        number = isinstance(baseline, (int, float)) and not isinstance(baseline, bool)
+        if not (known or number):
+            raise bad_argument("baseline", '"zero", "mean", a number or a tensor', baseline)
+        self.baseline = baseline
+        self._values: Tensor | None = None
+
+    def fit(self, samples: Tensor) -> None:
+        """Resolve the baseline to a tensor.
+
+        Args:
+            samples: ``(B, *shape)``.
+
+        Raises:
+            BatchError: If the samples are not floating point (there is no value for "absent").
+            ArgumentError: If a tensor baseline does not broadcast to a sample.
+        """
+        if not samples.is_floating_point():
+            raise BatchError(
+                f"{type(self).__name__} needs floating-point inputs, but got {samples.dtype}. "
+                "Give `input_fn=batch -> inputs` that converts them, or players made for such inputs."
+            )
+        self._values = self._resolve(samples)
+        try:
+            torch.broadcast_to(self._values, samples.shape[1:])
+        except RuntimeError:
+            raise ArgumentError(
+                f"Expected argument `baseline` to broadcast to a sample of shape {tuple(samples.shape[1:])}, "
+                f"but got shape {tuple(self._values.shape)}."
+            ) from None
+
+    def mask(self, sample: Tensor, players: Tensor, coalitions: Tensor) -> Tensor:
+        """See `Players.mask`."""
+        return self.mask_batch(sample.unsqueeze(0), players.unsqueeze(0), coalitions)
+
+    def mask_batch(self, samples: Tensor, players: Tensor, coalitions: Tensor) -> Tensor:
+        """See `Players.mask_batch`; vectorised on the device."""
+        size, shape = len(samples), samples.shape[1:]
+        present = with_background(coalitions)[:, players.flatten()].view(len(coalitions), size, *players.shape[1:])
+        present = present.transpose(0, 1)
+        present = present.view(size, len(coalitions), *(1,) * (len(shape) - players.ndim + 1), *players.shape[1:])
+        return torch.where(present, samples.unsqueeze(1), self._baseline_values(samples)).flatten(0, 1)
+
+    def _baseline_values(self, samples: Tensor) -> Tensor:
+        if self._values is None:
+            if isinstance(self.baseline, str) and self.baseline == "mean":
+                raise ArgumentError(f'{type(self).__name__}(baseline="mean") has no mean yet: call fit(samples) first.')
+            self._values = self._resolve(samples)
+        self._values = self._values.to(samples)  # moves once, then returns itself
+        return self._values
+
+    def _resolve(self, samples: Tensor) -> Tensor:
+        if isinstance(self.baseline, Tensor):
+            return self.baseline.to(samples.dtype)
+        if self.baseline == "mean":
+            return self._mean(samples)
+        return samples.new_tensor(0.0 if self.baseline == "zero" else float(self.baseline))
+
+    def _mean(self, samples: Tensor) -> Tensor:
+        """Mean over the watched samples of every element; a subclass shares it over positions where that fits."""
+        return samples.mean(0)
+
+
+def _short(value: object) -> str:
+    return f"tensor{tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)

@@ -1,0 +1,513 @@
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_interactions._evidence import mean_order_contributions, rise_z
+from lightning_interactions.errors import ArgumentError, StateError
+from lightning_interactions.functional.strength import mean_order
+from lightning_interactions.phases import PhaseDetector, PhaseEvent, overfitting_risk
+
+RECORDED = Path(__file__).resolve().parents[3] / "shared" / "data" / "recorded_runs"
+N = 10
+
+Record = tuple[int, Tensor, "float | None", "float | None"]
+
+
+def strength_of(order: float, *, samples: int = 12, noise: float = 0.05, seed: int = 0) -> Tensor:
+    """Strength ``(samples, 2, N)`` whose mean order is about ``order``; samples differ, alike in every epoch."""
+    fixed, fresh = torch.Generator().manual_seed(99), torch.Generator().manual_seed(seed)
+    own = order + 0.4 * torch.randn(samples, generator=fixed) + noise * torch.randn(samples, generator=fresh)
+    k = torch.arange(1, N + 1)
+    shape = torch.exp(-0.5 * (k - own[:, None]) ** 2)
+    shape = shape / shape.sum(-1, keepdim=True) * (1 + torch.rand(samples, 1, generator=fixed))
+    return torch.stack([0.6 * shape, 0.4 * shape], 1)
+
+
+def curve(points: Sequence[tuple[int, float]]) -> list[float]:
+    """Straight lines through ``(epoch, value)`` points."""
+    out = []
+    for (a, x), (b, y) in pairwise(points):
+        out += [x + (y - x) * i / (b - a) for i in range(b - a)]
+    return [*out, points[-1][1]]
+
+
+def records(
+    orders: Sequence[float],
+    gaps: Sequence[float] | None = None,
+    vals: Sequence[float] | None = None,
+    epochs: Sequence[int] | None = None,
+    **kwargs: float,
+) -> list[Record]:
+    epochs = range(len(orders)) if epochs is None else epochs
+    out: list[Record] = []
+    for i, (epoch, order) in enumerate(zip(epochs, orders, strict=True)):
+        val = None if gaps is None else 1.0 if vals is None else vals[i]
+        train = None if gaps is None or val is None else val - gaps[i]
+        out.append((epoch, strength_of(order, seed=i, **kwargs), train, val))  # type: ignore[arg-type]
+    return out
+
+
+def replay(run: Iterable[Record], detector: PhaseDetector | None = None) -> list[PhaseEvent]:
+    detector = detector or PhaseDetector()
+    return [event for record in run for event in detector.update(*record)]
+
+
+def kinds(events: Iterable[PhaseEvent]) -> list[str]:
+    return [event.kind for event in events]
+
+
+V = curve([(0, 5.0), (12, 3.0), (30, 5.0)])
+GAP = curve([(0, 0.0), (12, 0.0), (30, 0.6)])
+VAL = curve([(0, 2.0), (18, 1.0), (30, 1.5)])
+FULL = records(V, GAP, VAL)
+
+
+# ---------------------------------------------------------------------------------------------------- boundary
+
+
+@pytest.mark.parametrize(
+    ("points", "turn"),
+    [
+        ([(0, 5.0), (12, 3.0), (30, 5.0)], 12),
+        ([(0, 6.0), (4, 2.0), (20, 4.0)], 4),
+        ([(0, 3.0), (40, 2.0), (80, 3.0)], 40),
+        ([(0, 5.0), (1, 2.0), (20, 4.0)], 1),
+        ([(0, 5.0), (5, 3.0), (15, 3.0), (30, 5.0)], 10),
+    ],
+    ids=["even", "steep", "slow", "at once", "flat bottom"],
+)
+@pytest.mark.parametrize("with_losses", [True, False])
+def test_the_turning_point_of_a_v_is_found(points: list[tuple[int, float]], turn: int, with_losses: bool) -> None:
+    orders = curve(points)
+    gaps = [max(0.0, 0.02 * (i - turn)) for i in range(len(orders))] if with_losses else None
+    detector = PhaseDetector()
+    events = replay(records(orders, gaps), detector)
+    assert kinds(events) == ["boundary"]
+    (event,) = events
+    tolerance = 6 if points[1][1] == points[2][1] else 2
+    assert abs(event.epoch - turn) <= tolerance
+    assert event.epoch == detector.boundary_epoch
+    assert detector.phase == 2
+    assert turn < event.detected_epoch <= turn + 16
+    assert event.evidence["significant"] == 1.0
+    assert f"{event.evidence['level']:.2f}" in event.message
+    assert f"epoch {event.epoch}" in event.message
+
+
+@pytest.mark.parametrize("slopes", [(0.1, 0.1), (0.2, 0.05), (0.05, 0.2)])
+def test_the_tip_of_a_clean_v_is_found_to_the_epoch(slopes: tuple[float, float]) -> None:
+    orders = curve([(0, 2.0 + 10 * slopes[0]), (10, 2.0), (30, 2.0 + 20 * slopes[1])])
+    shares = torch.stack([torch.tensor([4 - m, m - 1]) for m in (1 + (o - 1) / 2 for o in orders)]) / 3
+    events = replay((e, share.clamp(min=0).repeat(6, 2, 1), None, None) for e, share in enumerate(shares))
+    assert [(event.kind, event.epoch) for event in events] == [("boundary", 10)]
+
+
+def test_an_empty_first_phase_has_its_boundary_at_the_first_measurement() -> None:
+    low = torch.zeros(12, 2, N)
+    low[:, :, 0] = 1 + torch.rand(12, 2, generator=torch.Generator().manual_seed(0))
+    run: list[Record] = []
+    for epoch in range(3, 20):
+        high = low.roll(4, -1) * 0.05 * (epoch - 3)
+        run.append((epoch, low + high, None, None))
+    events = replay(run)
+    assert kinds(events) == ["boundary"]
+    assert events[0].epoch == 3
+    assert "no fall before it" in events[0].message
+
+
+@pytest.mark.parametrize(
+    "orders",
+    [curve([(0, 6.0), (60, 2.0)]), [1 + 4 * 0.9**i for i in range(80)], [3.0] * 60],
+    ids=["line", "exponential", "flat"],
+)
+def test_a_falling_or_flat_mean_order_has_no_boundary(orders: list[float]) -> None:
+    detector = PhaseDetector()
+    assert replay(records(orders), detector) == []
+    assert detector.phase == 1
+    assert detector.boundary_epoch is None
+
+
+def test_a_wobble_in_one_epoch_does_not_fire() -> None:
+    orders = curve([(0, 5.0), (40, 3.0)])
+    for at in (10, 25):
+        orders[at] += 1.5
+    assert replay(records(orders)) == []
+
+
+@pytest.mark.parametrize("samples", [8, 32])
+def test_noise_alone_rarely_gives_a_boundary(samples: int) -> None:
+    def noise_only(seed: int) -> list[Record]:
+        generator = torch.Generator().manual_seed(seed)
+        profile = (torch.rand(1, 2, N, generator=generator) + 0.1) * torch.randn(
+            samples, 2, N, generator=generator
+        ).exp()
+        return [
+            (e, profile * (0.5 * torch.randn(samples, 2, N, generator=generator)).exp(), None, None) for e in range(200)
+        ]
+
+    false = sum(bool(replay(noise_only(seed))) for seed in range(40))
+    assert false <= 2
+
+
+def test_a_rise_in_a_few_samples_only_is_not_significant() -> None:
+    """Time alone would call it clear: the samples do not agree."""
+    run = []
+    for epoch, rise in enumerate(curve([(0, 0.0), (5, -0.6), (25, 0.6)])):
+        strength = strength_of(4.0, noise=0.01, seed=epoch)
+        strength[0] = strength_of(4.0 + 5 * rise, samples=1, noise=0.0)[0]
+        run.append((epoch, strength, None, None))
+    assert replay(run) == []
+    assert kinds(replay(run, PhaseDetector(min_z=0.5))) == ["boundary"]
+
+
+def test_the_gap_must_begin_to_widen_when_losses_are_given() -> None:
+    closed = [0.1] * len(V)
+    assert replay(records(V, closed)) == []
+    assert kinds(replay(records(V, None))) == ["boundary"]
+    late = [0.1 if i < 28 else 0.3 for i in range(len(V))]
+    (event,) = replay(records(V, late))
+    assert event.detected_epoch >= 28
+    assert abs(event.epoch - 12) <= 2
+
+
+@pytest.mark.parametrize(("train", "val"), [(None, 1.0), (1.0, None), (math.nan, 1.0), (1.0, math.inf)])
+def test_one_loss_alone_or_one_that_is_not_finite_counts_as_none(train: float | None, val: float | None) -> None:
+    run = [(epoch, strength, train, val) for epoch, strength, _, _ in FULL]
+    assert [(e.kind, e.epoch) for e in replay(run)] == [(e.kind, e.epoch) for e in replay(records(V))]
+
+
+# ------------------------------------------------------------------------------------------------ odd measurements
+
+
+def test_rows_skipped_now_and_then_change_little() -> None:
+    generator = torch.Generator().manual_seed(1)
+    run = []
+    for epoch, strength, train, val in FULL:
+        holes = strength.clone()
+        holes[torch.rand(len(holes), generator=generator) < 0.1] = math.nan
+        run.append((epoch, holes, train, val))
+    events = replay(run)
+    assert kinds(events) == ["boundary", "overfitting"]
+    assert abs(events[0].epoch - 12) <= 2
+
+
+@pytest.mark.parametrize("empty", [math.nan, 0.0], ids=["nan", "no strength"])
+def test_a_measurement_without_strength_decides_nothing(empty: float) -> None:
+    detector = PhaseDetector()
+    assert detector.update(0, torch.full((4, 2, N), empty), 1.0, 1.0) == []
+    assert math.isnan(detector.evidence["mean_order"])
+    assert detector.evidence["val_loss"] == 1.0
+    with pytest.raises(ArgumentError, match="epoch"):
+        PhaseDetector().update(-1, FULL[0][1], None, None)
+    every_second: list[Record] = []
+    for epoch, strength, train, val in FULL:
+        every_second += [(2 * epoch, strength, train, val), (2 * epoch + 1, strength * empty, train, val)]
+    (boundary, _) = replay(every_second)
+    assert abs(boundary.epoch - 24) <= 4
+
+
+def test_unpaired_samples_still_find_a_clear_boundary() -> None:
+    detector, events = PhaseDetector(), []
+    for epoch, order in enumerate(V):
+        shuffled = strength_of(order, samples=32, seed=epoch)[torch.randperm(32)]
+        events += detector.update(epoch, shuffled, None, None, paired=False)
+    assert kinds(events) == ["boundary"]
+    assert abs(events[0].epoch - 12) <= 2
+
+
+def test_a_new_sample_count_is_unpaired_by_itself() -> None:
+    run = [(e, strength_of(order, samples=20 + e % 2, seed=e), None, None) for e, order in enumerate(V)]
+    events = replay(run)
+    assert kinds(events) == ["boundary"]
+
+
+def test_samples_redrawn_in_a_failed_measurement_are_not_paired_afterwards() -> None:
+    detector = PhaseDetector()
+    for epoch, strength, _, _ in FULL[:4]:
+        detector.update(epoch, strength, None, None)
+    before = detector._orders.recent[-1].probes
+    detector.update(4, torch.full_like(FULL[4][1], math.nan), None, None, paired=False)
+    detector.update(5, FULL[5][1], None, None)
+    assert detector._orders.recent[-1].probes != before
+
+
+def test_several_measurements_in_one_epoch() -> None:
+    orders = curve([(0, 5.0), (48, 3.0), (120, 5.0)])
+    events = replay(records(orders, epochs=[i // 4 for i in range(len(orders))]))
+    assert kinds(events) == ["boundary"]
+    assert abs(events[0].epoch - 12) <= 1
+
+
+def test_epochs_may_start_late_and_skip() -> None:
+    events = replay(records(V, GAP, VAL, epochs=[100 + 5 * i for i in range(len(V))]))
+    assert kinds(events) == ["boundary", "overfitting"]
+    assert abs(events[0].epoch - 160) <= 10
+
+
+def test_array_likes_and_steps() -> None:
+    detector, events = PhaseDetector(), []
+    for epoch, strength, train, val in FULL:
+        events += detector.update(epoch, strength.tolist(), train, val, step=10 * epoch)
+    assert kinds(events) == ["boundary", "overfitting"]
+    assert all(event.step == 10 * event.detected_epoch for event in events)
+
+
+# ---------------------------------------------------------------------------------------- overfitting, retraction
+
+
+def test_overfitting_comes_once_and_after_the_boundary() -> None:
+    detector = PhaseDetector()
+    events = replay(FULL, detector)
+    assert kinds(events) == ["boundary", "overfitting"]
+    assert events[0].detected_epoch <= events[1].detected_epoch == detector.overfitting_epoch
+    assert abs(events[1].evidence["best_val_epoch"] - 18) <= 1
+    assert "checkpoint of epoch 18" in events[1].message
+
+
+def test_losses_alone_never_give_overfitting_without_a_turning_point() -> None:
+    falling = curve([(0, 5.0), (30, 3.0)])
+    detector = PhaseDetector()
+    assert replay(records(falling, GAP, VAL, noise=0.0), detector) == []
+    assert detector.overfitting_risk > 0.5
+    flat = [(epoch, FULL[0][1], train, val) for epoch, _, train, val in FULL]
+    assert replay(flat) == []
+
+
+def test_conclusive_losses_declare_a_boundary_that_is_not_yet_significant() -> None:
+    weak = curve([(0, 5.0), (12, 3.0), (30, 3.08)])
+    assert replay(records(weak, noise=0.0)) == []
+    boundary, overfitting = replay(records(weak, GAP, VAL, noise=0.0))
+    assert (boundary.kind, overfitting.kind) == ("boundary", "overfitting")
+    assert boundary.evidence["significant"] == 0.0
+    assert boundary.detected_epoch == overfitting.detected_epoch
+    assert "not significant by itself" in boundary.message
+
+
+def test_quiet_losses_never_alarm() -> None:
+    events = replay(records(V, curve([(0, 0.0), (30, 0.2)]), curve([(0, 2.0), (30, 1.0)])))
+    assert kinds(events) == ["boundary"]
+
+
+def test_a_false_boundary_is_retracted_and_the_search_resumes() -> None:
+    orders = curve([(0, 5.0), (10, 4.0), (18, 4.6), (40, 2.5), (60, 4.5)])
+    detector = PhaseDetector()
+    events = replay(records(orders), detector)
+    assert kinds(events) == ["boundary", "retracted", "boundary"]
+    first, retracted, second = events
+    assert retracted.epoch == first.epoch
+    assert abs(first.epoch - 10) <= 2
+    assert abs(second.epoch - 40) <= 2
+    assert detector.boundary_epoch == second.epoch
+    halfway = PhaseDetector()
+    replay(records(orders)[:41], halfway)
+    assert (halfway.phase, halfway.boundary_epoch) == (1, None)
+
+
+def test_the_search_resumes_at_the_level_of_the_retraction() -> None:
+    """The fall that retracts ends at once: its lowest record is the new turning point."""
+    orders = curve([(0, 5.0), (10, 4.0), (20, 5.0), (23, 3.2), (40, 3.8)])
+    events = replay(records(orders, noise=0.0))
+    assert [(event.kind, event.epoch) for event in events] == [("boundary", 10), ("retracted", 10), ("boundary", 23)]
+
+
+def test_retraction_withdraws_overfitting_too_and_losses_alone_do_not_bring_it_back() -> None:
+    orders = curve([(0, 5.0), (12, 3.0), (30, 5.0), (60, 2.0), (63, 2.06), (70, 1.8)])
+    gaps = GAP + [0.6] * (len(orders) - len(GAP))
+    vals = VAL + [1.5] * (len(orders) - len(VAL))
+    detector = PhaseDetector()
+    run = records(orders, gaps, vals, noise=0.0)
+    assert kinds(replay(run, detector)) == ["boundary", "overfitting", "retracted"]
+    assert detector.overfitting_epoch is None
+
+
+# ------------------------------------------------------------------------------------------------------ invariants
+
+
+@pytest.mark.parametrize("end", range(0, len(FULL), 3))
+def test_a_prefix_of_the_run_gives_a_prefix_of_the_events(end: int) -> None:
+    assert replay(FULL[:end]) == [event for event in replay(FULL) if event.detected_epoch < end]
+
+
+@pytest.mark.parametrize("factor", [1e-3, 7.0, 1e4])
+def test_units_do_not_matter(factor: float) -> None:
+    def summary(events: list[PhaseEvent]) -> list[tuple[str, int, int]]:
+        return [(event.kind, event.epoch, event.detected_epoch) for event in events]
+
+    expected = summary(replay(FULL))
+    assert len(expected) == 2
+    assert summary(replay([(e, s * factor, t, v) for e, s, t, v in FULL])) == expected
+    scaled = [(e, s, t * factor, v * factor) for e, s, t, v in FULL if t is not None and v is not None]
+    assert summary(replay(scaled)) == expected
+
+
+RETRACTING = records(
+    curve([(0, 5.0), (6, 4.0), (12, 4.6), (25, 2.5), (40, 4.5)]),
+    [0.02 * i for i in range(41)],
+    curve([(0, 2.0), (28, 1.0), (40, 1.5)]),
+)
+
+
+@pytest.mark.parametrize("split", range(len(RETRACTING) + 1))
+def test_a_restored_detector_decides_as_an_uninterrupted_one(split: int) -> None:
+    whole = PhaseDetector()
+    expected = replay(RETRACTING, whole)
+    assert kinds(expected) == ["boundary", "retracted", "boundary", "overfitting"]
+    first, second = PhaseDetector(), PhaseDetector()
+    events = replay(RETRACTING[:split], first)
+    buffer = io.BytesIO()
+    torch.save(first.state_dict(), buffer)
+    buffer.seek(0)
+    second.load_state_dict(torch.load(buffer, weights_only=True))
+    assert events + replay(RETRACTING[split:], second) == expected
+    assert (second.boundary_epoch, second.overfitting_epoch) == (whole.boundary_epoch, whole.overfitting_epoch)
+    assert second.overfitting_risk == whole.overfitting_risk
+    assert second.evidence == whole.evidence
+
+
+def test_the_state_is_a_snapshot_of_bounded_size() -> None:
+    detector, sizes, noise = PhaseDetector(), [], torch.Generator().manual_seed(0)
+    snapshot = detector.state_dict()
+    for epoch in range(600):
+        detector.update(epoch, torch.rand(16, 2, N, generator=noise), 1.0, 1.0)
+        if epoch in (299, 599):
+            buffer = io.BytesIO()
+            torch.save(detector.state_dict(), buffer)
+            sizes.append(buffer.tell())
+    assert abs(sizes[1] - sizes[0]) < 200
+    assert snapshot["last_epoch"] is None
+    assert snapshot["version"] == 1
+
+
+def test_an_old_state_loads_and_a_newer_one_is_refused() -> None:
+    detector = PhaseDetector()
+    detector.load_state_dict({"boundary_epoch": 3, "something": "else"})
+    assert (detector.phase, detector.boundary_epoch) == (2, 3)
+    with pytest.raises(StateError, match="version"):
+        detector.load_state_dict({"version": 2})
+
+
+def test_risk_starts_low_and_climbs_with_each_of_its_numbers() -> None:
+    assert PhaseDetector().overfitting_risk == overfitting_risk({}) < 0.06
+    for name in ("rise_per_octave", "first_order_fall", "gap_growth", "val_growth"):
+        risks = [overfitting_risk({name: value}) for value in (-1.0, 0.0, 0.1, 0.3, 1e9)]
+        assert risks[0] == risks[1] < risks[2] < risks[3] < risks[4] < 1
+    assert overfitting_risk({"gap_growth": math.nan}) == overfitting_risk({})
+    detector, risks = PhaseDetector(), []
+    for record in FULL:
+        detector.update(*record)
+        risks.append(detector.overfitting_risk)
+    assert risks[0] < 0.06
+    assert risks[-1] > 0.5
+
+
+# -------------------------------------------------------------------------------------------------- events, arguments
+
+
+def test_events_survive_strict_json() -> None:
+    for event in replay(FULL):
+        assert PhaseEvent.from_dict(json.loads(json.dumps(event.to_dict(), allow_nan=False))) == event
+    odd = PhaseEvent("probe_failed", 3, 3, evidence={"a": math.nan, "b": math.inf, "c": 1.0}, message="no memory")
+    back = PhaseEvent.from_dict(json.loads(json.dumps(odd.to_dict(), allow_nan=False)))
+    assert back.to_dict() == odd.to_dict()
+    assert math.isnan(back.evidence["a"])
+    with pytest.raises(ArgumentError, match="kind"):
+        PhaseEvent("boundry", 1, 1)  # type: ignore[arg-type]
+    with pytest.raises(AttributeError):
+        odd.epoch = 4  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("min_z", -1.0), ("min_rise", math.nan), ("overfit_gap", "much"), ("persistence", 0), ("persistence", 1.5)],
+)
+def test_thresholds_are_checked(name: str, value: object) -> None:
+    with pytest.raises(ArgumentError, match=f"`{name}`"):
+        PhaseDetector(**{name: value})  # type: ignore[arg-type]
+
+
+def test_repr_rebuilds_the_detector() -> None:
+    detector = PhaseDetector(min_z=2.0, persistence=3)
+    assert "min_z=2.0" in repr(detector)
+    assert repr(eval(repr(detector))) == repr(detector)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ((4, FULL[0][1], None, None), "epoch"),
+        ((6.0, FULL[0][1], None, None), "epoch"),
+        ((6, FULL[0][1][0], None, None), "strength"),
+        ((6, "strong", None, None), "strength"),
+        ((6, -FULL[0][1], None, None), "strength"),
+        ((6, FULL[0][1][..., :5], None, None), "orders"),
+        ((6, FULL[0][1], "low", None), "train_loss"),
+        ((6, FULL[0][1], None, [1.0, 2.0]), "val_loss"),
+    ],
+)
+def test_bad_updates_are_refused_and_change_nothing(arguments: tuple[object, ...], match: str) -> None:
+    detector = PhaseDetector()
+    detector.update(5, FULL[0][1], 1.0, 1.0)
+    with pytest.raises(ArgumentError, match=match):
+        detector.update(*arguments)  # type: ignore[arg-type]
+    assert detector._last_epoch == 5
+    assert len(detector._orders.recent) == len(detector._losses.recent_val) == 1
+
+
+# ------------------------------------------------------------------------------------------------ evidence, real runs
+
+
+def test_contributions_average_to_the_mean_order_and_give_its_standard_error() -> None:
+    generator = torch.Generator().manual_seed(0)
+    population = torch.rand(400, 2, N, generator=generator, dtype=torch.float64) ** 2
+    parts = mean_order_contributions(population)
+    assert float(parts.mean()) == pytest.approx(float(mean_order(population.mean(0))))
+    redrawn = [
+        float(mean_order(population[torch.randint(400, (400,), generator=generator)].mean(0))) for _ in range(400)
+    ]
+    assert float(parts.std() / 20) == pytest.approx(float(torch.tensor(redrawn).std()), rel=0.15)
+
+
+@pytest.mark.parametrize("samples", [4, 12, 40])
+def test_z_of_a_difference_matches_the_t_test(samples: int) -> None:
+    stats = pytest.importorskip("scipy.stats")
+    generator = torch.Generator().manual_seed(samples)
+    before = torch.randn(samples, generator=generator, dtype=torch.float64)
+    after = before + 0.7 + 0.5 * torch.randn(samples, generator=generator, dtype=torch.float64)
+    paired = stats.norm.isf(stats.ttest_rel(after, before, alternative="greater").pvalue)
+    unpaired = stats.norm.isf(stats.ttest_ind(after, before, equal_var=False, alternative="greater").pvalue)
+    assert rise_z(before, after, paired=True) == pytest.approx(paired, abs=0.03)
+    assert rise_z(before, after, paired=False) == pytest.approx(unpaired, abs=0.03)
+    assert rise_z(after, before, paired=True) == pytest.approx(-paired, abs=0.03)
+    assert math.isnan(rise_z(before[:1], after[:1], paired=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected", "turn"),
+    [
+        ("digits200_noise10_cnn_sgd_s0", ["boundary", "overfitting"], 23),
+        ("mnist800_noise10_lenet_sgd_s0", ["boundary", "overfitting"], 5),
+        ("spam2200_adam_s21", ["boundary", "overfitting"], 1),
+        ("adult7000_smallsgd_s21", [], None),
+        ("bcancer400_smallsgd_s22", [], None),
+    ],
+)
+def test_recorded_runs(name: str, expected: list[str], turn: int | None) -> None:
+    path = RECORDED / f"{name}.npz"
+    if not path.exists():
+        pytest.skip(f"the recorded runs are not there: {path}")
+    np = pytest.importorskip("numpy")
+    with np.load(path, allow_pickle=False) as run:
+        columns = [run[key].tolist() for key in ("epoch", "strength_val", "train_loss", "val_loss")]
+    events = replay(zip(*columns, strict=True))
+    assert kinds(events) == expected
+    if turn is not None:
+        assert abs(events[0].epoch - turn) <= 1
