@@ -72,23 +72,45 @@ def evaluate_coalitions(
     """
     coalitions = coalition_masks(num_players, samples.device)
 
-    masked = samples if cut is None else cut.features(forward, samples)
+    masked = samples if cut is None else layer_features(forward, samples, cut, chunk_size)
 
     def rows(first: int, last: int, start: int, stop: int) -> Tensor:
         inputs = masker.mask_batch(masked[first:last], players[first:last], coalitions[start:stop])
         output = forward(inputs) if cut is None else cut.resume(forward, samples[first:last], inputs)
         return score_rows(output, targets[first:last], stop - start, score)
 
-    chunk = chunk_size or default_chunk_size(masked)
-    while True:
-        try:
-            return _in_blocks(rows, len(samples), len(coalitions), chunk)
-        except (RuntimeError, MemoryError) as error:
-            if chunk == 1 or not is_out_of_memory(error):
-                raise
-        chunk //= 2
-        if samples.device.type == "cuda":
-            torch.cuda.empty_cache()
+    return _back_off(
+        lambda chunk: _in_blocks(rows, len(samples), len(coalitions), chunk),
+        chunk_size or default_chunk_size(masked),
+        samples.device,
+    )
+
+
+def layer_features(forward: Forward, samples: Tensor, cut: LayerCut, chunk_size: int | None = None) -> Tensor:
+    """Output of an inner layer on unmasked samples, with the memory of one chunk.
+
+    Args:
+        forward: The model call.
+        samples: ``(B, *shape)`` on the model's device.
+        cut: The layer.
+        chunk_size: As for `evaluate_coalitions`.
+
+    Returns:
+        ``(B, *feature_shape)``.
+
+    Raises:
+        ModelOutputError: If the layer does not run exactly once, or its output is not one row per sample.
+
+    Example:
+        >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 2))
+        >>> layer_features(net, torch.ones(5, 2), LayerCut(net, "0"), chunk_size=2).shape
+        torch.Size([5, 3])
+    """
+    return _back_off(
+        lambda chunk: torch.cat([cut.features(forward, part) for part in torch.split(samples, chunk)]),
+        chunk_size or default_chunk_size(samples),
+        samples.device,
+    )
 
 
 def default_chunk_size(samples: Tensor) -> int:
@@ -147,6 +169,19 @@ def score_rows(output: Any, targets: Tensor, repeats: int, score: ScoreFn) -> Te
             f"Expected `score` to return shape (B,) = ({expected},), but it returned {tuple(values.shape)}."
         )
     return values.to(logits.dtype).view(len(targets), repeats)
+
+
+def _back_off(run: Callable[[int], Tensor], chunk: int, device: torch.device) -> Tensor:
+    """Run with ever smaller chunks until memory suffices."""
+    while True:
+        try:
+            return run(chunk)
+        except (RuntimeError, MemoryError) as error:
+            if chunk == 1 or not is_out_of_memory(error):
+                raise
+        chunk //= 2
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def _in_blocks(

@@ -238,10 +238,10 @@ def _label_events(axes: Axes, events: list[tuple[int, str]], left: float, right:
     """Write the names of the lines above the axes: apart where they would overlap, as one text where that fails."""
     place = [(at - left) / (right - left) for at, _ in events]
     sides = ["left" if x < 0.15 else "right" if x > 0.85 else "center" for x in place]
-    if len(events) == 2 and place[1] - place[0] < 0.3:
-        sides = ["right", "left"]
-        if place[0] < 0.15 or place[1] > 0.85:
-            events = [(events[0][0], f"{events[0][1]}, {events[1][1]}")]
-            sides = ["left" if place[0] < 0.5 else "right"]
+    if len(events) == 2 and (gap := place[1] - place[0]) < 0.3:
+        if gap < 0.02 or "left" in sides or "right" in sides:
+            events, sides = [(events[0][0], f"{events[0][1]}, {events[1][1]}")], sides[:1]
+        else:
+            sides = ["right", "left"]
     for (at, text), side in zip(events, sides, strict=True):
         axes.text(at, 1.03, text, transform=axes.get_xaxis_transform(), ha=side, va="bottom", fontsize=10)

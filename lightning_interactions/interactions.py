@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_interactions.coalitions import check_num_players, coalition_masks
 from lightning_interactions.errors import BatchError, InteractionsWarning, bad_argument
-from lightning_interactions.evaluate import evaluate_coalitions
+from lightning_interactions.evaluate import evaluate_coalitions, layer_features
 from lightning_interactions.functional import (
     order_strength,
     reconstruct_values,
@@ -172,13 +172,14 @@ def compute_interactions(
     inputs = inputs.detach().to(device)
     with probing(model):
         forward = float32_forward(model)
-        targets = check_targets(targets, read_logits(forward(inputs[:1])).shape[-1]).to(device)
+        twice = inputs[:1].expand(2, *inputs.shape[1:])  # models that squeeze their output mistake a single row
+        targets = check_targets(targets, read_logits(forward(twice)).shape[-1]).to(device)
         if len(targets) != len(inputs):
             raise BatchError(f"Expected one target for each of {len(inputs)} inputs, but got {len(targets)}.")
         cut = LayerCut(model, layer) if layer is not None else None
         if cut is not None:
-            cut.check(forward, inputs[:1].expand(2, *inputs.shape[1:]))
-        masked = inputs if cut is None else cut.features(forward, inputs)
+            cut.check(forward, twice)
+        masked = inputs if cut is None else layer_features(forward, inputs, cut, chunk_size)
         masker = copy.deepcopy(players) if isinstance(players, Players) else choose_players(masked)
         masker.fit(masked.cpu())
         labels, n = draw_players(masker, masked.cpu(), keys, num_players)

@@ -46,7 +46,8 @@ class LayerCut:
     def __init__(self, model: nn.Module, layer: str) -> None:
         modules = dict(model.named_modules())
         if layer not in modules or not layer:
-            near = difflib.get_close_matches(layer, modules, n=5, cutoff=0.3) or [name for name in modules if name][:5]
+            names = [name for name in modules if name]
+            near = difflib.get_close_matches(str(layer), names, n=5, cutoff=0.3) or names[:5]
             raise bad_argument("layer", "the name of a module of the model", layer, f"Did you mean {', '.join(near)}?")
         self.name = layer
         self._module = modules[layer]
@@ -66,7 +67,12 @@ class LayerCut:
             ModelOutputError: If the layer does not run exactly once, or its output is not one row per sample.
         """
         seen: list[Any] = []
-        with self._hooked(lambda output: seen.append(output)):
+
+        def keep(output: Any) -> None:
+            # A copy, for what follows may write into it: ReLU(inplace=True).
+            seen.append(output.clone() if isinstance(output, Tensor) else output)
+
+        with self._hooked(keep):
             forward(samples)
         if len(seen) != 1:
             raise ModelOutputError(
@@ -110,7 +116,7 @@ class LayerCut:
         doubled = self.features(forward, samples).repeat_interleave(2, 0)
         for self._repeat_inputs in (False, True):
             try:
-                logits = read_logits(self.resume(forward, samples, doubled))
+                logits = read_logits(self.resume(forward, samples, doubled.clone()))
             except (RuntimeError, ValueError, IndexError):
                 continue  # rows from before and after the layer met
             if logits.shape == expected.shape and torch.allclose(

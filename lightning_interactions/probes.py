@@ -248,7 +248,8 @@ def content_keys(inputs: Tensor, seed: int = 0) -> Tensor:
         flat = flat.contiguous().view(views[flat.element_size()])
     place = torch.arange(1, flat.shape[1] + 1, device=flat.device) * _GOLDEN
     total = _mix(flat.long() + place).sum(1)
-    return _mix(_mix(total + (seed + 1) * 0x2545F491) + _GOLDEN)
+    salt = (seed + 1) * 0x2545F491 % 2**63  # any size of seed fits the 64-bit integers
+    return _mix(_mix(total + salt) + _GOLDEN)
 
 
 def draw_players(masker: Players, samples: Tensor, keys: Tensor, num_players: int) -> tuple[Tensor, int]:

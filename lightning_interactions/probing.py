@@ -87,7 +87,8 @@ def float32_forward(model: nn.Module, call: Callable[[nn.Module, Tensor], Any] |
     """
     run = call or (lambda module, inputs: module(inputs))
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    wide = any(t.dtype == torch.float64 for t in tensors.values())
+    weights = [t for t in tensors.values() if t.is_floating_point() and isinstance(t, nn.Parameter)]
+    wide = bool(weights) and all(t.dtype == torch.float64 for t in weights)
     dtype = torch.float64 if wide else torch.float32
     half = {name: t.detach().to(dtype) for name, t in tensors.items() if t.dtype in (torch.float16, torch.bfloat16)}
 
@@ -133,7 +134,12 @@ def _index(device: torch.device) -> tuple[torch.device, ...]:
 
 @contextmanager
 def _full_float32() -> Iterator[None]:
-    matmul, convolution = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    try:
+        matmul, convolution = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    except RuntimeError:  # the user took the settings of torch 2.9 and later, which refuse to be mixed with these
+        with _full_fp32_precision():
+            yield
+        return
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
     try:
@@ -141,6 +147,23 @@ def _full_float32() -> Iterator[None]:
     finally:
         torch.set_float32_matmul_precision(matmul)
         torch.backends.cudnn.allow_tf32 = convolution
+
+
+@contextmanager
+def _full_fp32_precision() -> Iterator[None]:
+    """`_full_float32` by ``torch.backends.*.fp32_precision``, from general to special: a backend may inherit."""
+    top: Any = torch.backends
+    settings = [top, top.cudnn, top.mkldnn, top.cuda.matmul, top.cudnn.conv, top.cudnn.rnn]
+    saved = []
+    try:
+        for setting in (*settings, top.mkldnn.matmul, top.mkldnn.conv, top.mkldnn.rnn):
+            if setting.fp32_precision != "ieee":
+                saved.append((setting, setting.fp32_precision))
+                setting.fp32_precision = "ieee"
+        yield
+    finally:
+        for setting, precision in reversed(saved):
+            setting.fp32_precision = precision
 
 
 @contextmanager

@@ -131,7 +131,8 @@ class Watchlist:
             for split, tensors in state.get(name, {}).items():
                 frozen[split] = ProbeSet.from_state(tensors)
                 collectors.pop(split, None)
-        self.renew()
+        if self._resample:  # the draw that was under way begins again
+            self._watching = {split: self._watch_collector() for split in (*self._watching, *self.watched)}
         return "dropped_bytes" not in state
 
     def _watch_collector(self) -> ProbeCollector:

@@ -17,6 +17,8 @@ from lightning_interactions.functional._split import Candidate, SplitProblem
 
 _CHECK_EVERY = 10
 _FIRST_RESTART = 10
+_TIE = 1e-9  # a smaller gain is rounding, and to follow it would make the choice among optimal splits a matter of luck
+_DISTRUST = 4.0
 _STEP = 2.0
 """Threshold of the shrinkage in units of the root mean square of the least-squares split."""
 
@@ -88,15 +90,29 @@ def _first_state(problem: SplitProblem, start: tuple[Tensor, Tensor] | None) -> 
     correction, guess = problem.correction(zero, torch.zeros_like(problem.u))
     # The projection of zero is the split with the least squares: the natural size of an interaction.
     step = _STEP * correction[:, :2].square().mean((1, 2)).sqrt()[:, None, None]
-    point = -correction if start is None else start[0] + step * start[1]
     # No OR interactions and as much residual as allowed: with a wide box this is optimal, with cost zero.
     best = problem.candidate(and_=None, minus_or=None, residual=problem.u)
+    point = -correction if start is None else _warm_point(problem, start, step, -correction)
     # No coalition is worth more than all absolute interactions and its residual together.
     bound = problem.u.abs().amax(-1)
     if problem.box is not None:
         bound = (bound - problem.box[:, 0]).clamp(min=0)
     sample = torch.arange(size, device=bound.device)
     return _State(sample, step, point, point, -correction, guess, best.split, best.cost, bound)
+
+
+def _warm_point(problem: SplitProblem, start: tuple[Tensor, Tensor], step: Tensor, cold: Tensor) -> Tensor:
+    """The point to go on from, as far as ``start`` still fits the values.
+
+    How far the old split is from reproducing the values, relative to the distance of no split at all, tells how much
+    the values have changed. After a small change old interactions and multipliers both save iterations (four fifths
+    at 1 %); multipliers of other values cost some, interactions save a few; what is farther than nothing is not used.
+    """
+    primal, dual = start
+    missing, _ = problem.correction(primal, torch.zeros_like(problem.u))
+    distance = missing.norm(dim=(1, 2), keepdim=True) / cold.norm(dim=(1, 2), keepdim=True).clamp(min=_TIE)
+    warm = primal + (1 - _DISTRUST * distance).clamp(min=0) * step * dual
+    return torch.where(distance < 1, warm, cold)
 
 
 def _advance(problem: SplitProblem, state: _State, weight: float) -> _State:
@@ -119,7 +135,7 @@ def _inspect(problem: SplitProblem, state: _State) -> _State:
         problem.candidate(None, shrunk[:, 1], shrunk[:, -1]),
         problem.candidate(state.feasible[:, 0], None, state.feasible[:, -1]),
     ):
-        better = candidate.cost < cost
+        better = candidate.cost < cost * (1 - _TIE)
         best = torch.where(better[:, None, None], candidate.split, best)
         cost = torch.where(better, candidate.cost, cost)
     bound = torch.maximum(state.bound, problem.lower(removed / state.step))

@@ -191,21 +191,23 @@ class SplitProblem:
         return singular, 1 / (1 + singular * singular)
 
     def _solve_normal(self, target: Tensor, weight: Tensor, guess: Tensor | None) -> Tensor:
-        """Conjugate gradients on ``(I + B B' + O O') x = target`` in the basis ``Q``, preconditioned by ``weight``.
+        """Conjugate gradients on ``(I + B B' + O O') x = target`` in the basis ``Q``, preconditioned by the diagonal.
 
         With the residual's block the three parts of the matrix have no common eigenbasis, hence an iterative solve.
         It need not be accurate: it goes on from where the previous one ended.
         """
         coupling = kronecker_power(_QOOQ, self.n, target.device)
-        x = target * weight if guess is None else guess
-        residual = target - x / weight - coupling(x)
+        diagonal = 1 / weight
+        jacobi = 1 / (diagonal + kronecker_diagonal((_QOOQ[0][0], _QOOQ[1][1]), self.n, target.device))
+        x = target * jacobi if guess is None else guess
+        residual = target - x * diagonal - coupling(x)
         direction = torch.zeros_like(x)
         power = torch.full_like(x[:, :1], math.inf)
         for _ in range(_INNER_STEPS):
-            scaled = residual * weight
+            scaled = residual * jacobi
             power, previous = (residual * scaled).sum(-1, keepdim=True), power
             direction = scaled + power / previous.clamp(min=_TINY) * direction
-            image = direction / weight + coupling(direction)
+            image = direction * diagonal + coupling(direction)
             length = power / (direction * image).sum(-1, keepdim=True).clamp(min=_TINY)
             x = x + length * direction
             residual = residual - length * image

@@ -114,7 +114,7 @@ def sparse_and_or(
     if not parts:
         parts = [_solve_chunk(flat.double(), noise_bound, tol, max_iter, None)]
     and_, or_, objective, bound, gap, iterations, primal, dual = (
-        torch.cat(pieces).reshape(*values.shape[:-1], *pieces[0].shape[1:]) for pieces in zip(*parts, strict=True)
+        torch.cat(pieces).reshape(values.shape[:-1] + pieces[0].shape[1:]) for pieces in zip(*parts, strict=True)
     )
     return SparseAndOr(and_, or_, objective, bound, gap, iterations, SplitState(primal, dual))
 

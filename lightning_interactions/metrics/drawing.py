@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ def figure_and_axes(ax: Axes | None) -> tuple[Figure, Axes]:
         ax: Axes to draw on, or ``None``.
     """
     if ax is not None:
-        return ax.get_figure(root=True), ax  # type: ignore[return-value]
+        return cast("Figure", ax.figure), ax
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -114,9 +115,8 @@ class Players(ABC):
                 f"at least {MIN_PLAYERS} are needed to have interactions. Use a finer partition."
             )
         chosen = regions[torch.randperm(len(regions), generator=generator)[:num_players]].sort().values
-        renumbered = torch.full((int(regions.max()) + 2,), BACKGROUND)  # the last entry catches the background id
-        renumbered[chosen] = torch.arange(len(chosen))
-        return renumbered[labels]
+        place = torch.searchsorted(chosen, labels).clamp(max=len(chosen) - 1)
+        return torch.where(chosen[place] == labels, place, BACKGROUND)
 
     def __repr__(self) -> str:
         """Show the public settings, as they were given."""
@@ -155,10 +155,10 @@ class RegionPlayers(Players):
     """
 
     def __init__(self, baseline: Baseline = "zero") -> None:
-        known = isinstance(baseline, Tensor) or baseline in ("zero", "mean")
-        number = isinstance(baseline, (int, float)) and not isinstance(baseline, bool)
+        known = isinstance(baseline, Tensor) or (isinstance(baseline, str) and baseline in ("zero", "mean"))
+        number = isinstance(baseline, (int, float)) and not isinstance(baseline, bool) and math.isfinite(baseline)
         if not (known or number):
-            raise bad_argument("baseline", '"zero", "mean", a number or a tensor', baseline)
+            raise bad_argument("baseline", '"zero", "mean", a finite number or a tensor', baseline)
         self.baseline = baseline
         self._values: Tensor | None = None
 

@@ -37,9 +37,10 @@ class ImagePatches(RegionPlayers):
     ) -> None:
         super().__init__(baseline)
         sides = (grid, grid) if isinstance(grid, int) else grid
-        if sides is not None and (len(sides) != 2 or min(sides) < 1):
+        pair = isinstance(sides, (tuple, list)) and len(sides) == 2 and all(_is_int(side, 1) for side in sides)
+        if sides is not None and not pair:
             raise bad_argument("grid", "a positive integer, a pair (rows, columns) of them, or None", grid)
-        if margin is not None and margin < 0:
+        if margin is not None and not _is_int(margin, 0):
             raise bad_argument("margin", "an integer not below 0, or None", margin)
         if sides is not None and margin is not None and _inner(sides[0], margin) * _inner(sides[1], margin) < 2:
             raise bad_argument(
@@ -85,6 +86,10 @@ class ImagePatches(RegionPlayers):
 
     def _mean(self, samples: Tensor) -> Tensor:
         return samples.mean((0, 2, 3)).view(-1, 1, 1)
+
+
+def _is_int(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def _inner(patches: int, margin: int) -> int:
