@@ -157,8 +157,8 @@ def compute_interactions(
         ...         return 2 * x[:, 0] * x[:, 1] + x[:, 2]
         >>> x, y = torch.ones(1, 3), torch.tensor([1])
         >>> result = compute_interactions(Net(), x, y, TabularFeatures("zero"), num_players=3)
-        >>> result.top_k(2)[0]
-        [Interaction(kind='and', players=(0, 1), value=2.0), Interaction(kind='and', players=(2,), value=1.0)]
+        >>> [(found.kind, found.players, round(found.value, 6)) for found in result.top_k(2)[0]]
+        [('and', (0, 1), 2.0), ('and', (2,), 1.0)]
     """
     check_num_players(num_players)
     check_players(players)

@@ -216,19 +216,18 @@ class TwoPhaseMonitor(Callback):
         self._active = check_trainer(trainer, pl_module, self.watch, self.forward_fn)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find the layer, and begin anew if this run does not continue the recorded one."""
-        if not self._active:
-            return
-        self._session.cut_model(pl_module)
+        """Find the layer: all modules exist by now."""
+        if self._active:
+            self._session.cut_model(pl_module)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock, and begin anew if this run does not continue the recorded one (known only by now)."""
+        self._budget.restart()
         last = self.history.last
-        if last is not None and trainer.current_epoch < last["epoch"]:
+        if last is not None and (trainer.global_step == 0 or trainer.current_epoch < last["epoch"]):
             self.history, self.events = History(), []
             self.detector = copy.deepcopy(self._pristine_detector)
             self._watchlist = self._new_watchlist()
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
-        self._budget.restart()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Look at the first batch, if the sanity check did not show one."""

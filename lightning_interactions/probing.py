@@ -134,36 +134,32 @@ def _index(device: torch.device) -> tuple[torch.device, ...]:
 
 @contextmanager
 def _full_float32() -> Iterator[None]:
-    try:
-        matmul, convolution = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    except RuntimeError:  # the user took the settings of torch 2.9 and later, which refuse to be mixed with these
-        with _full_fp32_precision():
-            yield
-        return
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
-    try:
+    with ExitStack() as undo:
+        try:
+            matmul, convolution = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+        except RuntimeError:  # the user took the settings of torch 2.9 and later, which refuse to be mixed with these
+            matmul, convolution = "highest", False
+        # What is off already is not written: that would count as a choice, and newer settings then no longer inherit.
+        if matmul != "highest":
+            undo.callback(torch.set_float32_matmul_precision, matmul)
+            torch.set_float32_matmul_precision("highest")
+        if convolution:
+            undo.callback(setattr, torch.backends.cudnn, "allow_tf32", True)
+            torch.backends.cudnn.allow_tf32 = False
+        for place in _newer_settings():
+            if place.fp32_precision in ("tf32", "bf16"):
+                undo.callback(setattr, place, "fp32_precision", place.fp32_precision)
+                place.fp32_precision = "ieee"
         yield
-    finally:
-        torch.set_float32_matmul_precision(matmul)
-        torch.backends.cudnn.allow_tf32 = convolution
 
 
-@contextmanager
-def _full_fp32_precision() -> Iterator[None]:
-    """`_full_float32` by ``torch.backends.*.fp32_precision``, from general to special: a backend may inherit."""
+def _newer_settings() -> list[Any]:
+    """Owners of an ``fp32_precision`` (torch 2.9 and later), the general before the special, which may inherit."""
     top: Any = torch.backends
-    settings = [top, top.cudnn, top.mkldnn, top.cuda.matmul, top.cudnn.conv, top.cudnn.rnn]
-    saved = []
-    try:
-        for setting in (*settings, top.mkldnn.matmul, top.mkldnn.conv, top.mkldnn.rnn):
-            if setting.fp32_precision != "ieee":
-                saved.append((setting, setting.fp32_precision))
-                setting.fp32_precision = "ieee"
-        yield
-    finally:
-        for setting, precision in reversed(saved):
-            setting.fp32_precision = precision
+    if not hasattr(top, "fp32_precision"):
+        return []
+    special = [top.cuda.matmul, top.cudnn.conv, top.cudnn.rnn, top.mkldnn.matmul, top.mkldnn.conv, top.mkldnn.rnn]
+    return [top, top.cudnn, top.mkldnn, *special]
 
 
 @contextmanager

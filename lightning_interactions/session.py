@@ -105,18 +105,25 @@ class Session:
         """
         inputs, targets = read_batch(batch, self.input_fn, self.target_fn)
         few = inputs[:2]
+        masker = self._try_players(few, few) if self._cut is None else None
         with self._probing(pl_module):
             forward = self._forward(trainer, pl_module)
             check_model(forward, few, targets[:2], self.settings.score)
+            masked = few
             if self._cut is not None:
                 self._cut.check(forward, few)
-            masked = (few if self._cut is None else self._cut.features(forward, few)).cpu()
-        masker = copy.deepcopy(self.players) if isinstance(self.players, Players) else choose_players(masked)
-        masker.fit(masked)
-        draw_players(masker, masked, content_keys(few, self.seed).cpu(), self.settings.num_players)
+                masked = self._cut.features(forward, few)
+        masker = masker or self._try_players(masked, few)
         self.masker = masker
         what = f"the output of layer {self.layer!r}" if self.layer else "inputs"
         return f"players are {masker!r} of {what} of shape (B, {', '.join(map(str, masked.shape[1:]))})"
+
+    def _try_players(self, masked: Tensor, inputs: Tensor) -> Players:
+        masked = masked.cpu()
+        masker = copy.deepcopy(self.players) if isinstance(self.players, Players) else choose_players(masked)
+        masker.fit(masked)
+        draw_players(masker, masked, content_keys(inputs, self.seed).cpu(), self.settings.num_players)
+        return masker
 
     def offer(self, watchlist: Watchlist, split: str, batch: Any) -> None:
         """Consider the samples of a passing batch.
@@ -156,7 +163,7 @@ class Session:
         found, losses = measurer.measure(
             lambda: self._probing(pl_module),
             lambda: self._forward(trainer, pl_module),
-            lambda forward: self._players_of(watchlist.watched, forward, measurer),
+            lambda forward: self._players_of(watchlist, forward, measurer),
             watchlist.losses,
             self._cut,
         )
@@ -169,12 +176,14 @@ class Session:
         scalars["seconds"] = time.perf_counter() - started
         return Record(trainer.current_epoch, bridge.logged_step(trainer), scalars, found, losses)
 
-    def _players_of(self, probes: dict[str, ProbeSet], forward: Forward, measurer: Measurer) -> dict[str, Watched]:
+    def _players_of(self, watchlist: Watchlist, forward: Forward, measurer: Measurer) -> dict[str, Watched]:
         """Players are drawn when a probe is first seen; only a layer's output has to be fitted again each time."""
-        for split, probe in probes.items():
+        for split, probe in watchlist.watched.items():
             known = self._watched.get(split)
             if known is None or known.probe is not probe:
                 self._watched[split] = self._prepare(split, probe, forward, measurer)
+                if len(probe) < watchlist.num_samples:
+                    self.tell(f"only {len(probe)} {split} samples to watch, num_samples={watchlist.num_samples}")
             elif self._cut is not None:
                 known.refit(forward, measurer.device, self._cut)
         return self._watched

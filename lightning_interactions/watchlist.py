@@ -29,6 +29,7 @@ class Watchlist:
         seed: Seed of the choice.
 
     Attributes:
+        num_samples: As given.
         watched: Frozen probes for the interactions, by split.
         losses: Frozen probes for the loss, by split.
 
@@ -52,7 +53,7 @@ class Watchlist:
     ) -> None:
         self.watched: dict[str, ProbeSet] = {}
         self.losses: dict[str, ProbeSet] = {}
-        self._num_samples = num_samples
+        self.num_samples = num_samples
         self._resample = resample
         self._seed = seed
         self._draws = 0
@@ -136,4 +137,4 @@ class Watchlist:
         return "dropped_bytes" not in state
 
     def _watch_collector(self) -> ProbeCollector:
-        return ProbeCollector(self._num_samples, seed=self._seed + 1_000_003 * self._draws, balanced=True)
+        return ProbeCollector(self.num_samples, seed=self._seed + 1_000_003 * self._draws, balanced=True)

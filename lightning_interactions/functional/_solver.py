@@ -19,7 +19,7 @@ _CHECK_EVERY = 10
 _FIRST_RESTART = 10
 _TIE = 1e-9  # a smaller gain is rounding, and to follow it would make the choice among optimal splits a matter of luck
 _DISTRUST = 4.0
-_STEP = 2.0
+_STEP = 1.5
 """Threshold of the shrinkage in units of the root mean square of the least-squares split."""
 
 
@@ -91,7 +91,7 @@ def _first_state(problem: SplitProblem, start: tuple[Tensor, Tensor] | None) -> 
     # The projection of zero is the split with the least squares: the natural size of an interaction.
     step = _STEP * correction[:, :2].square().mean((1, 2)).sqrt()[:, None, None]
     # No OR interactions and as much residual as allowed: with a wide box this is optimal, with cost zero.
-    best = problem.candidate(and_=None, minus_or=None, residual=problem.u)
+    best = problem.candidate(zero[:, :2], keep_and=False)
     point = -correction if start is None else _warm_point(problem, start, step, -correction)
     # No coalition is worth more than all absolute interactions and its residual together.
     bound = problem.u.abs().amax(-1)
@@ -131,9 +131,9 @@ def _inspect(problem: SplitProblem, state: _State) -> _State:
     shrunk = state.point - removed
     best, cost = state.best, state.cost
     for candidate in (
-        problem.candidate(shrunk[:, 0], None, shrunk[:, -1]),
-        problem.candidate(None, shrunk[:, 1], shrunk[:, -1]),
-        problem.candidate(state.feasible[:, 0], None, state.feasible[:, -1]),
+        problem.candidate(shrunk[:, :2], keep_and=True),
+        problem.candidate(shrunk[:, :2], keep_and=False),
+        problem.candidate(state.feasible[:, :2], keep_and=True),
     ):
         better = candidate.cost < cost * (1 - _TIE)
         best = torch.where(better[:, None, None], candidate.split, best)

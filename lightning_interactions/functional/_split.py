@@ -5,9 +5,8 @@ determine minus the OR interactions ``z2 = O (u - a)``. With ``B = O A^-1`` and 
 
     minimise  |z1|_1 + |z2|_1   subject to   B z1 + z2 + O r = w,   |r(T)| <= box,   r(empty) = 0,
 
-where the empty entries of ``z1`` and ``z2`` are free and left out of the sum. It is the problem of arXiv 2407.19198,
-appendix on extracting interactions, which writes the two value functions as ``v/2 + g`` and ``v/2 - g``; the
-formulation below is our own. Three facts make it cheap:
+where the empty entries of ``z1`` and ``z2`` are free and left out of the sum. The problem is that of arXiv 2407.19198
+(equation 11, with the residual of its appendix C), the formulation our own. Three facts make it cheap:
 
 * ``B = kron^n [[1, 1], [0, -1]]`` is its own inverse, and ``B = Q X D Q`` with ``Q`` a symmetric orthogonal Kronecker
   power, ``X`` the complement and ``D = kron^n diag(phi, 1/phi)``, ``phi`` the golden ratio. So projecting onto the
@@ -34,11 +33,12 @@ _NORM = math.hypot(1, _PHI)
 _B: Matrix2 = ((1.0, 1.0), (0.0, -1.0))
 _B_TRANSPOSED: Matrix2 = ((1.0, 0.0), (1.0, -1.0))
 _O: Matrix2 = ((0.0, 1.0), (1.0, -1.0))  # symmetric
+_O_INVERSE: Matrix2 = ((1.0, 1.0), (1.0, 0.0))
 _Q: Matrix2 = ((1 / _NORM, _PHI / _NORM), (_PHI / _NORM, -1 / _NORM))  # symmetric and orthogonal
 _OQ = multiply(_O, _Q)
 _QO = multiply(_Q, _O)
 _QOOQ = multiply(_QO, _OQ)
-_INNER_STEPS = 8
+_INNER_STEPS = 12
 _TINY = 1e-300
 
 
@@ -108,7 +108,7 @@ class SplitProblem:
         removed[:, :2, 0] = 0
         return removed
 
-    def correction(self, point: Tensor, guess: Tensor | None) -> tuple[Tensor, Tensor]:
+    def correction(self, point: Tensor, guess: Tensor) -> tuple[Tensor, Tensor]:
         """What the orthogonal projection onto the constraint takes away from ``point``.
 
         It is ``K' (K K')^-1 (K point - w)`` with ``K = [B, I, O]``.
@@ -136,22 +136,22 @@ class SplitProblem:
             out = torch.cat([out, residual.unsqueeze(1)], 1)
         return out, shift
 
-    def candidate(self, and_: Tensor | None, minus_or: Tensor | None, residual: Tensor) -> Candidate:
-        """Complete one block to a feasible split: the constraint gives the other one.
+    def candidate(self, pair: Tensor, keep_and: bool) -> Candidate:
+        """Complete one block to a feasible split; the constraint gives the others.
 
         Args:
-            and_: ``(B, 2**n)``, AND interactions, or ``None`` to take them from ``minus_or``.
-            minus_or: ``(B, 2**n)``, minus the OR interactions; without either block there are none.
-            residual: ``(B, 2**n)``, clipped to the box; without a box it is not looked at.
+            pair: ``(B, 2, 2**n)``, AND interactions and minus the OR interactions, not necessarily feasible.
+            keep_and: Keep the AND block and make the OR block fit, or the other way round. What the two blocks
+                together leave unexplained goes into the residual first, as far as the box allows.
         """
         b = kronecker_power(_B, self.n, self.u.device)
         w = self.w
         if self.box is not None:
-            residual = residual.clamp(-self.box, self.box)
+            explained = kronecker_power(_O_INVERSE, self.n, w.device)(b(pair[:, 0]) + pair[:, 1])
+            residual = (self.u - explained).clamp(-self.box, self.box)
             residual[:, 0] = 0
             w = w - kronecker_power(_O, self.n, w.device)(residual)
-        if and_ is None:
-            and_ = b(w if minus_or is None else w - minus_or)
+        and_ = pair[:, 0] if keep_and else b(w - pair[:, 1])
         split = and_.unsqueeze(1) if self.box is None else torch.stack([and_, residual], 1)
         return Candidate(split, _cost(and_, w - b(and_)))
 
@@ -190,7 +190,7 @@ class SplitProblem:
         singular = kronecker_diagonal((1 / _PHI, _PHI), self.n, device)
         return singular, 1 / (1 + singular * singular)
 
-    def _solve_normal(self, target: Tensor, weight: Tensor, guess: Tensor | None) -> Tensor:
+    def _solve_normal(self, target: Tensor, weight: Tensor, guess: Tensor) -> Tensor:
         """Conjugate gradients on ``(I + B B' + O O') x = target`` in the basis ``Q``, preconditioned by the diagonal.
 
         With the residual's block the three parts of the matrix have no common eigenbasis, hence an iterative solve.
@@ -199,8 +199,7 @@ class SplitProblem:
         coupling = kronecker_power(_QOOQ, self.n, target.device)
         diagonal = 1 / weight
         jacobi = 1 / (diagonal + kronecker_diagonal((_QOOQ[0][0], _QOOQ[1][1]), self.n, target.device))
-        x = target * jacobi if guess is None else guess
-        residual = target - x * diagonal - coupling(x)
+        x, residual = guess, target - guess * diagonal - coupling(guess)
         direction = torch.zeros_like(x)
         power = torch.full_like(x[:, :1], math.inf)
         for _ in range(_INNER_STEPS):

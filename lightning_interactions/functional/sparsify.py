@@ -21,8 +21,8 @@ from lightning_interactions.functional.moebius import inverse_moebius_transform
 
 _CHUNK_ENTRIES = {"cpu": 2**14}
 _CHUNK_ENTRIES_DEVICE = 2**22
-"""At most this many coalitions (samples times ``2**n``) are solved at once: on the CPU what stays in its cache, which is
-a quarter faster than 32 samples of 10 players at once; elsewhere what bounds the memory to about a gigabyte."""
+"""At most this many coalitions (samples times ``2**n``) are solved at once: on the CPU about what its cache holds, else
+what bounds the memory to about a gigabyte."""
 
 
 class SplitState(NamedTuple):
@@ -131,12 +131,12 @@ def _check(values: Tensor, noise_bound: float, tol: float, max_iter: int, warm_s
         raise bad_argument("max_iter", "an integer not below 1", max_iter)
     if warm_start is not None:
         expected = (*values.shape[:-1], 3, values.shape[-1])
-        for tensor in warm_start:
-            if tuple(tensor.shape) != expected:
-                raise ArgumentError(
-                    f"Expected argument `warm_start` to hold tensors of shape {expected}, "
-                    f"but got {tuple(tensor.shape)}. It must be the state of a result for the same samples."
-                )
+        found = [tuple(t.shape) if isinstance(t, Tensor) else type(t).__name__ for t in warm_start]
+        if found != [expected, expected]:
+            raise ArgumentError(
+                f"Expected argument `warm_start` to be two tensors of shape {expected}, but got {found}. "
+                f"It must be the `state` of a result for the same samples."
+            )
 
 
 def _is_number(value: object) -> bool:

@@ -48,10 +48,10 @@ def order_strength(and_: Tensor, or_: Tensor, threshold: Tensor | float) -> Tens
     Args:
         and_: AND interactions ``(..., 2**n)``.
         or_: OR interactions ``(..., 2**n)``.
-        threshold: Smallest absolute value that counts; a number or a tensor that broadcasts against ``(..., 1)``.
+        threshold: Smallest absolute value that counts: a number, or a tensor ``(...)`` with one for each sample.
 
     Returns:
-        ``(..., 2, n)``, not negative, in units of the score.
+        ``(..., 2, n)``, not negative, in units of the score; ``nan`` where an interaction is.
 
     Raises:
         ArgumentError: If the shapes differ or the last dimension is not a power of two.
@@ -67,8 +67,8 @@ def order_strength(and_: Tensor, or_: Tensor, threshold: Tensor | float) -> Tens
         )
     n = num_players_of(and_)
     both = torch.stack([and_, or_], -2)
-    limit = torch.as_tensor(threshold, dtype=both.dtype, device=both.device)
-    salient = torch.where(both.abs() >= (limit.unsqueeze(-1) if limit.ndim else limit), both, torch.zeros_like(both))
+    limit = torch.as_tensor(threshold, dtype=both.dtype, device=both.device)[..., None, None]
+    salient = torch.where(both.abs() < limit, 0.0, both)  # nan is not below anything, so it stays visible
     signed = torch.stack([salient.clamp(min=0).sum(-2), (-salient).clamp(min=0).sum(-2)], -2)
     out = signed.new_zeros(*signed.shape[:-1], n + 1)
     out.index_add_(-1, orders(n, signed.device), signed)
@@ -81,7 +81,8 @@ def salient_count(and_: Tensor, or_: Tensor, threshold: Tensor | float) -> Tenso
     Args:
         and_: AND interactions ``(..., 2**n)``.
         or_: OR interactions ``(..., 2**n)``.
-        threshold: Smallest absolute value that counts; an interaction of exactly zero never does.
+        threshold: Smallest absolute value that counts: a number, or a tensor ``(...)`` with one for each sample. An
+            interaction of exactly zero never counts.
 
     Returns:
         Long tensor ``(...)``.
@@ -90,8 +91,7 @@ def salient_count(and_: Tensor, or_: Tensor, threshold: Tensor | float) -> Tenso
         >>> salient_count(torch.tensor([9.0, 2.0, 0.1, -3.0]), torch.tensor([9.0, 0.0, 0.0, 1.0]), 0.5)
         tensor(3)
     """
-    limit = torch.as_tensor(threshold, dtype=and_.dtype, device=and_.device)
-    limit = limit.unsqueeze(-1) if limit.ndim else limit
+    limit = torch.as_tensor(threshold, dtype=and_.dtype, device=and_.device)[..., None]
     salient_and, salient_or = ((x.abs() >= limit) & (x != 0) for x in (and_[..., 1:], or_[..., 1:]))
     return salient_and.sum(-1) + salient_or.sum(-1)
 

@@ -67,9 +67,7 @@ class OrderStrength(StrengthMetric):
         if limit.ndim and limit.shape != and_.shape[:-1]:
             expected = f"a number or a tensor of shape {tuple(and_.shape[:-1])}, one per sample"
             raise bad_argument("threshold", expected, tuple(limit.shape))
-        # The functional twin puts AND and OR next to each other before it compares: hence two more dimensions, not one.
-        strength = order_strength(and_, or_, limit.unsqueeze(-1) if limit.ndim else limit)
-        # A comparison with nan is false, so a broken sample would pass for one without a single interaction.
+        strength = order_strength(and_, or_, limit)
         valid = finite_samples(and_, or_) & torch.isfinite(limit)
         self._add_strength(strength.masked_fill(~valid[..., None, None], float("nan")))
 

@@ -63,14 +63,14 @@ def fit(
     monitor: L.Callback | None,
     folder: Path | None = None,
     *,
-    model: L.LightningModule | None = None,
+    model: L.LightningModule | type[L.LightningModule] = ColumnNet,
     data: dict[str, Any] | None = None,
     ckpt_path: str | None = None,
     callbacks: tuple[L.Callback, ...] = (),
     seed: int = 0,
     **options: Any,
 ) -> L.Trainer:
-    """Train on the CPU, quietly; the same seed gives the same run."""
+    """Train on the CPU, quietly; a model given as a class is made after the seed, so runs are alike."""
     L.seed_everything(seed, verbose=False)
     defaults: dict[str, Any] = {
         "max_epochs": 3,
@@ -85,5 +85,5 @@ def fit(
     }
     listed = [*([monitor] if monitor is not None else []), *callbacks]
     trainer = L.Trainer(callbacks=listed, **(defaults | options))
-    trainer.fit(model if model is not None else ColumnNet(), **(data or loaders()), ckpt_path=ckpt_path)
+    trainer.fit(model() if isinstance(model, type) else model, **(data or loaders()), ckpt_path=ckpt_path)
     return trainer

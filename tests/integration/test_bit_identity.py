@@ -64,8 +64,7 @@ def run(model: type[ColumnNet], with_monitor: bool, monitor_options: dict[str, A
     spy = Spy()
     monitor = small_monitor(**monitor_options) if with_monitor else None
     data = image_loaders() if model is ImageNet else None
-    L.seed_everything(7, verbose=False)
-    trainer = fit(monitor, model=model(), data=data, callbacks=(spy,), **options)
+    trainer = fit(monitor, model=model, data=data, callbacks=(spy,), seed=7, **options)
     if monitor is not None:
         assert len(monitor.history) == 3, "the monitor must have measured, or the comparison says nothing"
     return {

@@ -133,6 +133,16 @@ def test_noise_bound_that_covers_everything_needs_no_interaction():
     assert result.and_.abs().max() == 0
 
 
+def test_noise_bound_that_covers_network_values_needs_no_interaction(network_values):
+    values = network_values["adult_end_8"].double()
+    values = values / (values[:, -1:] - values[:, :1]).abs()
+    reach = (values - values[:, :1]).abs().amax().item()
+    result = sparse_and_or(values, noise_bound=reach * 1.001)
+    assert (result.objective == 0).all()
+    assert (result.gap == 0).all()
+    assert (result.iterations == 0).all()
+
+
 def test_planted_interactions_are_recovered():
     values, and_, or_ = planted(6, 3, 3)
     total = and_.abs().sum(-1) + or_.abs().sum(-1)

@@ -1,0 +1,31 @@
+"""What every test can rely on: no display, and random states as they were before it."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+os.environ["MPLBACKEND"] = "Agg"  # before anything imports pyplot
+
+# The same examples in every run, however slow the machine: a failure can be repeated by anyone.
+settings.register_profile("suite", deadline=None, derandomize=True, database=None, max_examples=50)
+settings.load_profile("suite")
+
+
+@pytest.fixture(autouse=True)
+def random_states() -> Iterator[None]:
+    """Give every test the same random numbers, and leave none of its own behind."""
+    python, numpy, torch_ = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    yield
+    random.setstate(python)
+    np.random.set_state(numpy)
+    torch.set_rng_state(torch_)

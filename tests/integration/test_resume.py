@@ -1,0 +1,137 @@
+"""A resumed run has the history of an uninterrupted one."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from models import fit, small_monitor
+
+from lightning_interactions import InteractionsWarning, StateError, TwoPhaseMonitor, watchlist
+
+
+def history_without_times(monitor: TwoPhaseMonitor) -> dict[str, list[Any]]:
+    history = monitor.history.to_dict()
+    del history["seconds"]
+    return history
+
+
+def assert_same(first: dict[str, list[Any]], second: dict[str, list[Any]]) -> None:
+    assert set(first) == set(second)
+    for key, column in first.items():
+        assert torch.allclose(torch.tensor(column), torch.tensor(second[key]), rtol=1e-6, equal_nan=True), key
+
+
+@pytest.mark.parametrize(
+    ("when", "monitor_options"),
+    [
+        pytest.param({"save_on_train_epoch_end": True}, {}, id="after-epoch"),
+        pytest.param({"save_on_train_epoch_end": False}, {}, id="after-validation"),
+        pytest.param({"every_n_train_steps": 6}, {}, id="mid-epoch"),
+        pytest.param({"save_on_train_epoch_end": True}, {"watch": "both"}, id="both-splits"),
+        pytest.param({"save_on_train_epoch_end": True}, {"resample": True}, id="resampled"),
+        pytest.param({"save_on_train_epoch_end": False}, {"monitor": "val_loss"}, id="logged-loss"),
+    ],
+)
+def test_resume_continues_the_history(when: dict[str, Any], monitor_options: dict[str, Any], tmp_path: Path) -> None:
+    uninterrupted = small_monitor(**monitor_options)
+    fit(uninterrupted, max_epochs=4)
+    keeper = ModelCheckpoint(tmp_path, save_top_k=-1, **when)
+    fit(small_monitor(**monitor_options), callbacks=(keeper,), max_epochs=2, enable_checkpointing=True)
+    checkpoints = sorted(tmp_path.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+    chosen = checkpoints[-1]
+    resumed = small_monitor(**monitor_options)
+    fit(resumed, max_epochs=4, ckpt_path=str(chosen))
+    assert resumed.history.column("epoch") == [0, 1, 2, 3], "neither gap nor duplicate"
+    if "every_n_train_steps" not in when:  # Lightning itself repeats other batches after a mid-epoch resume
+        # The shuffle of a resumed run differs from that of one that was never stopped, so its weights do too:
+        # what was measured before the stop, and which samples are watched, must be the same.
+        before = {key: column[:2] for key, column in history_without_times(uninterrupted).items()}
+        assert_same({key: column[:2] for key, column in history_without_times(resumed).items()}, before)
+
+
+def test_resumed_run_equals_uninterrupted_run(tmp_path: Path) -> None:
+    """Without a shuffle and with the random state in hand, all of it is equal, not only the part before the stop."""
+    from models import ColumnNet, column_data
+    from torch import nn
+    from torch.utils.data import DataLoader
+
+    class NoDropout(ColumnNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net[3] = nn.Identity()
+
+    def data() -> dict[str, Any]:
+        return {
+            "train_dataloaders": DataLoader(column_data(64, seed=1), 16),
+            "val_dataloaders": DataLoader(column_data(48, seed=2), 16),
+        }
+
+    uninterrupted = small_monitor()
+    fit(uninterrupted, model=NoDropout, data=data(), max_epochs=6)
+    keeper = ModelCheckpoint(tmp_path, filename="stop")
+    fit(small_monitor(), model=NoDropout, data=data(), callbacks=(keeper,), max_epochs=3, enable_checkpointing=True)
+    resumed = small_monitor()
+    fit(resumed, model=NoDropout, data=data(), max_epochs=6, ckpt_path=str(tmp_path / "stop.ckpt"))
+    assert resumed.history.column("epoch") == list(range(6))
+    assert_same(history_without_times(resumed), history_without_times(uninterrupted))
+
+
+def test_state_loads_with_weights_only(tmp_path: Path) -> None:
+    monitor = small_monitor(watch="both")
+    fit(monitor)
+    torch.save(monitor.state_dict(), tmp_path / "state.pt")
+    restored = small_monitor(watch="both")
+    restored.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert restored.history.to_dict() == monitor.history.to_dict()
+    assert str(restored.state_dict()) == str(monitor.state_dict())
+
+
+def test_settings_that_differ_are_refused(tmp_path: Path) -> None:
+    keeper = ModelCheckpoint(tmp_path, filename="last")
+    fit(small_monitor(), callbacks=(keeper,), enable_checkpointing=True)
+    with pytest.raises(StateError, match=r"num_players=4 \(now 5\).*log_key_prefix"):
+        fit(small_monitor(num_players=5), max_epochs=5, ckpt_path=str(tmp_path / "last.ckpt"))
+
+
+def test_probes_too_large_for_the_checkpoint_are_collected_again(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(watchlist, "STATE_LIMIT_BYTES", 10)
+    keeper = ModelCheckpoint(tmp_path, filename="last")
+    first = small_monitor()
+    fit(first, callbacks=(keeper,), enable_checkpointing=True)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        resumed = small_monitor()
+        fit(resumed, max_epochs=5, ckpt_path=str(tmp_path / "last.ckpt"))
+    told = [str(w.message) for w in caught if issubclass(w.category, InteractionsWarning)]
+    assert any("collected again" in text for text in told)
+    assert resumed.history.column("epoch") == list(range(5))
+    assert torch.equal(resumed._watchlist.watched["val"].keys, first._watchlist.watched["val"].keys), (
+        "samples are chosen by content, so the same ones are found again"
+    )
+
+
+def test_older_and_partial_state_loads() -> None:
+    monitor = small_monitor()
+    monitor.load_state_dict({"version": 0})
+    assert len(monitor.history) == 0
+
+
+def test_state_key_is_fixed() -> None:
+    assert small_monitor().state_key == "TwoPhaseMonitor{'watch': 'val', 'log_key_prefix': 'interactions/'}"
+
+
+def test_second_fit_begins_anew_and_continued_fit_goes_on() -> None:
+    monitor = small_monitor()
+    trainer = fit(monitor, max_epochs=2)
+    trainer.fit_loop.max_epochs = 4
+    from models import loaders
+
+    trainer.fit(trainer.lightning_module, **loaders())
+    assert monitor.history.column("epoch") == [0, 1, 2, 3]
+    fit(monitor, max_epochs=2)
+    assert monitor.history.column("epoch") == [0, 1]
