@@ -7,7 +7,7 @@ No Lightning here: the ranks are described by `Ranks`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -31,6 +31,9 @@ from lightning_interactions.players import Players
 from lightning_interactions.probes import ProbeSet, draw_players, shard
 from lightning_interactions.probing import Forward
 from lightning_interactions.scores import ScoreFn, check_targets, classification_loss, read_logits
+
+SMALLEST_SIZE = 1e-3
+"""Where histograms begin if every interaction is salient, in units of the scale."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,8 @@ class Measurement:
         strength: Float64 ``(B, 2, n)``, rows of ``nan`` for samples whose outputs were not finite.
         salient_count: Float64 ``(B,)``, likewise.
         gap: Float64 ``(B,)``: certified relative gap of the split, likewise.
-        histogram: Float64 ``(n, bins)``: interactions by order and size (in units of ``scale``).
+        histogram: Float64 ``(n, bins)``: interactions by order and size.
+        edges: Float64 ``(bins + 1,)``: the bins' edges, in units of ``scale``.
         scale: Mean of ``|v(N) - v(empty)|`` over the samples, in units of the score.
     """
 
@@ -155,6 +159,7 @@ class Measurement:
     salient_count: Tensor
     gap: Tensor
     histogram: Tensor
+    edges: Tensor
     scale: float
 
     @property
@@ -196,13 +201,17 @@ class Measurer:
         settings: What to compute.
         ranks: Who takes part.
         device: Where the model is.
-        edges: Edges of the histogram bins, in units of the scale.
     """
 
     settings: MeasureSettings
     ranks: Ranks
     device: torch.device
-    edges: Tensor = field(default_factory=symlog_edges)
+
+    @property
+    def edges(self) -> Tensor:
+        """Edges of the histogram bins: two decades from the threshold of salience on, both signs."""
+        smallest = max(self.settings.salience, SMALLEST_SIZE)
+        return symlog_edges(smallest, 100 * smallest)
 
     def measure(
         self,
@@ -282,11 +291,17 @@ class Measurer:
         threshold = self.settings.salience * scale
         strength = order_strength(and_, or_, threshold)
         count = salient_count(and_, or_, threshold).double()
-        histogram = interaction_histogram(and_, or_, scale, self.edges.to(and_)).double()
+        edges = self.edges
+        histogram = interaction_histogram(and_, or_, scale, edges.to(and_)).double()
         strength[~valid], count[~valid], histogram[~valid] = torch.nan, torch.nan, 0.0
         collect = self.ranks.collect
         return Measurement(
-            collect(strength, size), collect(count, size), collect(gap, size), collect(histogram, size).sum(0), scale
+            collect(strength, size),
+            collect(count, size),
+            collect(gap, size),
+            collect(histogram, size).sum(0),
+            edges,
+            scale,
         )
 
 

@@ -18,7 +18,7 @@ from lightning_interactions.alerts import Alert, resolve_alerts
 from lightning_interactions.budget import Budget
 from lightning_interactions.errors import InteractionsError, InteractionsWarning, StateError
 from lightning_interactions.figures import order_distribution_figure, run_figure
-from lightning_interactions.functional import order_distribution, symlog_edges
+from lightning_interactions.functional import order_distribution
 from lightning_interactions.history import History
 from lightning_interactions.measure import MeasureSettings
 from lightning_interactions.options import check_options, check_trainer
@@ -396,7 +396,7 @@ class TwoPhaseMonitor(Callback):
             return
         for split, measurement in record.found.items():
             prefix = self.log_key_prefix + (f"{split}/" if len(record.found) > 1 else "")
-            writers.write_histograms(trainer.loggers, prefix, measurement.histogram, symlog_edges(), record.step)
+            writers.write_histograms(trainer.loggers, prefix, measurement.histogram, measurement.edges, record.step)
             share = order_distribution(measurement.mean_strength)
             writers.write_order_distribution(trainer.loggers, prefix, share, record.step)
         for event in events:

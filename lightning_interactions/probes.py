@@ -248,7 +248,7 @@ def content_keys(inputs: Tensor, seed: int = 0) -> Tensor:
         flat = flat.contiguous().view(views[flat.element_size()])
     place = torch.arange(1, flat.shape[1] + 1, device=flat.device) * _GOLDEN
     total = _mix(flat.long() + place).sum(1)
-    salt = (seed + 1) * 0x2545F491 % 2**63  # any size of seed fits the 64-bit integers
+    salt = (seed + 1) * 0x2545F491 % (2**61 - 1)  # 64-bit integers, whatever the size of the seed
     return _mix(_mix(total + salt) + _GOLDEN)
 
 

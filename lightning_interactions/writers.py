@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -25,19 +26,25 @@ def takes_rich_data(logger: Any) -> bool:
 
 
 def write_histograms(loggers: Sequence[Any], prefix: str, histogram: Tensor, edges: Tensor, step: int) -> None:
-    """Write one histogram of interactions per order, under ``{prefix}histogram/order_01`` and so on.
+    """Write the sizes of the salient interactions of every order, under ``{prefix}histogram/order_01`` and so on.
+
+    Loggers draw histograms on a linear axis, where sizes that span decades would make one spike. So the axis is in
+    decades above the threshold of salience, negative interactions to the left: 1 is ten times the threshold.
 
     Args:
         loggers: The Trainer's loggers.
         prefix: Start of the tags.
-        histogram: ``(n, bins)`` counts.
-        edges: ``(bins + 1,)``.
+        histogram: ``(n, bins)`` counts; the centre bin holds what is not salient and is left out.
+        edges: ``(bins + 1,)`` symmetric, logarithmic on both sides of the centre bin.
         step: Position on the x axis.
     """
+    positive = edges[len(edges) // 2 :]
+    decades = (positive / positive[0]).log10()
+    axis = np.concatenate([-decades.flip(0).numpy(), decades[1:].numpy()])
+    salient = torch.cat([histogram[:, : len(decades) - 1], histogram[:, len(decades) :]], 1)
     for logger in filter(takes_rich_data, loggers):
-        for order, counts in enumerate(histogram, start=1):
-            if counts.sum() > 0:
-                _add_histogram(logger, f"{prefix}histogram/order_{order:02d}", counts, edges, step)
+        for order, counts in enumerate(salient, start=1):
+            _add_histogram(logger, f"{prefix}histogram/order_{order:02d}", counts, axis, step)
 
 
 def write_order_distribution(loggers: Sequence[Any], prefix: str, share: Tensor, step: int) -> None:

@@ -50,7 +50,7 @@ def or_interactions(values: Tensor) -> Tensor:
         >>> or_interactions(torch.tensor([5.0, 8.0, 8.0, 8.0]))  # 3 points as soon as either is present
         tensor([0., 0., 0., 3.])
     """
-    interactions = -moebius_transform((values - values[..., :1]).flip(-1))
+    interactions = moebius_transform((values[..., :1] - values).flip(-1))
     interactions[..., 0] = 0
     return interactions
 

@@ -25,8 +25,8 @@ def weighted_jaccard(first: Tensor, second: Tensor) -> Tensor:
         ArgumentError: If the shapes differ.
 
     Example:
-        >>> weighted_jaccard(torch.tensor([1.0, -2.0]), torch.tensor([1.0, 2.0])).item()
-        0.2
+        >>> weighted_jaccard(torch.tensor([1.0, -2.0]), torch.tensor([1.0, 2.0]))
+        tensor(0.2000)
     """
     if first.shape != second.shape:
         raise ArgumentError(

@@ -72,9 +72,12 @@ def sparse_and_or(
 
     Among all ``u_and + u_or (+ residual) = values - values(empty)`` it finds, to a relative error of at most ``tol``
     that it proves, the split that minimises ``sum |I_and(S)| + |I_or(S)|`` over the non-empty coalitions (arXiv
-    2407.19198, equations 2 to 4). A sample that has not met ``tol`` after ``max_iter`` iterations is returned with
-    the larger gap; its interactions reproduce the values all the same. Samples do not influence each other, nothing
-    is random, and gradients do not flow through.
+    2407.19198, equation 11, with the residual of its appendix C). A sample that has not met ``tol`` after ``max_iter``
+    iterations is returned with the larger gap; its interactions reproduce the values all the same. Samples do not
+    influence each other, nothing is random, and gradients do not flow through.
+
+    Time and memory grow as ``n 2**n`` per sample: with 10 players about 4 ms on one core, 80 iterations. A
+    ``noise_bound`` costs ten to a hundred times as much at 10 players, and may need a larger ``max_iter``.
 
     Args:
         values: ``(..., 2**n)`` of any real dtype, ``n`` from 2 to 16; computed in float64. On a device without

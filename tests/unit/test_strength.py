@@ -75,8 +75,8 @@ def test_a_batch_is_the_samples_one_by_one() -> None:
 def test_a_threshold_for_each_sample() -> None:
     and_, or_ = pair(3, 2, 2)
     limits = torch.tensor([0.1, 1.5], dtype=torch.float64)
-    found = order_strength(and_, or_, limits.unsqueeze(-1))
-    count = salient_count(and_, or_, limits.unsqueeze(-1))
+    found = order_strength(and_, or_, limits)
+    count = salient_count(and_, or_, limits)
     for i, limit in enumerate(limits.tolist()):
         torch.testing.assert_close(found[i], order_strength(and_[i], or_[i], limit))
         assert count[i] == salient_count(and_[i], or_[i], limit)
@@ -100,11 +100,13 @@ def test_the_empty_coalition_never_counts() -> None:
     assert int(salient_count(and_, or_, 0.0)) == 0
 
 
-def test_a_sample_of_nan_stays_visible_or_silent_but_touches_no_other() -> None:
+def test_a_sample_of_nan_stays_visible_and_touches_no_other() -> None:
     and_, or_ = pair(3, 3, 2)
     expected = order_strength(and_[1], or_[1], 0.1)
-    and_[0] = torch.nan
-    assert torch.equal(order_strength(and_, or_, 0.1)[1], expected)
+    and_[0, 1:] = torch.nan
+    found = order_strength(and_, or_, 0.1)
+    assert found[0].isnan().all()
+    assert torch.equal(found[1], expected)
 
 
 def test_shapes_that_differ_are_refused() -> None:

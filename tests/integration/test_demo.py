@@ -1,0 +1,45 @@
+"""The demo runs as a user would run it, small."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lightning_interactions.cli import main
+
+
+def test_demo_as_a_command(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "lightning_interactions", "demo", "--epochs", "2", "--train-size", "40"]
+    done = subprocess.run(
+        [*command, "--output", "out"], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "Phase boundary:          none found" in done.stdout, "two epochs are too few for one"
+    assert "Lowest validation loss:  epoch" in done.stdout
+    assert "100%" in done.stdout + done.stderr, "a progress bar is shown"
+    (run_folder,) = (tmp_path / "out").iterdir()
+    assert (run_folder / "run.png").read_bytes().startswith(b"\x89PNG")
+    assert (run_folder / "history.csv").read_text().startswith("epoch,step,mean_order")
+    tags = EventAccumulator(str(run_folder)).Reload().Tags()
+    assert "interactions/mean_order" in tags["scalars"]
+    assert "interactions/run" in tags["images"]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "word"),
+    [("--epochs", "0", "epochs"), ("--train-size", "5000", "train_size"), ("--label-noise", "2", "label_noise")],
+)
+def test_bad_options_are_explained(option: str, value: str, word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", option, value]) == 2
+    assert f"`{word}`" in capsys.readouterr().err
+
+
+def test_help_lists_the_demo(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0
+    assert "demo" in capsys.readouterr().out

@@ -1,0 +1,467 @@
+"""The choice of watched samples: random, yet the same for every order of the data, and without a trace."""
+
+from __future__ import annotations
+
+import io
+import random
+from collections import Counter, namedtuple
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lightning_interactions.errors import BatchError
+from lightning_interactions.players import TabularFeatures
+from lightning_interactions.probes import (
+    HASHED_POSITIONS,
+    ProbeCollector,
+    ProbeSet,
+    content_keys,
+    describe_structure,
+    draw_players,
+    read_batch,
+    shard,
+    smallest_keys,
+)
+from lightning_interactions.watchlist import LOSS_PROBE_SIZE, STATE_LIMIT_BYTES, Watchlist
+
+# -- keys ------------------------------------------------------------------------------------------------------------
+
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.uint8, torch.int32, torch.long, torch.bool]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_keys_do_not_depend_on_the_batch(dtype: torch.dtype) -> None:
+    x = (torch.arange(60).view(12, 5) * 37 % 251).to(dtype)
+    if dtype == torch.bool:
+        x = torch.arange(12).unsqueeze(1) >> torch.arange(5) & 1 == 1
+    keys = content_keys(x, 3)
+    assert keys.dtype == torch.long
+    assert len(set(keys.tolist())) == 12
+    for size in (1, 5):
+        assert torch.equal(torch.cat([content_keys(part, 3) for part in x.split(size)]), keys)
+    order = torch.randperm(12)
+    assert torch.equal(content_keys(x[order], 3), keys[order])
+    assert torch.equal(content_keys(x.T.contiguous().T, 3), keys)
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 9, 9), (3, 64, 64)], ids=str)
+def test_every_change_of_content_changes_the_key(shape: tuple[int, ...]) -> None:
+    x = torch.randn(1, *shape)
+    key = int(content_keys(x))
+    total = x.numel()
+    # of large samples not every number is looked at
+    for position in {0, 1, total // 2} if total <= HASHED_POSITIONS else {0}:
+        other = x.clone()
+        other.view(-1)[position] += 1e-3
+        assert int(content_keys(other)) != key
+    assert int(content_keys(x.flip(-1))) != key
+
+
+@pytest.mark.parametrize("seeds", [(0, 1), (0, 2**40), (2**62, 2**63), (1, 2**100)], ids=str)
+def test_seeds_of_any_size_give_other_keys(seeds: tuple[int, int]) -> None:
+    x = torch.randn(4, 3)
+    first, second = (content_keys(x, seed) for seed in seeds)
+    assert not (first == second).any()
+
+
+def test_the_order_of_keys_is_random_for_every_seed() -> None:
+    x = torch.arange(200.0).unsqueeze(1)
+    ranks = torch.stack([content_keys(x, seed).argsort().argsort() for seed in range(200)]).double()
+    assert float((ranks.mean(0) - 99.5).abs().max()) < 25  # a sixth standard error
+    correlation = torch.corrcoef(ranks[:20])
+    assert float((correlation - torch.eye(20)).abs().max()) < 0.4
+    assert abs(float(torch.corrcoef(torch.stack([torch.arange(200).double(), ranks[0]]))[0, 1])) < 0.3
+
+
+# -- choosing --------------------------------------------------------------------------------------------------------
+
+pools = st.lists(st.integers(-50, 50), min_size=1, max_size=40)
+
+
+def class_of(key: int, classes: int) -> int:
+    return (key * key + key // 3) % classes
+
+
+@given(pools, st.integers(1, 12), st.integers(1, 4), st.booleans(), st.randoms(use_true_random=False))
+def test_the_choice_does_not_depend_on_order_or_batches(
+    keys: list[int], size: int, classes: int, balanced: bool, shuffler: random.Random
+) -> None:
+    def choose(pool: list[int]) -> list[int]:
+        labels = torch.tensor([class_of(key, classes) for key in pool]) if balanced else None
+        return [pool[i] for i in smallest_keys(torch.tensor(pool), size, labels).tolist()]
+
+    expected = choose(keys)
+    assert expected == sorted(set(expected))
+    assert len(expected) == min(size, len(set(keys)))
+    if not balanced:
+        assert expected == sorted(set(keys))[:size]
+    other = list(keys)
+    shuffler.shuffle(other)
+    assert choose(other) == expected
+    kept: list[int] = []
+    while other:
+        batch = [other.pop() for _ in range(min(len(other), shuffler.randint(1, 9)))]
+        kept = choose(kept + choose(batch))
+    assert kept == expected
+
+
+@given(pools, st.integers(1, 12), st.integers(1, 4))
+def test_classes_are_taken_in_turns(keys: list[int], size: int, classes: int) -> None:
+    labels = torch.tensor([class_of(key, classes) for key in keys])
+    there = Counter(class_of(key, classes) for key in set(keys))
+    chosen = Counter(labels[smallest_keys(torch.tensor(keys), size, labels)].tolist())
+    most = max(chosen.values())
+    for label, count in there.items():
+        assert chosen[label] >= min(count, most - 1)
+        of_class = sorted(key for key in set(keys) if class_of(key, classes) == label)[: chosen[label]]
+        taken = [keys[i] for i in smallest_keys(torch.tensor(keys), size, labels).tolist()]
+        assert sorted(key for key in taken if class_of(key, classes) == label) == of_class
+
+
+# -- collecting ------------------------------------------------------------------------------------------------------
+
+
+def data(size: int = 60, classes: int = 3) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(size, 4, generator=generator), torch.randint(classes, (size,), generator=generator)
+
+
+def collected(collector: ProbeCollector, x: Tensor, y: Tensor, batch: int) -> ProbeSet:
+    for inputs, targets in zip(x.split(batch), y.split(batch), strict=True):
+        collector.offer(inputs, targets)
+    found = collector.result()
+    assert found is not None
+    return found
+
+
+def same(first: ProbeSet, second: ProbeSet) -> bool:
+    pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("balanced", [True, False], ids=["balanced", "evenly"])
+def test_a_collector_keeps_the_same_samples_for_every_order_and_batch_size(balanced: bool) -> None:
+    x, y = data()
+    expected = collected(ProbeCollector(10, balanced=balanced), x, y, 60)
+    assert torch.equal(expected.keys, content_keys(x).sort().values[:10]) or balanced
+    for batch in (1, 7, 10):
+        order = torch.randperm(60)
+        assert same(collected(ProbeCollector(10, balanced=balanced), x[order], y[order], batch), expected)
+    again = collected(ProbeCollector(10, balanced=balanced), torch.cat([x, x]), torch.cat([y, y]), 7)
+    assert same(again, expected)  # a sampler that repeats samples changes nothing
+    for i, key in enumerate(expected.keys.tolist()):
+        row = content_keys(x).tolist().index(key)
+        assert torch.equal(expected.inputs[i], x[row])
+        assert expected.targets[i] == y[row]
+    if balanced:
+        assert max(expected.targets.bincount()) - min(expected.targets.bincount()) <= 1
+    assert not same(collected(ProbeCollector(10, balanced=balanced, seed=1), x, y, 60), expected)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 7])
+@pytest.mark.parametrize("balanced", [True, False], ids=["balanced", "evenly"])
+def test_ranks_together_choose_what_one_would(ranks: int, balanced: bool) -> None:
+    x, y = data()
+    expected = collected(ProbeCollector(10, balanced=balanced), x, y, 8)
+    collectors = [ProbeCollector(10, balanced=balanced) for _ in range(ranks + 1)]  # the last sees nothing
+    for rank, collector in enumerate(collectors[:-1]):
+        collected(collector, x[rank::ranks], y[rank::ranks], 4)
+    exchanged = [collector.result() for collector in collectors]
+    for collector in collectors:
+        collector.merge(exchanged)
+        found = collector.result()
+        assert found is not None
+        assert same(found, expected)
+
+
+def test_nothing_collected_is_none() -> None:
+    collector = ProbeCollector(4)
+    collector.merge([None, None])
+    assert collector.result() is None
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(5 * 16, 5), (5 * 16 + 15, 5), (1, 2), (10**6, 10)])
+def test_memory_is_limited_but_two_samples_stay(limit: int, expected: int) -> None:
+    x, y = data()
+    found = collected(ProbeCollector(10, max_bytes=limit), x, y, 8)
+    assert len(found) == expected
+    assert found.nbytes == expected * 16
+    assert torch.equal(found.keys, content_keys(x).sort().values[:expected])
+
+
+def test_samples_of_another_shape_are_refused() -> None:
+    collector = ProbeCollector(4)
+    collector.offer(torch.zeros(2, 3), torch.zeros(2))
+    with pytest.raises(BatchError, match=r"got \(4,\) after \(3,\).*input_fn"):
+        collector.offer(torch.zeros(2, 4), torch.zeros(2))
+
+
+@pytest.mark.parametrize("size", [2, 100])
+def test_batches_may_be_overwritten_later(size: int) -> None:
+    x, y = data()
+    batch, labels = x.clone(), y.clone()
+    collector = ProbeCollector(size, balanced=True)
+    collector.offer(batch, labels)
+    batch.zero_()
+    labels.zero_()
+    found = collector.result()
+    assert found is not None
+    assert torch.equal(content_keys(found.inputs), found.keys)
+    assert found.targets.any()
+
+
+def test_no_random_numbers_are_drawn() -> None:
+    x, y = data()
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    found = collected(ProbeCollector(10, balanced=True), x, y, 8)
+    draw_players(TabularFeatures("zero"), found.inputs, found.keys, 3)
+    assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before
+
+
+def test_batches_with_gradients_and_of_inference_mode_are_taken() -> None:
+    x, y = data()
+    collector = ProbeCollector(10)
+    collector.offer(x[:30].requires_grad_(), y[:30])
+    with torch.inference_mode():
+        collector.offer(x[30:] * 1, y[30:])
+    found = collector.result()
+    assert found is not None
+    assert not found.inputs.requires_grad
+    buffer = io.BytesIO()
+    torch.save(found.state_dict(), buffer)
+    assert same(ProbeSet.from_state(torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)), found)
+
+
+@pytest.mark.parametrize("targets", [torch.arange(6.0).view(6, 1), torch.rand(6), torch.eye(6)], ids=["(B, 1)", "soft",
+                                     "one-hot"])  # fmt: skip
+def test_targets_keep_their_form(targets: Tensor) -> None:
+    x = torch.randn(6, 2)
+    found = collected(ProbeCollector(4, balanced=True), x, targets, 2)
+    rows = [content_keys(x).tolist().index(key) for key in found.keys.tolist()]
+    assert torch.equal(found.targets, targets[rows])
+
+
+# -- reading batches -------------------------------------------------------------------------------------------------
+
+X, Y = torch.zeros(4, 3), torch.arange(4)
+Pair = namedtuple("Pair", ["image", "label"])
+
+
+@pytest.mark.parametrize("batch", [(X, Y), [X, Y], Pair(X, Y), (X, Y, "names"), (X, Y.view(4, 1))],
+                         ids=["tuple", "list", "namedtuple", "three", "column"])  # fmt: skip
+def test_usual_batches_are_read(batch: Any) -> None:
+    inputs, targets = read_batch(batch)
+    assert inputs is X
+    assert targets is batch[1]
+
+
+@pytest.mark.parametrize("batch", [{"x": X, "y": Y}, (Y, {"x": X}, Y)], ids=["dict", "nested"])
+def test_functions_read_any_batch(batch: Any) -> None:
+    def find(key: str) -> Tensor:
+        return batch[key] if isinstance(batch, dict) else {"x": X, "y": Y}[key]
+
+    inputs, targets = read_batch(batch, lambda _: find("x"), lambda _: find("y"))
+    assert inputs is X
+    assert targets is Y
+
+
+def test_one_function_leaves_the_rest_to_the_usual_form() -> None:
+    assert read_batch(((X, None), Y), input_fn=lambda batch: batch[0][0])[1] is Y
+    assert read_batch((X, {"label": Y}), target_fn=lambda batch: batch[1]["label"])[0] is X
+
+
+@pytest.mark.parametrize(
+    ("batch", "shown"),
+    [
+        ({"image": X, "label": Y}, "dict('image': float32 tensor (4, 3), 'label': int64 tensor (4,))"),
+        (X, "float32 tensor (4, 3)"),
+        ((X,), "tuple(float32 tensor (4, 3))"),
+        ((torch.zeros(4), Y), "tuple(float32 tensor (4,), int64 tensor (4,))"),
+        ((X, Y[:3]), "tuple(float32 tensor (4, 3), int64 tensor (3,))"),
+        ((X, 3), "tuple(float32 tensor (4, 3), int)"),
+        ((X, torch.tensor(1)), "tuple(float32 tensor (4, 3), int64 tensor ())"),
+        (([X, X], Y), "tuple(list(float32 tensor (4, 3), float32 tensor (4, 3)), int64 tensor (4,))"),
+        ("ab", "str"),
+        (None, "NoneType"),
+    ],
+    ids=["dict", "tensor", "one", "1-D", "lengths", "number", "scalar", "two inputs", "text", "nothing"],
+)
+def test_other_batches_are_described(batch: Any, shown: str) -> None:
+    with pytest.raises(BatchError) as caught:
+        read_batch(batch)
+    assert shown in str(caught.value)
+    assert "target_fn" in str(caught.value)
+    if not (isinstance(batch, tuple) and len(batch) > 1 and isinstance(batch[0], Tensor) and batch[0].ndim > 1):
+        assert "input_fn" in str(caught.value)
+
+
+def test_deep_and_long_batches_are_described_briefly() -> None:
+    assert describe_structure([[[[[1]]]]]) == "list(list(list(list)))"
+    assert describe_structure(list(range(100))).count("int") == 8
+    assert describe_structure({i: i for i in range(100)}).count("int") == 8
+
+
+# -- players and shares ----------------------------------------------------------------------------------------------
+
+
+def test_players_belong_to_the_sample_not_to_its_place() -> None:
+    x = torch.randn(6, 20)
+    keys = content_keys(x)
+    labels, n = draw_players(TabularFeatures("zero"), x, keys, 5)
+    assert n == 5
+    order = torch.tensor([3, 1, 5])
+    assert torch.equal(draw_players(TabularFeatures("zero"), x[order], keys[order], 5)[0], labels[order])
+    assert len({tuple(row) for row in labels.tolist()}) == 6
+    other = draw_players(TabularFeatures("zero"), x, content_keys(x, seed=1), 5)[0]
+    assert not torch.equal(other, labels)
+
+
+def test_the_richest_sample_gives_the_number_of_players() -> None:
+    class Ragged(TabularFeatures):
+        def partition(self, sample: Tensor, generator: torch.Generator) -> Tensor:
+            return torch.arange(4).clamp(max=int(sample[0]))
+
+    x = torch.tensor([[1.0, 0, 0, 0], [2.0, 0, 0, 0]])
+    labels, n = draw_players(Ragged("zero"), x, content_keys(x), 10)
+    assert n == 3
+    assert labels.tolist() == [[0, 1, 1, 1], [0, 1, 2, 2]]
+
+
+def test_partitions_of_other_shapes_are_refused() -> None:
+    class Ragged(TabularFeatures):
+        def partition(self, sample: Tensor, generator: torch.Generator) -> Tensor:
+            return torch.arange(2 + int(sample[0]))
+
+    x = torch.tensor([[0.0, 0, 0], [1.0, 0, 0]])
+    with pytest.raises(BatchError, match=r"Ragged\.partition must return the same shape"):
+        draw_players(Ragged("zero"), x, content_keys(x), 3)
+
+
+@given(st.integers(1, 50), st.integers(1, 9))
+def test_shares_are_equal_and_cover_all_rows(size: int, ranks: int) -> None:
+    shares = [shard(size, rank, ranks) for rank in range(ranks)]
+    assert len({len(share) for share in shares}) == 1
+    assert torch.cat(shares)[:size].tolist() == list(range(size))
+    assert torch.cat(shares).max() == size - 1
+
+
+# -- the watchlist ---------------------------------------------------------------------------------------------------
+
+
+def fill(watchlist: Watchlist, seed: int = 1) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x, y = torch.randn(40, 4, generator=generator), torch.randint(2, (40,), generator=generator)
+    for split in ("val", "train"):
+        if watchlist.wants(split):
+            for inputs, targets in zip(x.split(9), y.split(9), strict=True):
+                watchlist.offer(split, inputs, targets)
+
+
+def through_a_file(state: Any) -> Any:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
+
+
+def test_a_frozen_watchlist_wants_no_more() -> None:
+    watchlist = Watchlist(["val"], ["val", "train"], num_samples=6)
+    assert watchlist.wants("val")
+    assert watchlist.wants("train")
+    watchlist.freeze()
+    assert watchlist.watched == {}  # nothing seen, so the collection goes on
+    fill(watchlist)
+    watchlist.freeze()
+    assert {split: len(probe) for split, probe in watchlist.watched.items()} == {"val": 6}
+    assert {split: len(probe) for split, probe in watchlist.losses.items()} == {"val": 40, "train": 40}
+    assert not watchlist.wants("val")
+    assert not watchlist.wants("train")
+    kept = watchlist.watched["val"]
+    fill(watchlist, seed=2)
+    watchlist.renew()
+    watchlist.freeze()
+    assert watchlist.watched["val"] is kept
+
+
+def test_a_split_without_samples_stays_open() -> None:
+    watchlist = Watchlist(["val", "train"], [], num_samples=6)
+    watchlist.offer("val", torch.randn(8, 4), torch.zeros(8))
+    watchlist.freeze()
+    assert list(watchlist.watched) == ["val"]
+    assert watchlist.wants("train")
+
+
+def test_loss_probes_are_limited() -> None:
+    watchlist = Watchlist([], ["val"], num_samples=2)
+    watchlist.offer("val", torch.randn(LOSS_PROBE_SIZE + 5, 4), torch.zeros(LOSS_PROBE_SIZE + 5))
+    watchlist.freeze()
+    assert len(watchlist.losses["val"]) == LOSS_PROBE_SIZE
+
+
+def test_resampling_draws_others_each_time_and_keeps_the_loss_probes() -> None:
+    watchlist = Watchlist(["val"], ["val"], num_samples=6, resample=True)
+    drawn = []
+    for _ in range(4):
+        assert watchlist.wants("val")
+        fill(watchlist)
+        watchlist.freeze()
+        drawn.append(tuple(watchlist.watched["val"].inputs.flatten().tolist()))
+        losses = watchlist.losses["val"]
+        watchlist.renew()
+        assert watchlist.losses["val"] is losses
+    assert len(set(drawn)) == 4
+
+
+@pytest.mark.parametrize("resample", [False, True], ids=["fixed", "resample"])
+@pytest.mark.parametrize("measured", [0, 1, 3])
+def test_a_restored_watchlist_goes_on_as_if_never_interrupted(resample: bool, measured: int) -> None:
+    def new() -> Watchlist:
+        return Watchlist(["val"], ["val", "train"], num_samples=6, resample=resample, seed=4)
+
+    def measure(watchlist: Watchlist) -> list[Tensor]:
+        fill(watchlist)
+        watchlist.freeze()
+        found = [watchlist.watched["val"].inputs, watchlist.losses["train"].inputs]
+        watchlist.renew()
+        return found
+
+    whole = new()
+    for _ in range(measured):
+        measure(whole)
+    resumed = new()
+    assert resumed.load_state_dict(through_a_file(whole.state_dict()))
+    for _ in range(3):
+        for a, b in zip(measure(whole), measure(resumed), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_probes_too_large_for_a_checkpoint_are_collected_again() -> None:
+    watchlist = Watchlist(["val"], [], num_samples=2)
+    big = torch.zeros(1).expand(2, STATE_LIMIT_BYTES // 8 + 1)
+    watchlist.watched["val"] = ProbeSet(big, torch.zeros(2), torch.tensor([1, 2]))
+    state = through_a_file(watchlist.state_dict())
+    assert set(state) == {"draws", "dropped_bytes"}
+    assert state["dropped_bytes"] > STATE_LIMIT_BYTES
+    resumed = Watchlist(["val"], [], num_samples=2)
+    assert not resumed.load_state_dict(state)
+    assert resumed.wants("val")
+
+
+def test_ranks_freeze_the_same_samples() -> None:
+    lists = [Watchlist(["val"], ["val"], num_samples=6) for _ in range(2)]
+    single = Watchlist(["val"], ["val"], num_samples=6)
+    x, y = data(40)
+    single.offer("val", x, y)
+    single.freeze()
+    for rank, watchlist in enumerate(lists):
+        watchlist.offer("val", x[rank::2], y[rank::2])
+    pools = [[w._watching["val"].result() for w in lists], [w._losing["val"].result() for w in lists]]
+    for watchlist in lists:
+        answers = iter(pools)
+        watchlist.freeze(lambda item, answers=answers: next(answers))
+        assert same(watchlist.watched["val"], single.watched["val"])
+        assert same(watchlist.losses["val"], single.losses["val"])
