@@ -163,6 +163,8 @@ def compute_interactions(
     check_num_players(num_players)
     check_players(players)
     check_chunk_size(chunk_size)
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise bad_argument("seed", "an integer", seed)
     score_fn = resolve_score(score)
     if not isinstance(inputs, Tensor) or inputs.ndim < 2 or not len(inputs):
         shape = tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__

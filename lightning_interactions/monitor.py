@@ -8,22 +8,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from lightning_interactions import bridge, writers
+from lightning_interactions import bridge
 from lightning_interactions.alerts import Alert, resolve_alerts
 from lightning_interactions.budget import Budget
 from lightning_interactions.errors import InteractionsError, InteractionsWarning, StateError
-from lightning_interactions.figures import order_distribution_figure, run_figure
-from lightning_interactions.functional import order_distribution
+from lightning_interactions.figures import run_figure
 from lightning_interactions.history import History
 from lightning_interactions.measure import MeasureSettings
 from lightning_interactions.options import check_options, check_trainer
 from lightning_interactions.phases import PhaseDetector, PhaseEvent
 from lightning_interactions.players import Players
+from lightning_interactions.publish import Publisher
 from lightning_interactions.scores import ScoreFn, resolve_score
 from lightning_interactions.session import Record, Session
 from lightning_interactions.watchlist import Watchlist
@@ -164,9 +163,9 @@ class TwoPhaseMonitor(Callback):
         self.verbose = verbose
         self.detector = detector if detector is not None else PhaseDetector()
         self._pristine_detector = copy.deepcopy(self.detector)
-        self._alerts = resolve_alerts(on_event)
         self._budget = Budget(max_overhead)
         self._told: set[str] = set()
+        self._publisher = Publisher(log_key_prefix, log_figures, resolve_alerts(on_event), self._tell)
         self.history = History()
         self.events: list[PhaseEvent] = []
         self._watchlist = self._new_watchlist()
@@ -274,7 +273,7 @@ class TwoPhaseMonitor(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Decide now if only the validation loss had to be waited for."""
         if self._pending and self.train_monitor is None:
-            self._settle(trainer, self._log_late(trainer))
+            self._settle(trainer, self._publisher.scalars_late(trainer))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure here where no validation runs; decide if the training loss had to be waited for."""
@@ -283,11 +282,11 @@ class TwoPhaseMonitor(Callback):
             if self._due:
                 self._step(trainer, pl_module, decide=self.monitor is None and self.train_monitor is None)
         if self._pending:
-            self._settle(trainer, self._log_scalars(pl_module, trainer))
+            self._settle(trainer, self._publisher.scalars_with(trainer, pl_module))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the run once more."""
-        if self._active:
+        if self._active and trainer.is_global_zero and not bridge.is_fast_dev_run(trainer):
             with self._contained(trainer, "drawing the run"):
                 self._draw(trainer, bridge.logged_step(trainer))
 
@@ -320,9 +319,9 @@ class TwoPhaseMonitor(Callback):
             self._account(record)
             self._pending.append(record)
             if not decide:
-                self._log_scalars(pl_module, trainer)(record.scalars)
+                self._publisher.scalars_with(trainer, pl_module)(record.scalars)
         if decide:
-            self._settle(trainer, self._log_scalars(pl_module, trainer))
+            self._settle(trainer, self._publisher.scalars_with(trainer, pl_module))
 
     def _account(self, record: Record) -> None:
         seconds, measurement = record.scalars["seconds"], record.deciding
@@ -345,8 +344,7 @@ class TwoPhaseMonitor(Callback):
             with self._contained(trainer, "deciding"):
                 events = self._decide(trainer, record)
                 log(record.scalars)
-                self._write(trainer, record, events)
-                self._act(trainer, events)
+                self._act(trainer, record, events)
 
     def _decide(self, trainer: Trainer, record: Record) -> list[PhaseEvent]:
         main = record.deciding
@@ -391,45 +389,22 @@ class TwoPhaseMonitor(Callback):
             self._tell(f"no metric {key!r} was logged, so that loss is missing; logged are: {known}")
         return value
 
-    def _write(self, trainer: Trainer, record: Record, events: Sequence[PhaseEvent]) -> None:
-        if not trainer.is_global_zero or bridge.is_fast_dev_run(trainer):
-            return
-        for split, measurement in record.found.items():
-            prefix = self.log_key_prefix + (f"{split}/" if len(record.found) > 1 else "")
-            writers.write_histograms(trainer.loggers, prefix, measurement.histogram, measurement.edges, record.step)
-            share = order_distribution(measurement.mean_strength)
-            writers.write_order_distribution(trainer.loggers, prefix, share, record.step)
-        for event in events:
-            writers.write_text(trainer.loggers, f"{self.log_key_prefix}events", event.message, record.step)
-        count = len(self.history)
-        if events or count & (count - 1) == 0:  # drawn at records 1, 2, 4, 8, ... and whenever something happened
-            self._draw(trainer, record.step)
-
-    def _draw(self, trainer: Trainer, step: int) -> None:
-        shows = self.log_figures and any(map(writers.takes_rich_data, trainer.loggers))
-        last = self.history.last
-        if not shows or last is None or not trainer.is_global_zero or bridge.is_fast_dev_run(trainer):
-            return
-        strength = order_distribution_figure(torch.tensor(last["strength"]), epoch=last["epoch"])
-        figures = {"run": self.plot(), "strength_by_order": strength}
-        writers.write_figures(trainer.loggers, self.log_key_prefix, figures, step)
-
-    def _act(self, trainer: Trainer, events: Sequence[PhaseEvent]) -> None:
+    def _act(self, trainer: Trainer, record: Record, events: Sequence[PhaseEvent]) -> None:
+        """Write, draw, tell; stop if that was asked for."""
         if bridge.is_fast_dev_run(trainer):
             return
         if trainer.is_global_zero:
-            for event in events:
-                self._send(event)
+            self._publisher.write(trainer.loggers, record, events)
+            count = len(self.history)
+            if events or count & (count - 1) == 0:  # drawn at records 1, 2, 4, 8, ... and whenever something happened
+                self._draw(trainer, record.step)
+            self._publisher.send(events)
         if self.stop_on is not None:
             stop = any(event.kind == self.stop_on for event in events)
             trainer.should_stop = trainer.should_stop or trainer.strategy.reduce_boolean_decision(stop, all=False)
 
-    def _send(self, event: PhaseEvent) -> None:
-        for alert in self._alerts:
-            try:
-                alert.send(event)
-            except Exception as error:
-                self._tell(f"{type(alert).__name__} could not tell an event ({error!r}): {event.message}")
+    def _draw(self, trainer: Trainer, step: int) -> None:
+        self._publisher.draw(trainer.loggers, self.history.last, self.plot, step)
 
     # -- faults ------------------------------------------------------------------------------------------------------
 
@@ -463,7 +438,11 @@ class TwoPhaseMonitor(Callback):
         if problem in self._told:
             return False
         self._told.add(problem)
-        rank_zero_warn(f"TwoPhaseMonitor: {problem.rstrip('.')}.", category=InteractionsWarning, stacklevel=4)
+        text = f"TwoPhaseMonitor: {problem.rstrip('.')}."
+        try:
+            rank_zero_warn(text, category=InteractionsWarning, stacklevel=4)
+        except Warning:  # where warnings are errors, ours must not become one in the middle of a run
+            rank_zero_info(text)
         return True
 
     # -- state -------------------------------------------------------------------------------------------------------
@@ -527,17 +506,3 @@ class TwoPhaseMonitor(Callback):
         watched = ["train", "val"] if self.watch == "both" else [self.watch]
         losses = [s for s, key in (("train", self.train_monitor), ("val", self.monitor)) if key is None]
         return Watchlist(watched, losses, num_samples=self.num_samples, resample=self.resample, seed=self.seed)
-
-    def _log_scalars(self, pl_module: LightningModule, trainer: Trainer) -> Callable[[Mapping[str, float]], None]:
-        def log(scalars: Mapping[str, float]) -> None:
-            # The values are equal on all ranks already; sync_dist only keeps Lightning from warning about it.
-            metrics = {self.log_key_prefix + key: value for key, value in scalars.items()}
-            pl_module.log_dict(metrics, on_step=False, on_epoch=True, batch_size=1, sync_dist=trainer.world_size > 1)
-
-        return log
-
-    def _log_late(self, trainer: Trainer) -> Callable[[Mapping[str, float]], None]:
-        def log(scalars: Mapping[str, float]) -> None:
-            bridge.log_late(trainer, {self.log_key_prefix + key: value for key, value in scalars.items()})
-
-        return log

@@ -145,3 +145,11 @@ def test_out_of_memory_in_a_chunk_is_worked_around() -> None:
     fit(limited, model=Limited)
     fit(free)
     assert limited.history.column("mean_order") == pytest.approx(free.history.column("mean_order"), rel=1e-5)
+
+
+def test_warnings_as_errors_do_not_stop_training() -> None:
+    monitor = small_monitor(on_error="warn", score=ScoreThatBreaks())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", InteractionsWarning)
+        trainer = fit(monitor)
+    assert trainer.current_epoch == 3

@@ -348,6 +348,7 @@ GOOD: dict[str, Any] = {"model": mlp(), "inputs": torch.randn(2, 5), "targets": 
         ({"chunk_size": 0}, ArgumentError, "`chunk_size`.*got 0"),
         ({"chunk_size": 1.5}, ArgumentError, r"`chunk_size`.*got 1\.5"),
         ({"layer": "10"}, ArgumentError, "`layer`.*got '10'"),
+        ({"seed": 1.5}, ArgumentError, r"`seed`.*got 1\.5"),
         ({"layer": 1}, ArgumentError, "`layer`.*got 1"),
         ({"noise_bound": -0.1}, ArgumentError, r"`noise_bound`.*got -0\.1"),
         ({"inputs": [[0.0, 1.0]]}, BatchError, "`inputs`.*list"),
