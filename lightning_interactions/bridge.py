@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lightning_interactions.measure import Ranks
+from lightning_interactions.noise import rounding_of
 
 UNSUPPORTED_STRATEGIES = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy", "XLAStrategy")
 """Strategies under which a rank does not hold the whole model, so that it cannot be called on its own."""
@@ -111,6 +112,20 @@ def logged_value(trainer: Any, key: str) -> float | None:
     if value is None:
         return None
     return float(ranks_of(trainer).gather(torch.as_tensor(value, dtype=torch.float64).reshape(1)).mean())
+
+
+def rounding(trainer: Any, precision: str) -> float:
+    """Relative rounding of the masked forward passes.
+
+    Args:
+        trainer: The Trainer.
+        precision: The monitor's: ``"32-true"``, or ``"inherit"`` for the Trainer's.
+    """
+    own = str(trainer.precision)
+    if precision == "32-true":
+        return rounding_of("64" if own.startswith("64") else "32")
+    tf32 = trainer.strategy.root_device.type == "cuda" and torch.get_float32_matmul_precision() != "highest"
+    return rounding_of("16" if tf32 and own.startswith("32") else own)
 
 
 def log_late(trainer: Any, metrics: Mapping[str, float]) -> None:

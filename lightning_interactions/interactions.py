@@ -14,6 +14,7 @@ from lightning_interactions.coalitions import check_num_players, coalition_masks
 from lightning_interactions.errors import BatchError, InteractionsWarning, bad_argument
 from lightning_interactions.evaluate import evaluate_coalitions, layer_features
 from lightning_interactions.functional import (
+    SPLIT_TOLERANCE,
     order_strength,
     reconstruct_values,
     salience_threshold,
@@ -22,7 +23,7 @@ from lightning_interactions.functional import (
 from lightning_interactions.layers import LayerCut
 from lightning_interactions.players import Players, check_players, choose_players
 from lightning_interactions.probes import content_keys, draw_players
-from lightning_interactions.probing import device_of, float32_forward, probing
+from lightning_interactions.probing import device_of, float32_forward, in_format_of, probing
 from lightning_interactions.scores import ScoreFn, check_targets, read_logits, resolve_score
 
 
@@ -75,7 +76,7 @@ class Interactions:
         return order_strength(self.and_, self.or_, salience_threshold(self.values, salience))
 
     def top_k(self, k: int) -> list[list[Interaction]]:
-        """Return the ``k`` strongest interactions of every sample, strongest first.
+        """Return the ``k`` strongest interactions of every sample, strongest first; fewer if the others are zero.
 
         Args:
             k: How many, at least 1.
@@ -95,6 +96,7 @@ class Interactions:
                     "and" if i < size else "or", tuple(members[i % size].nonzero().flatten().tolist()), float(row[i])
                 )
                 for i in index.tolist()
+                if row[i] != 0
             ]
             for row, index in zip(both.cpu(), top.cpu(), strict=True)
         ]
@@ -171,7 +173,7 @@ def compute_interactions(
         raise BatchError(f"Expected `inputs` to be a tensor (B, ...) with at least one sample, but got {shape}.")
     device = device_of(model)
     keys = content_keys(inputs, seed).cpu()
-    inputs = inputs.detach().to(device)
+    inputs = in_format_of(model, inputs.detach().to(device))
     with probing(model):
         forward = float32_forward(model)
         twice = inputs[:1].expand(2, *inputs.shape[1:])  # models that squeeze their output mistake a single row
@@ -190,7 +192,7 @@ def compute_interactions(
             forward, inputs, labels.to(device), targets,
             masker=masker, num_players=n, score=score_fn, chunk_size=chunk_size, cut=cut,
         )  # fmt: skip
-    split = sparse_and_or(values, noise_bound=noise_bound)
+    split = sparse_and_or(values, noise_bound=noise_bound, tol=SPLIT_TOLERANCE)
     return Interactions(values, split.and_, split.or_, split.gap, labels)
 
 

@@ -13,9 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_interactions.chunks import ChunkSize, default_chunk_size
 from lightning_interactions.errors import InteractionsError
-from lightning_interactions.evaluate import default_chunk_size, evaluate_coalitions, score_rows
+from lightning_interactions.evaluate import Masker, evaluate_coalitions, layer_features, score_rows
 from lightning_interactions.functional import (
+    SPLIT_TOLERANCE,
+    SparseAndOr,
     cancellation,
     high_order_share,
     interaction_histogram,
@@ -27,10 +30,14 @@ from lightning_interactions.functional import (
     symlog_edges,
 )
 from lightning_interactions.layers import LayerCut
+from lightning_interactions.noise import ROUNDING, Perturbed, noise_by_order
 from lightning_interactions.players import Players
 from lightning_interactions.probes import ProbeSet, draw_players, shard
 from lightning_interactions.probing import Forward
 from lightning_interactions.scores import ScoreFn, check_targets, classification_loss, read_logits
+
+NOISE_WORTH_MENTIONING = 0.01
+"""Rounding noise below this share of all strength is not worth a warning."""
 
 SMALLEST_SIZE = 1e-3
 """Where histograms begin if every interaction is salient, in units of the scale."""
@@ -83,13 +90,14 @@ class Ranks:
 
 @dataclass(frozen=True)
 class MeasureSettings:
-    """What the user chose about measuring; see `TwoPhaseMonitor`."""
+    """What the user chose about measuring, see `TwoPhaseMonitor`; and the relative rounding of the forward passes."""
 
     num_players: int
     score: ScoreFn
     salience: float
     noise_bound: float
-    chunk_size: int | None
+    chunk_size: int | ChunkSize | None
+    rounding: float = ROUNDING["32"]
 
 
 @dataclass
@@ -126,7 +134,7 @@ class Watched:
         Raises:
             BatchError: If the samples do not suit the players.
         """
-        masked = probe.inputs if cut is None else cut.features(forward, probe.inputs.to(device)).cpu()
+        masked = probe.inputs if cut is None else layer_features(forward, probe.inputs.to(device), cut).cpu()
         masker.fit(masked)
         labels, found = draw_players(masker, masked, probe.keys, num_players)
         return cls(probe, masker, labels, found)
@@ -139,7 +147,7 @@ class Watched:
             device: Where the model is.
             cut: Where the masking takes place.
         """
-        self.masker.fit(cut.features(forward, self.probe.inputs.to(device)).cpu())
+        self.masker.fit(layer_features(forward, self.probe.inputs.to(device), cut).cpu())
 
 
 @dataclass(frozen=True)
@@ -153,6 +161,7 @@ class Measurement:
         histogram: Float64 ``(n, bins)``: interactions by order and size.
         edges: Float64 ``(bins + 1,)``: the bins' edges, in units of ``scale``.
         scale: Mean of ``|v(N) - v(empty)|`` over the samples, in units of the score.
+        noise: Float64 ``(n,)``: what rounding noise could add to the strength of each order, in units of the score.
     """
 
     strength: Tensor
@@ -161,6 +170,7 @@ class Measurement:
     histogram: Tensor
     edges: Tensor
     scale: float
+    noise: Tensor
 
     @property
     def skipped(self) -> int:
@@ -171,6 +181,13 @@ class Measurement:
     def mean_strength(self) -> Tensor:
         """Strength ``(2, n)`` averaged over the samples that count."""
         return self.strength.nanmean(0)
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether the strength of the high orders could be rounding noise, and that noise is worth mentioning."""
+        high = (len(self.noise) + 1) // 2 - 1
+        strength, noise = self.mean_strength.sum(0), float(self.noise[high:].sum())
+        return noise > float(strength[high:].sum()) and noise > NOISE_WORTH_MENTIONING * float(strength.sum())
 
     def scalars(self) -> dict[str, float]:
         """The numbers logged of it, by key; ``nan`` where there is no strength at all."""
@@ -186,6 +203,7 @@ class Measurement:
         }
         for sign, row in zip(("pos", "neg"), mean, strict=True):
             numbers |= {f"strength/order_{k:02d}_{sign}": value for k, value in enumerate(row, start=1)}
+        numbers |= {f"noise_floor/order_{k:02d}": value for k, value in enumerate(self.noise, start=1)}
         return {key: float(value) for key, value in numbers.items()}
 
 
@@ -201,11 +219,13 @@ class Measurer:
         settings: What to compute.
         ranks: Who takes part.
         device: Where the model is.
+        arrange: Brings inputs into the memory format that suits the model.
     """
 
     settings: MeasureSettings
     ranks: Ranks
     device: torch.device
+    arrange: Callable[[Tensor], Tensor] = lambda inputs: inputs
 
     @property
     def edges(self) -> Tensor:
@@ -242,15 +262,16 @@ class Measurer:
                 forward = make_forward()
                 watched = players_of(forward)
                 values = {name: self._values(forward, item, cut) for name, item in watched.items()}
+                noise = {name: self._noise(forward, item, values[name], cut) for name, item in watched.items()}
                 losses = {name: self._losses(forward, probe) for name, probe in loss_probes.items()}
-            splits = {name: sparse_and_or(v, noise_bound=self.settings.noise_bound) for name, v in values.items()}
+            splits = {name: self._split(v) for name, v in values.items()}
         except Exception as error:  # whatever a user's model, score or players may raise
             cause = error
         problem = self.ranks.agree(f"{type(cause).__name__}: {cause}" if cause else None)
         if problem:
             raise MeasureError(problem) from cause
         found = {
-            name: self._summarise(values[name], split.and_, split.or_, split.gap, len(watched[name].probe))
+            name: self._summarise(values[name], split, noise[name], len(watched[name].probe))
             for name, split in splits.items()
         }
         means = {
@@ -260,30 +281,49 @@ class Measurer:
 
     def _values(self, forward: Forward, watched: Watched, cut: LayerCut | None) -> Tensor:
         share = self.ranks.share(len(watched.probe))
-        inputs, targets = self._on_device(forward, watched.probe, share)
+        return self._evaluate(forward, watched, share, watched.masker, cut)
+
+    def _noise(self, forward: Forward, watched: Watched, values: Tensor, cut: LayerCut | None) -> Tensor:
+        """Rounding noise of the first sample of this rank that counts, ``(1, n)``; ``nan`` if none does."""
+        valid = values.isfinite().all(1).cpu()
+        if not valid.any():
+            return values.new_full((1, watched.num_players), torch.nan).double()
+        first = int(valid.int().argmax())
+        row = self.ranks.share(len(watched.probe))[first : first + 1]
+        perturbed = self._evaluate(forward, watched, row, Perturbed(watched.masker, self.settings.rounding), cut)
+        return noise_by_order(values[first : first + 1], perturbed).double()
+
+    def _evaluate(
+        self, forward: Forward, watched: Watched, rows: Tensor, masker: Masker, cut: LayerCut | None
+    ) -> Tensor:
+        inputs = self.arrange(watched.probe.inputs[rows].to(self.device))
+        chunks = ChunkSize.of(self.settings.chunk_size)
+        twice = inputs[:1].expand(2, *inputs.shape[1:])  # models that squeeze their output mistake a single row
+        classes = read_logits(forward(twice)).shape[-1]
         return evaluate_coalitions(
-            forward, inputs, watched.labels[share].to(self.device), targets,
-            masker=watched.masker, num_players=watched.num_players, score=self.settings.score,
-            chunk_size=self.settings.chunk_size, cut=cut,
+            forward, inputs, watched.labels[rows].to(self.device),
+            check_targets(watched.probe.targets[rows], classes).to(self.device),
+            masker=masker, num_players=watched.num_players, score=self.settings.score,
+            chunk_size=chunks if masker is watched.masker else chunks.rows or None, cut=cut,
         )  # fmt: skip
+
+    def _split(self, values: Tensor) -> SparseAndOr:
+        return sparse_and_or(values, noise_bound=self.settings.noise_bound, tol=SPLIT_TOLERANCE)
 
     def _losses(self, forward: Forward, probe: ProbeSet) -> Tensor:
         share = self.ranks.share(len(probe))
-        size = self.settings.chunk_size or default_chunk_size(probe.inputs)
-        return torch.cat([self._loss_chunk(forward, probe, rows) for rows in torch.split(share, size)])
+        size = ChunkSize.of(self.settings.chunk_size).rows or default_chunk_size(probe.inputs)
+        parts = torch.tensor_split(share, -(-len(share) // size))  # of like size: no lonely last row
+        return torch.cat([self._loss_chunk(forward, probe, rows) for rows in parts])
 
     def _loss_chunk(self, forward: Forward, probe: ProbeSet, rows: Tensor) -> Tensor:
-        inputs = probe.inputs[rows].to(self.device)
+        inputs = self.arrange(probe.inputs[rows].to(self.device))
         logits = read_logits(forward(inputs))
         targets = check_targets(probe.targets[rows], logits.shape[-1]).to(logits.device)
         return classification_loss(logits, targets)
 
-    def _on_device(self, forward: Forward, probe: ProbeSet, share: Tensor) -> tuple[Tensor, Tensor]:
-        inputs = probe.inputs[share].to(self.device)
-        classes = read_logits(forward(inputs[:1])).shape[-1]
-        return inputs, check_targets(probe.targets[share], classes).to(self.device)
-
-    def _summarise(self, values: Tensor, and_: Tensor, or_: Tensor, gap: Tensor, size: int) -> Measurement:
+    def _summarise(self, values: Tensor, split: SparseAndOr, noise: Tensor, size: int) -> Measurement:
+        and_, or_, gap = split.and_, split.or_, split.gap
         effect = (values[:, -1] - values[:, 0]).abs().double()
         valid = gap.isfinite()
         everyone = self.ranks.collect(torch.where(valid, effect, torch.nan), size)
@@ -296,12 +336,13 @@ class Measurer:
         strength[~valid], count[~valid], histogram[~valid] = torch.nan, torch.nan, 0.0
         collect = self.ranks.collect
         return Measurement(
-            collect(strength, size),
-            collect(count, size),
-            collect(gap, size),
-            collect(histogram, size).sum(0),
-            edges,
-            scale,
+            strength=collect(strength, size),
+            salient_count=collect(count, size),
+            gap=collect(gap, size),
+            histogram=collect(histogram, size).sum(0),
+            edges=edges,
+            scale=scale,
+            noise=_first_finite(self.ranks.gather(noise)),
         )
 
 
@@ -325,3 +366,9 @@ def check_model(forward: Forward, inputs: Tensor, targets: Tensor, score: ScoreF
 def _nanmax(values: Tensor) -> Tensor:
     finite = values[values.isfinite()]
     return finite.max() if len(finite) else values.new_tensor(torch.nan)
+
+
+def _first_finite(rows: Tensor) -> Tensor:
+    """The first row without ``nan``: that of the first sample of all that counts, on however many ranks."""
+    valid = rows.isfinite().all(1)
+    return rows[int(valid.int().argmax())]

@@ -92,7 +92,8 @@ class TwoPhaseMonitor(Callback):
         from n/2), ``cancellation``, ``salient_count``, ``strength/order_01_pos`` ... ``strength/order_10_neg`` (all
         averaged over the watched samples), ``train_loss``, ``val_loss``, ``loss_gap``, ``phase`` (1 or 2),
         ``boundary_epoch`` (-1 while there is none), ``overfitting_risk`` (0 to 1), ``solver_gap`` (largest certified
-        relative gap), ``skipped_samples``, ``seconds``. With ``watch="both"`` those of the interactions have a part
+        relative gap), ``noise_floor/order_01`` ... (what rounding noise could add to an order's strength),
+        ``skipped_samples``, ``seconds``. With ``watch="both"`` those of the interactions have a part
         ``train/`` or ``val/``. TensorBoard also gets histograms (``histogram/order_01``, ...,
         ``order_distribution``) and figures (``run``, ``strength_by_order``).
 

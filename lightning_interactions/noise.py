@@ -7,8 +7,6 @@ changed by about one unit in its last place and transforms the difference of the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -33,28 +31,27 @@ def rounding_of(precision: str) -> float:
     return ROUNDING.get(str(precision).split("-")[0], ROUNDING["32"])
 
 
-@dataclass(frozen=True)
 class Perturbed:
     """Players whose masked inputs are off by about one unit in the last place.
 
-    Attributes:
+    Args:
         masker: The players.
-        rounding: Relative size of the error.
-        seed: Of its signs; the global random state is not touched.
+        rounding: Relative size of the error. Its signs are random, always the same; the global random state is not
+            touched.
     """
 
-    masker: Masker
-    rounding: float
-    seed: int = 0
+    def __init__(self, masker: Masker, rounding: float) -> None:
+        self._masker = masker
+        self._rounding = rounding
+        self._generator = torch.Generator().manual_seed(0)
 
     def mask_batch(self, samples: Tensor, players: Tensor, coalitions: Tensor) -> Tensor:
         """See `Players.mask_batch`."""
-        masked = self.masker.mask_batch(samples, players, coalitions)
+        masked = self._masker.mask_batch(samples, players, coalitions)
         if not masked.is_floating_point():
             return masked
-        generator = torch.Generator().manual_seed(self.seed)
-        signs = torch.randint(0, 2, masked.shape, generator=generator, dtype=torch.int8).to(masked.device)
-        return masked * (1 + self.rounding * (2 * signs - 1).to(masked.dtype))
+        signs = torch.randint(0, 2, masked.shape, generator=self._generator, dtype=torch.int8).to(masked.device)
+        return masked * (1 + self._rounding * (2 * signs - 1).to(masked.dtype))
 
 
 def noise_by_order(values: Tensor, perturbed: Tensor) -> Tensor:

@@ -20,6 +20,9 @@ _CHOICES: dict[str, tuple[object, ...]] = {
     "stop_on": (None, "boundary", "overfitting"),
     "precision": ("32-true", "inherit"),
     "on_error": ("warn", "raise"),
+    "resample": (True, False),
+    "log_figures": (True, False),
+    "verbose": (True, False),
 }
 _NEEDS = "so the monitor cannot see what it should measure"
 

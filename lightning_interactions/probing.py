@@ -68,6 +68,37 @@ def device_of(model: nn.Module) -> torch.device:
     return tensors[0].device if tensors else torch.device("cpu")
 
 
+def memory_format_of(tensor: Tensor) -> torch.memory_format:
+    """``torch.channels_last`` for 4-D tensors kept so, else ``torch.contiguous_format``.
+
+    Args:
+        tensor: Any tensor.
+
+    Example:
+        >>> memory_format_of(torch.zeros(2, 3, 4, 4).to(memory_format=torch.channels_last))
+        torch.channels_last
+    """
+    kept_so = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if kept_so and not tensor.is_contiguous() else torch.contiguous_format
+
+
+def in_format_of(model: nn.Module, samples: Tensor) -> Tensor:
+    """Return images in ``channels_last`` memory if the model keeps its convolutions so; anything else as it is.
+
+    Args:
+        model: The model.
+        samples: ``(B, *shape)``.
+
+    Example:
+        >>> net = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+        >>> in_format_of(net, torch.zeros(2, 3, 8, 8)).stride()
+        (192, 1, 24, 3)
+    """
+    if samples.ndim == 4 and any(memory_format_of(p) == torch.channels_last for p in model.parameters()):
+        return samples.contiguous(memory_format=torch.channels_last)
+    return samples
+
+
 def float32_forward(model: nn.Module, call: Callable[[nn.Module, Tensor], Any] | None = None) -> Forward:
     """Return a forward that computes in float32 (float64 for float64 models), whatever dtype the weights are kept in.
 

@@ -8,18 +8,20 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from lightning_interactions import bridge
+from lightning_interactions.chunks import ChunkSize
 from lightning_interactions.errors import BatchError
 from lightning_interactions.layers import LayerCut
 from lightning_interactions.measure import Measurement, Measurer, MeasureSettings, Watched, check_model
 from lightning_interactions.players import Players, choose_players
 from lightning_interactions.probes import ProbeSet, content_keys, draw_players, read_batch
-from lightning_interactions.probing import Forward, float32_forward, probing
+from lightning_interactions.probing import Forward, float32_forward, in_format_of, probing
 from lightning_interactions.watchlist import Watchlist
 
 
@@ -75,6 +77,7 @@ class Session:
     tell: Callable[[str], object]
     masker: Players | None = None
     _cut: LayerCut | None = None
+    _chunks: ChunkSize | None = None
     _watched: dict[str, Watched] = field(default_factory=dict)
 
     def cut_model(self, pl_module: Any) -> None:
@@ -159,7 +162,10 @@ class Session:
         watchlist.freeze(lambda item: bridge.gather_objects(trainer, item))
         if not watchlist.watched:
             raise BatchError("no batch with usable samples has passed")
-        measurer = Measurer(self.settings, bridge.ranks_of(trainer), pl_module.device)
+        self._chunks = self._chunks or ChunkSize.of(self.settings.chunk_size)
+        settings = replace(self.settings, rounding=bridge.rounding(trainer, self.precision), chunk_size=self._chunks)
+        arrange = partial(in_format_of, pl_module)
+        measurer = Measurer(settings, bridge.ranks_of(trainer), pl_module.device, arrange)
         found, losses = measurer.measure(
             lambda: self._probing(pl_module),
             lambda: self._forward(trainer, pl_module),
@@ -168,6 +174,11 @@ class Session:
             self._cut,
         )
         watchlist.renew()
+        if any(measurement.is_noisy for measurement in found.values()):
+            self.tell(
+                "rounding noise of the forward passes may exceed the strength of the high orders; "
+                + ('use precision="32-true"' if self.precision == "inherit" else "do not read much into them")
+            )
         scalars = {
             (f"{split}/{key}" if len(found) > 1 else key): value
             for split, measurement in found.items()

@@ -25,7 +25,7 @@ LEVELS: dict[str, int] = {
             "errors",
             "coalitions",
             "functional scores probing",
-            "players layers _evidence _phase_messages",
+            "players layers chunks _evidence _phase_messages",
             "evaluate probes phases metrics _figure_data",
             "noise",
             "measure watchlist interactions history figures alerts writers budget",

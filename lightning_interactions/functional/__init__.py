@@ -9,7 +9,7 @@ from lightning_interactions.functional.and_or import (
 from lightning_interactions.functional.histogram import interaction_histogram, symlog_edges
 from lightning_interactions.functional.moebius import inverse_moebius_transform, moebius_transform
 from lightning_interactions.functional.similarity import weighted_jaccard
-from lightning_interactions.functional.sparsify import SparseAndOr, sparse_and_or
+from lightning_interactions.functional.sparsify import SPLIT_TOLERANCE, SparseAndOr, sparse_and_or
 from lightning_interactions.functional.strength import (
     cancellation,
     high_order_share,
@@ -22,6 +22,7 @@ from lightning_interactions.functional.strength import (
 )
 
 __all__ = [
+    "SPLIT_TOLERANCE",
     "SparseAndOr",
     "and_interactions",
     "cancellation",

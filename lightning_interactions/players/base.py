@@ -7,9 +7,11 @@ from abc import ABC, abstractmethod
 
 import torch
 from torch import Generator, Tensor
+from torch.nn.functional import pad
 
 from lightning_interactions.coalitions import MIN_PLAYERS
 from lightning_interactions.errors import ArgumentError, BatchError, bad_argument
+from lightning_interactions.probing import memory_format_of
 
 BACKGROUND = -1
 """Region id of elements that belong to no player: they always stay."""
@@ -192,11 +194,10 @@ class RegionPlayers(Players):
 
     def mask_batch(self, samples: Tensor, players: Tensor, coalitions: Tensor) -> Tensor:
         """See `Players.mask_batch`; vectorised on the device."""
-        size, shape = len(samples), samples.shape[1:]
-        present = with_background(coalitions)[:, players.flatten()].view(len(coalitions), size, *players.shape[1:])
-        present = present.transpose(0, 1)
-        present = present.view(size, len(coalitions), *(1,) * (len(shape) - players.ndim + 1), *players.shape[1:])
-        return torch.where(present, samples.unsqueeze(1), self._baseline_values(samples)).flatten(0, 1)
+        shape, cells = samples.shape[1:], players.shape[1:]
+        kept = _presence(coalitions, players.flatten())
+        kept = kept.view(len(coalitions), len(samples), *(1,) * (len(shape) - len(cells)), *cells).transpose(0, 1)
+        return _keep(kept, samples, self._baseline_values(samples))
 
     def _baseline_values(self, samples: Tensor) -> Tensor:
         if self._values is None:
@@ -216,6 +217,30 @@ class RegionPlayers(Players):
     def _mean(self, samples: Tensor) -> Tensor:
         """Mean over the watched samples of every element; a subclass shares it over positions where that fits."""
         return samples.mean(0)
+
+
+_WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def _presence(coalitions: Tensor, players: Tensor) -> Tensor:
+    """Words ``(C, len(players))`` of all ones where the player is in the coalition or background, else of all zeros."""
+    words = pad(-coalitions.int(), (0, 1), value=-1)
+    # `index_select` only copies, but it copies float32 seven times faster than integers.
+    return words.view(torch.float32).index_select(1, players % words.shape[1]).view(torch.int32)
+
+
+def _keep(kept: Tensor, samples: Tensor, baseline: Tensor) -> Tensor:
+    """Compute ``where(kept, samples, baseline)``, ``(S * C, *shape)``, on the bits, in the samples' memory format.
+
+    A `where` on the CPU branches at each element, which with masks at random takes twenty times as long.
+    """
+    word = _WORDS[samples.element_size()]
+    shape = len(samples) * kept.shape[1], *samples.shape[1:]
+    out = torch.empty(shape, dtype=samples.dtype, device=samples.device, memory_format=memory_format_of(samples))
+    bits, absent = out.view(word).view(*kept.shape[:2], *samples.shape[1:]), baseline.view(word)
+    torch.bitwise_and((samples.view(word) ^ absent).unsqueeze(1), kept.to(word), out=bits)
+    bits ^= absent
+    return out
 
 
 def _short(value: object) -> str:

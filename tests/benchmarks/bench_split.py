@@ -153,8 +153,10 @@ def timed(function: Any, repeats: int) -> tuple[Any, float]:
 
 def measure(values: Tensor, arguments: argparse.Namespace) -> dict[str, Any]:
     n = values.shape[-1].bit_length() - 1
-    sparse_and_or(values[:1])  # make the tables
-    ours, seconds = timed(lambda: sparse_and_or(values, tol=arguments.tol), arguments.repeats)
+    placed = values.to(arguments.device)
+    sparse_and_or(placed[:1])  # make the tables
+    _, seconds = timed(lambda: sparse_and_or(placed, tol=arguments.tol).objective.cpu(), arguments.repeats)
+    ours = sparse_and_or(placed, tol=arguments.tol)
     row: dict[str, Any] = {
         "samples": len(values),
         "ours_ms_per_sample": 1e3 * seconds / len(values),
@@ -166,11 +168,11 @@ def measure(values: Tensor, arguments: argparse.Namespace) -> dict[str, Any]:
     if n <= 10 and arguments.lp_samples:
         few = values[: arguments.lp_samples]
         optimum, seconds = timed(lambda: torch.tensor([highs(v) for v in few], dtype=torch.float64), 1)
-        excess = ours.objective[: len(few)] / optimum - 1
+        excess = ours.objective[: len(few)].cpu() / optimum - 1
         row |= {"lp_ms_per_sample": 1e3 * seconds / len(few), "ours_excess_over_lp_worst": excess.max().item()}
     if n <= 10 and arguments.sgd_samples:
         few = values[: arguments.sgd_samples]
-        reference = ours.lower_bound[: len(few), None, None]
+        reference = ours.lower_bound[: len(few), None, None].cpu()
         ratio = published_recipe(few, LEARNING_RATES, arguments.sgd_steps) / reference
         # The runs above share their steps; what one sample at one rate costs is timed on a hundredth of them.
         short = max(1, arguments.sgd_steps // 100)
@@ -180,7 +182,7 @@ def measure(values: Tensor, arguments: argparse.Namespace) -> dict[str, Any]:
             "sgd_over_bound_by_rate": dict(zip(map(str, LEARNING_RATES), ratio[..., 0].mean(0).tolist(), strict=True)),
             "sgd_over_bound_best_rate": ratio[..., 0].mean(0).min().item(),
             "sgd_over_bound_best_step_and_rate": ratio[..., 1].amin(1).mean().item(),
-            "ours_over_bound": (ours.objective[: len(few), None, None] / reference).mean().item(),
+            "ours_over_bound": (ours.objective[: len(few), None, None].cpu() / reference).mean().item(),
         }
     return row
 
@@ -208,7 +210,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
         print(" | ".join(f"{cell:>17}" for cell in cells))
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--players", type=int, nargs="+", default=[8, 10, 12])
     parser.add_argument("--samples", type=int, default=32)
@@ -217,16 +219,17 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--sgd-steps", type=int, default=20_000)
     parser.add_argument("--tol", type=float, default=1e-2)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="of our solver")
     parser.add_argument("--fast", action="store_true", help="8 and 10 players, no SGD, one LP each")
     parser.add_argument("--output", type=Path, default=HERE / "bench_split.json")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     if arguments.fast:
         arguments.players, arguments.sgd_samples, arguments.lp_samples = [8, 10], 0, 1
     return arguments
 
 
-def main() -> None:
-    arguments = parse_arguments()
+def main(argv: list[str] | None = None) -> dict[str, Any]:
+    arguments = parse_arguments(argv)
     torch.set_num_threads(1)
     rows = []
     for source, stage, n, values in all_values(arguments.players, arguments.samples):
@@ -238,6 +241,7 @@ def main() -> None:
             "cpus": os.cpu_count(),
             "architecture": platform.machine(),
             "threads_used": torch.get_num_threads(),
+            "device": torch.cuda.get_device_name() if arguments.device == "cuda" else "cpu",
             "torch": torch.__version__,
             "python": platform.python_version(),
         },
@@ -248,6 +252,7 @@ def main() -> None:
         report["notes"] = json.loads(arguments.output.read_text()).get("notes", [])
     arguments.output.write_text(json.dumps(report, indent=1) + "\n")
     print_table(rows)
+    return report
 
 
 if __name__ == "__main__":

@@ -153,3 +153,20 @@ def test_warnings_as_errors_do_not_stop_training() -> None:
         warnings.simplefilter("error", InteractionsWarning)
         trainer = fit(monitor)
     assert trainer.current_epoch == 3
+
+
+@pytest.mark.parametrize(("precision", "noisy"), [("inherit", True), ("32-true", False)])
+def test_noise_that_looks_like_high_orders_is_told(precision: Any, noisy: bool) -> None:
+    """A nearly additive model has no high orders; in bfloat16 it seems to."""
+
+    class NearlyAdditive(ColumnNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = torch.nn.Linear(5, 3)
+
+    monitor = small_monitor(precision=precision, num_players=5)
+    _, told = fit_and_listen(monitor, model=NearlyAdditive, precision="bf16-mixed")
+    assert any("rounding noise" in text for text in told) == noisy
+    floor = [monitor.history.column(f"noise_floor/order_{k:02d}")[-1] for k in range(1, 6)]
+    strength = sum(map(sum, monitor.history.last["strength"]))
+    assert (sum(floor) > 0.01 * strength) == noisy

@@ -11,14 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from lightning_interactions.chunks import MAX_CHUNK, default_chunk_size, is_out_of_memory
 from lightning_interactions.errors import ModelOutputError
-from lightning_interactions.evaluate import (
-    MAX_CHUNK,
-    default_chunk_size,
-    evaluate_coalitions,
-    is_out_of_memory,
-    score_rows,
-)
+from lightning_interactions.evaluate import evaluate_coalitions, score_rows
 from lightning_interactions.layers import LayerCut
 from lightning_interactions.players import ImagePatches, TabularFeatures
 from lightning_interactions.probes import content_keys, draw_players

@@ -184,7 +184,8 @@ def test_scalars_are_the_logged_keys() -> None:
     names = {"mean_order", "low_order_share", "high_order_share", "cancellation", "salient_count", "solver_gap",
              "skipped_samples"}  # fmt: skip
     orders = {f"strength/order_{k:02d}_{sign}" for k in range(1, N + 1) for sign in ("pos", "neg")}
-    assert set(scalars) == names | orders
+    noise = {f"noise_floor/order_{k:02d}" for k in range(1, N + 1)}
+    assert set(scalars) == names | orders | noise
     assert all(type(value) is float and math.isfinite(value) for value in scalars.values())
     mean = measurement.strength.mean(0)
     for k in range(1, N + 1):
