@@ -2,7 +2,7 @@
 
 The (sample, coalition) pairs stream through the model in rectangular blocks: masks are made in one go on the device,
 and never more than `chunk_size` masked inputs exist at once. Their memory is left to the allocator, which gives the
-same block back each time: writing into a buffer of our own was measured to be no faster.
+same block back each time: writing into a buffer of our own gained 0 to 3 % where it was measured.
 """
 
 from __future__ import annotations

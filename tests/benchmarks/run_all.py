@@ -81,11 +81,12 @@ def main() -> None:
     device, fast = arguments.device, arguments.fast
     work = {
         "evaluate": lambda: bench_evaluate.run(device, fast),
+        "transform": lambda: bench_transform.run(fast),
         "epoch": lambda: bench_epoch.run(device, fast),
         "split": lambda: run_split(device, fast),
     }
-    if device == "cpu":
-        work["transform"] = lambda: bench_transform.run(fast)
+    if device == "cuda":
+        del work["transform"]  # shapiq runs on the CPU only
     path = arguments.folder / ("results.json" if device == "cpu" else "results_cuda.json")
     results: dict[str, Any] = {"machine": machine(device), "remark": arguments.remark, "fast": fast}
     if path.exists() and len(arguments.only) < len(SECTIONS):  # sections run anew replace the recorded ones
