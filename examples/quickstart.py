@@ -1,6 +1,6 @@
 """The shortest way in: an ordinary Lightning project, and one line more.
 
-python examples/quickstart.py          # about two minutes on two cores
+python examples/quickstart.py          # half a minute on two cores
 python examples/quickstart.py --fast   # a few seconds, to see that it runs
 """
 

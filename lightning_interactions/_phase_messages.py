@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+# Not "go back to the boundary": it is an early marker, and the validation loss mostly falls on for a while.
+_ADVICE = "From here on keep the checkpoint of the lowest validation loss; more data or regularisation would help."
+
 
 def boundary_message(epoch: int, e: Mapping[str, float]) -> str:
     """Say where low-order dominance ended; ``e`` holds ``significant`` besides the usual numbers."""
@@ -17,12 +20,12 @@ def boundary_message(epoch: int, e: Mapping[str, float]) -> str:
     if not e["significant"]:
         return (
             f"Epoch {epoch}: low-order dominance has probably ended (the {rise}: not significant by itself, but the "
-            f"loss gap widened from {gap} and the validation loss is rising). Keep the checkpoint of epoch {trough}."
+            f"loss gap widened from {gap} and the validation loss is rising). {_ADVICE}"
         )
     widened = f" and the loss gap began to widen ({gap})" if gap else ""
     return (
         f"Epoch {epoch}: low-order dominance ended ({rise}){widened}: the network has started to learn over-fitted "
-        f"features. Keep the checkpoint of epoch {trough}; consider stopping soon, more data or regularisation."
+        f"features. {_ADVICE}"
     )
 
 

@@ -69,7 +69,7 @@ def ranks_of(trainer: Any) -> Ranks:
 
     def gather(local: Tensor) -> Tensor:
         stacked: Tensor = trainer.strategy.all_gather(local.to(trainer.strategy.root_device))
-        return stacked.flatten(0, 1).cpu()
+        return stacked.flatten(0, 1)
 
     return Ranks(trainer.global_rank, trainer.world_size, gather)
 

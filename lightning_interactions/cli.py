@@ -34,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     demo = commands.add_parser(
         "demo",
-        help="train a small CNN on real digits with the monitor (about two minutes)",
+        help="train a small CNN on real digits with the monitor (about a minute)",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     demo.add_argument("--epochs", type=int, default=40, help="epochs to train")

@@ -1,6 +1,6 @@
 """The demo: a small CNN learns scikit-learn's digits, some of them with a wrong label, and the monitor watches.
 
-Real images, real training, about two minutes on two cores.
+Real images, real training, under a minute on two cores.
 """
 
 from __future__ import annotations

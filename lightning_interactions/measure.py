@@ -50,12 +50,12 @@ class Ranks:
     Attributes:
         rank: This one.
         world_size: How many there are.
-        gather: ``tensor (share, ...) -> (world_size * share, ...)`` on the CPU, ranks in order.
+        gather: ``tensor (share, ...) -> (world_size * share, ...)``, ranks in order.
     """
 
     rank: int = 0
     world_size: int = 1
-    gather: Callable[[Tensor], Tensor] = lambda tensor: tensor.cpu()
+    gather: Callable[[Tensor], Tensor] = lambda tensor: tensor
 
     def share(self, size: int) -> Tensor:
         """Return the rows of this rank's share.
@@ -323,26 +323,31 @@ class Measurer:
         return classification_loss(logits, targets)
 
     def _summarise(self, values: Tensor, split: SparseAndOr, noise: Tensor, size: int) -> Measurement:
-        and_, or_, gap = split.and_, split.or_, split.gap
-        effect = (values[:, -1] - values[:, 0]).abs().double()
-        valid = gap.isfinite()
-        everyone = self.ranks.collect(torch.where(valid, effect, torch.nan), size)
-        scale = float(everyone.nanmean())
+        """Sum up on the device; everything then leaves it, and reaches the other ranks, in one tensor."""
+        and_, or_, gap, values = split.and_, split.or_, split.gap, values.to(split.gap)
+        valid, edges = gap.isfinite(), self.edges
+        effect = torch.where(valid, (values[:, -1] - values[:, 0]).abs(), torch.nan)
+        scale = self.ranks.collect(effect, size).nanmean().to(gap.device)
         threshold = self.settings.salience * scale
-        strength = order_strength(and_, or_, threshold)
-        count = salient_count(and_, or_, threshold).double()
-        edges = self.edges
-        histogram = interaction_histogram(and_, or_, scale, edges.to(and_)).double()
-        strength[~valid], count[~valid], histogram[~valid] = torch.nan, torch.nan, 0.0
-        collect = self.ranks.collect
+        columns = [
+            order_strength(and_, or_, threshold).flatten(1),
+            salient_count(and_, or_, threshold).unsqueeze(1),
+            gap.unsqueeze(1),
+            interaction_histogram(and_, or_, scale, edges.to(gap)).flatten(1),
+            noise.to(gap).expand(len(gap), -1),
+            scale.expand(len(gap), 1),
+        ]
+        own = torch.where(valid.unsqueeze(1), torch.cat([column.to(gap) for column in columns], 1), torch.nan)
+        everyone = self.ranks.collect(own, size).cpu()
+        strength, count, gap, histogram, noise, scales = torch.split(everyone, [c.shape[1] for c in columns], 1)
         return Measurement(
-            strength=collect(strength, size),
-            salient_count=collect(count, size),
-            gap=collect(gap, size),
-            histogram=collect(histogram, size).sum(0),
+            strength=strength.unflatten(1, (2, -1)),
+            salient_count=count.squeeze(1),
+            gap=gap.squeeze(1),
+            histogram=histogram.nansum(0).unflatten(0, (-1, len(edges) - 1)),
             edges=edges,
-            scale=scale,
-            noise=_first_finite(self.ranks.gather(noise)),
+            scale=float(scales.nanmean()),
+            noise=_first_finite(noise),
         )
 
 

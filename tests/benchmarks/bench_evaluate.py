@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from lightning_interactions.chunks import ChunkSize
 from lightning_interactions.evaluate import evaluate_coalitions
-from lightning_interactions.functional import sparse_and_or
+from lightning_interactions.functional import SPLIT_TOLERANCE, sparse_and_or
 from lightning_interactions.layers import LayerCut
 from lightning_interactions.players import ImagePatches, Players, TabularFeatures
 from lightning_interactions.probes import content_keys, draw_players
@@ -163,7 +163,7 @@ def measure(
         size = min(sizes, key=lambda size: min(bares[size]))
         memory = peak_memory(ours, device), peak_memory(lambda: bare(size), device)
         values = ours()
-        split = seconds(lambda: sparse_and_or(values, tol=1e-2), device)
+        split = seconds(lambda: sparse_and_or(values, tol=SPLIT_TOLERANCE), device)
     best = min(bares[size])
     return {
         "rows": len(inputs),

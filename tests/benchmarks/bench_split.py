@@ -26,7 +26,7 @@ from scipy import sparse
 from scipy.optimize import linprog
 from torch import Tensor, nn
 
-from lightning_interactions.functional import sparse_and_or
+from lightning_interactions.functional import SPLIT_TOLERANCE, sparse_and_or
 from lightning_interactions.functional.and_or import and_interactions, or_interactions
 from lightning_interactions.functional.moebius import moebius_transform
 
@@ -217,7 +217,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--lp-samples", type=int, default=4)
     parser.add_argument("--sgd-samples", type=int, default=1)
     parser.add_argument("--sgd-steps", type=int, default=20_000)
-    parser.add_argument("--tol", type=float, default=1e-2)
+    parser.add_argument("--tol", type=float, default=SPLIT_TOLERANCE)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="of our solver")
     parser.add_argument("--fast", action="store_true", help="8 and 10 players, no SGD, one LP each")
