@@ -341,10 +341,10 @@ class Measurer:
         everyone = self.ranks.collect(own, size).cpu()
         strength, count, gap, histogram, noise, scales = torch.split(everyone, [c.shape[1] for c in columns], 1)
         return Measurement(
-            strength=strength.unflatten(1, (2, -1)),
+            strength=strength.view(len(strength), 2, -1),
             salient_count=count.squeeze(1),
             gap=gap.squeeze(1),
-            histogram=histogram.nansum(0).unflatten(0, (-1, len(edges) - 1)),
+            histogram=histogram.nansum(0).view(-1, len(edges) - 1),
             edges=edges,
             scale=float(scales.nanmean()),
             noise=_first_finite(noise),

@@ -376,3 +376,10 @@ def test_k_must_be_a_positive_integer(k: Any) -> None:
     result = interactions(mlp(), torch.randn(1, 5), 2)
     with pytest.raises(ArgumentError, match="`k`"):
         result.top_k(k)
+
+
+def test_fourteen_players_are_exact_and_certified() -> None:
+    result = compute_interactions(mlp(features=14), torch.randn(2, 14), torch.tensor([0, 1]), num_players=14)
+    assert result.values.shape == (2, 2**14)
+    assert float(result.gap.max()) <= 0.005
+    assert float((result.reconstruct() - result.values).abs().max()) <= 1e-12 * float(result.values.abs().max())
