@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal
 
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lightning_interactions import bridge
 from lightning_interactions.alerts import Alert, resolve_alerts
 from lightning_interactions.budget import Budget
-from lightning_interactions.errors import InteractionsError, InteractionsWarning, StateError
+from lightning_interactions.errors import StateError
+from lightning_interactions.faults import Faults
 from lightning_interactions.figures import run_figure
 from lightning_interactions.history import History
 from lightning_interactions.measure import MeasureSettings
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STATE_VERSION = 1
-MAX_FAILURES = 3
-"""After so many failed measurements in a row the monitor switches itself off for the rest of the run."""
 
 
 class TwoPhaseMonitor(Callback):
@@ -165,16 +164,15 @@ class TwoPhaseMonitor(Callback):
         self.detector = detector if detector is not None else PhaseDetector()
         self._pristine_detector = copy.deepcopy(self.detector)
         self._budget = Budget(max_overhead)
-        self._told: set[str] = set()
-        self._publisher = Publisher(log_key_prefix, log_figures, resolve_alerts(on_event), self._tell)
+        self._faults = Faults(on_error)
+        self._publisher = Publisher(log_key_prefix, log_figures, resolve_alerts(on_event), self._faults.tell)
         self.history = History()
         self.events: list[PhaseEvent] = []
         self._watchlist = self._new_watchlist()
         self._session = self._new_session()
         self._pending: list[Record] = []
-        self._active = False
+        self._usable = False
         self._due = False
-        self._failures = 0
 
     # -- results -----------------------------------------------------------------------------------------------------
 
@@ -209,11 +207,11 @@ class TwoPhaseMonitor(Callback):
         """Check what can be known before training."""
         if stage != "fit":
             return
-        self._told.clear()
+        self._faults.reset()
         self._pending.clear()
-        self._due, self._failures = False, 0
+        self._due = False
         self._session = self._new_session()
-        self._active = check_trainer(trainer, pl_module, self.watch, self.forward_fn)
+        self._usable = check_trainer(trainer, pl_module, self.watch, self.forward_fn)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the layer: all modules exist by now."""
@@ -296,6 +294,10 @@ class TwoPhaseMonitor(Callback):
         self._pending.clear()
         self._due = False
 
+    @property
+    def _active(self) -> bool:
+        return self._usable and not self._faults.switched_off
+
     # -- measuring ---------------------------------------------------------------------------------------------------
 
     def _gate(self, trainer: Trainer) -> None:
@@ -334,7 +336,17 @@ class TwoPhaseMonitor(Callback):
                 f"{share:.0%} of the training time so far. max_overhead, every_n_epochs or num_samples make it less."
             )
         self._budget.spend(seconds)
-        self._failures = 0
+        self._faults.recovered()
+
+    def _contained(self, trainer: Trainer, what: str) -> AbstractContextManager[None]:
+        """Keep a fault of ours away from the training run; it becomes an event."""
+
+        def happened(problem: str) -> None:
+            epoch, step = trainer.current_epoch, bridge.logged_step(trainer)
+            message = f"Epoch {epoch}: {problem}. Training is not affected."
+            self.events.append(PhaseEvent("probe_failed", epoch, epoch, step, message=message))
+
+        return self._faults.contain(what, happened)
 
     # -- deciding and acting -----------------------------------------------------------------------------------------
 
@@ -387,7 +399,7 @@ class TwoPhaseMonitor(Callback):
         value = bridge.logged_value(trainer, key)
         if value is None:
             known = ", ".join(sorted(map(str, trainer.callback_metrics))) or "none"
-            self._tell(f"no metric {key!r} was logged, so that loss is missing; logged are: {known}")
+            self._faults.tell(f"no metric {key!r} was logged, so that loss is missing; logged are: {known}")
         return value
 
     def _act(self, trainer: Trainer, record: Record, events: Sequence[PhaseEvent]) -> None:
@@ -406,45 +418,6 @@ class TwoPhaseMonitor(Callback):
 
     def _draw(self, trainer: Trainer, step: int) -> None:
         self._publisher.draw(trainer.loggers, self.history.last, self.plot, step)
-
-    # -- faults ------------------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _contained(self, trainer: Trainer, what: str) -> Iterator[None]:
-        """Keep a fault of ours away from the training run."""
-        try:
-            yield
-        except Exception as error:
-            if self.on_error == "raise":
-                raise
-            self._pending.clear()
-            self._fail(
-                trainer,
-                f"{what} failed: {error}" if isinstance(error, InteractionsError) else f"{what} failed: {error!r}",
-            )
-
-    def _fail(self, trainer: Trainer, problem: str) -> None:
-        self._failures += 1
-        epoch = trainer.current_epoch
-        if self._tell(problem):
-            message = f"Epoch {epoch}: {problem}. Training is not affected."
-            event = PhaseEvent("probe_failed", epoch, epoch, bridge.logged_step(trainer), message=message)
-            self.events.append(event)
-        if self._failures >= MAX_FAILURES:
-            self._active = False
-            self._tell(f"switched off for the rest of this run after {MAX_FAILURES} failures in a row")
-
-    def _tell(self, problem: str) -> bool:
-        """Warn, once for each text."""
-        if problem in self._told:
-            return False
-        self._told.add(problem)
-        text = f"TwoPhaseMonitor: {problem.rstrip('.')}."
-        try:
-            rank_zero_warn(text, category=InteractionsWarning, stacklevel=4)
-        except Warning:  # where warnings are errors, ours must not become one in the middle of a run
-            rank_zero_info(text)
-        return True
 
     # -- state -------------------------------------------------------------------------------------------------------
 
@@ -485,7 +458,7 @@ class TwoPhaseMonitor(Callback):
         if "detector" in state_dict:
             self.detector.load_state_dict(state_dict["detector"])
         if not self._watchlist.load_state_dict(state_dict.get("watchlist", {})):
-            self._tell("the watched samples were too large for the checkpoint and are collected again")
+            self._faults.tell("the watched samples were too large for the checkpoint and are collected again")
 
     # -- small parts -------------------------------------------------------------------------------------------------
 
@@ -500,7 +473,7 @@ class TwoPhaseMonitor(Callback):
         )
         return Session(
             self.players, settings, self.layer, self.precision, self.input_fn, self.forward_fn, self.target_fn,
-            self.seed, self._tell,
+            self.seed, self._faults.tell,
         )  # fmt: skip
 
     def _new_watchlist(self) -> Watchlist:

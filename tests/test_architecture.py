@@ -28,7 +28,7 @@ LEVELS: dict[str, int] = {
             "players layers chunks _evidence _phase_messages",
             "evaluate probes phases metrics _figure_data",
             "noise",
-            "measure watchlist interactions history figures alerts writers budget",
+            "measure watchlist faults interactions history figures alerts writers budget",
             "bridge",
             "options session",
             "publish",

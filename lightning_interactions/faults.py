@@ -1,0 +1,87 @@
+"""Keeping the monitor's own faults away from the training run: contained, told once, switched off if they go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+from lightning_interactions.errors import InteractionsError, InteractionsWarning
+
+MAX_FAILURES = 3
+"""After so many failures in a row the monitor is switched off for the rest of the run."""
+
+
+class Faults:
+    """What went wrong so far in one run.
+
+    Args:
+        on_error: ``"warn"``, or ``"raise"`` to let faults through.
+
+    Attributes:
+        switched_off: Whether there were too many in a row.
+
+    Example:
+        >>> import warnings
+        >>> faults, seen = Faults("warn"), []
+        >>> with warnings.catch_warnings(record=True):
+        ...     with faults.contain("measuring", seen.append):
+        ...         raise ValueError("a mistake")
+        >>> seen
+        ["measuring failed: ValueError('a mistake')"]
+    """
+
+    def __init__(self, on_error: str) -> None:
+        self.on_error = on_error
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin a new run."""
+        self.switched_off = False
+        self._in_a_row = 0
+        self._told: set[str] = set()
+
+    @contextmanager
+    def contain(self, what: str, happened: Callable[[str], object]) -> Iterator[None]:
+        """Catch whatever is raised inside, warn and go on.
+
+        Args:
+            what: What is being done, for the text: "measuring".
+            happened: Called with the text, if it is a new one.
+        """
+        try:
+            yield
+        except Exception as error:
+            if self.on_error == "raise":
+                raise
+            problem = f"{what} failed: {error if isinstance(error, InteractionsError) else repr(error)}"
+            if self.tell(problem):
+                happened(problem)
+            self._in_a_row += 1
+            if self._in_a_row >= MAX_FAILURES:
+                self.switched_off = True
+                self.tell(f"switched off for the rest of this run after {MAX_FAILURES} failures in a row")
+
+    def recovered(self) -> None:
+        """Take note that a measurement succeeded."""
+        self._in_a_row = 0
+
+    def tell(self, problem: str) -> bool:
+        """Warn on rank 0, once for each text.
+
+        Args:
+            problem: What was worked around.
+
+        Returns:
+            Whether the text is a new one.
+        """
+        if problem in self._told:
+            return False
+        self._told.add(problem)
+        text = f"TwoPhaseMonitor: {problem.rstrip('.')}."
+        try:
+            rank_zero_warn(text, category=InteractionsWarning, stacklevel=4)
+        except Warning:  # where warnings are errors, ours must not become one in the middle of a run
+            rank_zero_info(text)
+        return True
