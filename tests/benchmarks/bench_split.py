@@ -33,6 +33,7 @@ from lightning_interactions.functional.moebius import moebius_transform
 HERE = Path(__file__).resolve().parent
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 STAGES = {"init": 0, "mid": 8, "end": 60}
+LARGEST_FOR_RIVALS = 12
 LEARNING_RATES = (1e-4, 1e-5, 1e-6, 1e-7)
 
 
@@ -165,12 +166,12 @@ def measure(values: Tensor, arguments: argparse.Namespace) -> dict[str, Any]:
         "ours_iterations_mean": ours.iterations.double().mean().item(),
         "ours_iterations_worst": ours.iterations.max().item(),
     }
-    if n <= 10 and arguments.lp_samples:
+    if n <= LARGEST_FOR_RIVALS and arguments.lp_samples:
         few = values[: arguments.lp_samples]
         optimum, seconds = timed(lambda: torch.tensor([highs(v) for v in few], dtype=torch.float64), 1)
         excess = ours.objective[: len(few)].cpu() / optimum - 1
         row |= {"lp_ms_per_sample": 1e3 * seconds / len(few), "ours_excess_over_lp_worst": excess.max().item()}
-    if n <= 10 and arguments.sgd_samples:
+    if n <= LARGEST_FOR_RIVALS and arguments.sgd_samples:
         few = values[: arguments.sgd_samples]
         reference = ours.lower_bound[: len(few), None, None].cpu()
         ratio = published_recipe(few, LEARNING_RATES, arguments.sgd_steps) / reference
