@@ -119,7 +119,7 @@ class Watched:
     @classmethod
     def prepare(
         cls, probe: ProbeSet, masker: Players, num_players: int, forward: Forward, device: torch.device,
-        cut: LayerCut | None,
+        cut: LayerCut | None, chunk_size: int | None = None,
     ) -> Watched:  # fmt: skip
         """Fit the players on the samples (or on the inner layer's output for them) and draw them.
 
@@ -130,24 +130,28 @@ class Watched:
             forward: The model call.
             device: Where the model is.
             cut: Where the masking takes place, ``None`` for the input.
+            chunk_size: Most samples in one forward.
 
         Raises:
             BatchError: If the samples do not suit the players.
         """
-        masked = probe.inputs if cut is None else layer_features(forward, probe.inputs.to(device), cut).cpu()
+        masked = probe.inputs
+        if cut is not None:
+            masked = layer_features(forward, probe.inputs.to(device), cut, chunk_size).cpu()
         masker.fit(masked)
         labels, found = draw_players(masker, masked, probe.keys, num_players)
         return cls(probe, masker, labels, found)
 
-    def refit(self, forward: Forward, device: torch.device, cut: LayerCut) -> None:
+    def refit(self, forward: Forward, device: torch.device, cut: LayerCut, chunk_size: int | None = None) -> None:
         """Fit the players on the layer's present output: a mean baseline moves with the weights.
 
         Args:
             forward: The model call.
             device: Where the model is.
             cut: Where the masking takes place.
+            chunk_size: Most samples in one forward.
         """
-        self.masker.fit(layer_features(forward, self.probe.inputs.to(device), cut).cpu())
+        self.masker.fit(layer_features(forward, self.probe.inputs.to(device), cut, chunk_size).cpu())
 
 
 @dataclass(frozen=True)
@@ -228,6 +232,11 @@ class Measurer:
     arrange: Callable[[Tensor], Tensor] = lambda inputs: inputs
 
     @property
+    def chunk_rows(self) -> int | None:
+        """Most rows in one forward, ``None`` while that is still to be found out."""
+        return ChunkSize.of(self.settings.chunk_size).rows or None
+
+    @property
     def edges(self) -> Tensor:
         """Edges of the histogram bins: two decades from the threshold of salience on, both signs."""
         smallest = max(self.settings.salience, SMALLEST_SIZE)
@@ -297,14 +306,13 @@ class Measurer:
         self, forward: Forward, watched: Watched, rows: Tensor, masker: Masker, cut: LayerCut | None
     ) -> Tensor:
         inputs = self.arrange(watched.probe.inputs[rows].to(self.device))
-        chunks = ChunkSize.of(self.settings.chunk_size)
         twice = inputs[:1].expand(2, *inputs.shape[1:])  # models that squeeze their output mistake a single row
         classes = read_logits(forward(twice)).shape[-1]
         return evaluate_coalitions(
             forward, inputs, watched.labels[rows].to(self.device),
             check_targets(watched.probe.targets[rows], classes).to(self.device),
             masker=masker, num_players=watched.num_players, score=self.settings.score,
-            chunk_size=chunks if masker is watched.masker else chunks.rows or None, cut=cut,
+            chunk_size=self.settings.chunk_size if masker is watched.masker else self.chunk_rows, cut=cut,
         )  # fmt: skip
 
     def _split(self, values: Tensor) -> SparseAndOr:
@@ -312,7 +320,7 @@ class Measurer:
 
     def _losses(self, forward: Forward, probe: ProbeSet) -> Tensor:
         share = self.ranks.share(len(probe))
-        size = ChunkSize.of(self.settings.chunk_size).rows or default_chunk_size(probe.inputs)
+        size = self.chunk_rows or default_chunk_size(probe.inputs)
         parts = torch.tensor_split(share, -(-len(share) // size))  # of like size: no lonely last row
         return torch.cat([self._loss_chunk(forward, probe, rows) for rows in parts])
 

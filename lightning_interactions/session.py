@@ -196,13 +196,15 @@ class Session:
                 if len(probe) < watchlist.num_samples:
                     self.tell(f"only {len(probe)} {split} samples to watch, num_samples={watchlist.num_samples}")
             elif self._cut is not None:
-                known.refit(forward, measurer.device, self._cut)
+                known.refit(forward, measurer.device, self._cut, measurer.chunk_rows)
         return self._watched
 
     def _prepare(self, split: str, probe: ProbeSet, forward: Forward, measurer: Measurer) -> Watched:
         masker, wanted = copy.deepcopy(self.masker), self.settings
         assert masker is not None  # nothing is collected before the first batch was checked
-        watched = Watched.prepare(probe, masker, wanted.num_players, forward, measurer.device, self._cut)
+        watched = Watched.prepare(
+            probe, masker, wanted.num_players, forward, measurer.device, self._cut, measurer.chunk_rows
+        )
         if watched.num_players < wanted.num_players:
             self.tell(f"num_players={wanted.num_players}, but the {split} samples have only {watched.num_players}")
         return watched

@@ -12,7 +12,7 @@ from models import ColumnNet, column_data, fit, loaders, small_monitor
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_interactions import PhaseDetector, PhaseEvent, compute_interactions
+from lightning_interactions import PhaseDetector, PhaseEvent, TabularFeatures, compute_interactions
 
 
 class ScriptedDetector(PhaseDetector):
@@ -208,3 +208,15 @@ def test_compiled_module_is_measured_without_recompiling() -> None:
     monitor = small_monitor()
     assert compiled_graphs(monitor) == compiled_graphs(None) > 0
     assert len(monitor.history) == 3
+
+
+def test_chunk_size_bounds_every_forward_of_ours() -> None:
+    rows: list[int] = []
+
+    def counted(module: ColumnNet, x: Tensor) -> Tensor:
+        rows.append(len(x))
+        return module(x)
+
+    for layer in (None, "net.2"):
+        fit(small_monitor(layer=layer, chunk_size=4, forward_fn=counted, players=TabularFeatures("mean")))
+    assert max(rows) == 4

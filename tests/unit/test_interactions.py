@@ -329,7 +329,8 @@ def test_too_few_features_are_told_once() -> None:
 def test_enough_features_are_nothing_to_talk_about() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        interactions(mlp(), torch.randn(3, 5), 5)
+        result = interactions(mlp(), torch.randn(3, 5), 5)
+    assert result.num_players == 5
 
 
 GOOD: dict[str, Any] = {"model": mlp(), "inputs": torch.randn(2, 5), "targets": torch.tensor([0, 1]), "num_players": 4}

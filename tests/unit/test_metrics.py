@@ -459,6 +459,7 @@ def test_an_empty_histogram_can_be_drawn(tmp_path):
     metric = InteractionHistogram(N)
     metric.update(*(x[:0] for x in interactions(0)), SCALE)
     metric.plot()[0].savefig(tmp_path / "empty.png")
+    assert (tmp_path / "empty.png").stat().st_size > 1000
 
 
 def test_plotting_leaves_pyplot_alone():
