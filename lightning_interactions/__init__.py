@@ -23,7 +23,15 @@ if TYPE_CHECKING:
     from lightning_interactions.interactions import Interaction, Interactions, compute_interactions
     from lightning_interactions.monitor import TwoPhaseMonitor
     from lightning_interactions.phases import PhaseDetector, PhaseEvent
-    from lightning_interactions.players import FeatureMask, ImagePatches, Players, RegionPlayers, TabularFeatures
+    from lightning_interactions.players import (
+        FeatureMask,
+        ImagePatches,
+        Players,
+        PointClusters,
+        RegionPlayers,
+        TabularFeatures,
+        Tokens,
+    )
 
 _HOME = {
     "Alert": "alerts",
@@ -41,9 +49,11 @@ _HOME = {
     "PhaseDetector": "phases",
     "PhaseEvent": "phases",
     "Players": "players",
+    "PointClusters": "players",
     "RegionPlayers": "players",
     "StateError": "errors",
     "TabularFeatures": "players",
+    "Tokens": "players",
     "TwoPhaseMonitor": "monitor",
     "WarnAlert": "alerts",
     "compute_interactions": "interactions",
@@ -66,9 +76,11 @@ __all__ = [
     "PhaseDetector",
     "PhaseEvent",
     "Players",
+    "PointClusters",
     "RegionPlayers",
     "StateError",
     "TabularFeatures",
+    "Tokens",
     "TwoPhaseMonitor",
     "WarnAlert",
     "compute_interactions",

@@ -58,6 +58,20 @@ def unsupported_strategy(trainer: Any) -> str | None:
     return next((name for name in UNSUPPORTED_STRATEGIES if name in names), None)
 
 
+def tokenizer_of(trainer: Any, pl_module: Any) -> Any:
+    """Find the tokenizer of a text model.
+
+    Args:
+        trainer: The Trainer.
+        pl_module: The LightningModule.
+
+    Returns:
+        The attribute ``tokenizer`` of the module, or else of the data module; ``None`` if neither has one.
+    """
+    owners = (pl_module, getattr(trainer, "datamodule", None))
+    return next((found for owner in owners if (found := getattr(owner, "tokenizer", None)) is not None), None)
+
+
 def ranks_of(trainer: Any) -> Ranks:
     """Describe the processes that take part in the training.
 

@@ -16,6 +16,7 @@ from lightning_interactions.chunks import ChunkSize, default_chunk_size
 from lightning_interactions.coalitions import coalition_masks
 from lightning_interactions.errors import ModelOutputError
 from lightning_interactions.layers import LayerCut
+from lightning_interactions.players.base import player_counts
 from lightning_interactions.probing import Forward, memory_format_of
 from lightning_interactions.scores import ScoreFn, read_logits
 
@@ -44,8 +45,9 @@ def evaluate_coalitions(
     Args:
         forward: The model call; run it inside `probing`.
         samples: ``(B, *shape)`` on the model's device.
-        players: ``(B, ...)`` player ids, as `Players.draw` returns them, stacked.
-        targets: Long ``(B,)`` on the model's device.
+        players: ``(B, ...)`` player ids, as `Players.draw` returns them, stacked. A sample with ``m < n`` players is
+            evaluated on its own ``2**m`` coalitions: the missing players make no difference.
+        targets: ``(B,)`` on the model's device, for the score.
         masker: The players.
         num_players: ``n``.
         score: ``(logits, targets) -> scores``.
@@ -67,10 +69,36 @@ def evaluate_coalitions(
         ...                     masker=players, num_players=2, score=logit)
         tensor([[0., 1., 2., 3.]], dtype=torch.float64)
     """
-    coalitions = coalition_masks(num_players, samples.device)
     chunks = ChunkSize.of(chunk_size)
     masked = samples if cut is None else layer_features(forward, samples, cut, chunks.rows or None)
     chunks.suit(masked)
+    counts, order, parts = player_counts(players), [], []
+    for count in sorted(set(counts.tolist())):  # a sample with fewer players has fewer coalitions that differ
+        rows = (counts == count).nonzero().flatten()
+        same = slice(None) if len(rows) == len(samples) else rows
+        values = _fill(
+            forward, samples[same], masked[same], players[same], targets[same],
+            masker=masker, coalitions=coalition_masks(count, samples.device), score=score, chunks=chunks, cut=cut,
+        )  # fmt: skip
+        order.append(rows)
+        parts.append(values.repeat(1, 2 ** (num_players - count)))
+    return parts[0] if len(parts) == 1 else torch.cat(parts)[torch.cat(order).argsort()]
+
+
+def _fill(
+    forward: Forward,
+    samples: Tensor,
+    masked: Tensor,
+    players: Tensor,
+    targets: Tensor,
+    *,
+    masker: Masker,
+    coalitions: Tensor,
+    score: ScoreFn,
+    chunks: ChunkSize,
+    cut: LayerCut | None,
+) -> Tensor:
+    """Fill the table of samples by coalitions, block by block; ``masked`` is what the coalitions apply to."""
     layout = memory_format_of(masked)
     values = samples.new_empty(0)
 
@@ -117,6 +145,34 @@ def layer_features(forward: Forward, samples: Tensor, cut: LayerCut, chunk_size:
 
     ChunkSize(chunk_size or default_chunk_size(samples)).run(len(samples), step, samples.device)
     return torch.cat(parts)
+
+
+def plain_logits(forward: Forward, samples: Tensor, chunk_size: int | None = None) -> Tensor:
+    """Logits of the samples as they are.
+
+    Args:
+        forward: The model call.
+        samples: ``(B, *shape)`` on the model's device.
+        chunk_size: Most rows in one forward.
+
+    Returns:
+        ``(B, C)``, as `scores.read_logits` gives them.
+
+    Raises:
+        ModelOutputError: If the model does not return one row of logits for each sample.
+
+    Example:
+        >>> plain_logits(lambda x: x.sum(-1).squeeze(), torch.ones(1, 3))
+        tensor([[3.]], dtype=torch.float64)
+    """
+    if len(samples) == 1:  # models that squeeze their output mistake a single row
+        return plain_logits(forward, samples.expand(2, *samples.shape[1:]))[:1]
+    size = max(chunk_size or default_chunk_size(samples), 2)
+    logits = [read_logits(forward(part)) for part in samples.tensor_split(-(-len(samples) // size))]
+    rows = sum(map(len, logits))
+    if rows != len(samples):
+        raise ModelOutputError(f"Expected one row of logits per input ({len(samples)}), but the model returned {rows}.")
+    return torch.cat(logits)
 
 
 def score_rows(output: Any, targets: Tensor, repeats: int, score: ScoreFn) -> Tensor:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from lightning_interactions.batches import Batch, find_call, read_batch
 from lightning_interactions.coalitions import check_num_players, coalition_masks
 from lightning_interactions.errors import BatchError, InteractionsWarning, bad_argument
-from lightning_interactions.evaluate import evaluate_coalitions, layer_features
+from lightning_interactions.evaluate import evaluate_coalitions, layer_features, plain_logits
 from lightning_interactions.functional import (
     SPLIT_TOLERANCE,
     order_strength,
@@ -21,10 +22,18 @@ from lightning_interactions.functional import (
     sparse_and_or,
 )
 from lightning_interactions.layers import LayerCut
-from lightning_interactions.players import Players, check_players, choose_players
+from lightning_interactions.players import (
+    Players,
+    check_players,
+    of_layer,
+    player_counts,
+    suited_players,
+    two_samples,
+)
 from lightning_interactions.probes import content_keys, draw_players
 from lightning_interactions.probing import device_of, float32_forward, in_format_of, probing
-from lightning_interactions.scores import ScoreFn, check_targets, read_logits, resolve_score
+from lightning_interactions.scores import ScoreFn, resolve_score
+from lightning_interactions.tasks import Target, check_target_option, find_task
 
 
 class Interaction(NamedTuple):
@@ -61,8 +70,13 @@ class Interactions:
 
     @property
     def num_players(self) -> int:
-        """Number of players ``n``."""
+        """Number of players ``n`` of the game."""
         return self.values.shape[-1].bit_length() - 1
+
+    @property
+    def player_counts(self) -> Tensor:
+        """Long ``(B,)``: players of each sample. Where they are fewer than ``n``, interactions of the others are 0."""
+        return player_counts(self.players)
 
     def strength(self, salience: float = 0.03) -> Tensor:
         """Strength of the salient interactions by sign and order.
@@ -127,6 +141,7 @@ def compute_interactions(
     noise_bound: float = 0.0,
     chunk_size: int | None = None,
     seed: int = 0,
+    target: Target = "label",
 ) -> Interactions:
     """Compute the AND-OR interactions between the input variables of some samples.
 
@@ -134,15 +149,17 @@ def compute_interactions(
 
     Args:
         model: A classifier that returns logits ``(B, C)`` or ``(B,)``.
-        inputs: ``(B, *shape)``.
-        targets: Class indices ``(B,)``.
-        players: ``"auto"`` (images ``(B, C, H, W)``: patches; ``(B, F)``: columns) or an instance of `Players`.
+        inputs: ``(B, *shape)``, or a mapping with ``input_ids`` and tensors of the same shape that go with them.
+        targets: Class indices ``(B,)``, rows ``(B, C)`` of 0 and 1 (multi-label), or numbers (regression).
+        players: ``"auto"`` (images ``(B, C, H, W)``: patches; integer ``(B, L)``: tokens; ``(B, F)``: columns;
+            ``(B, N, 3)`` or ``(B, 3, N)``: clusters of points) or an instance of `Players`.
         num_players: Players per sample, 2 to 16; the cost doubles with each.
         layer: Mask the output of this module instead of the input.
-        score: ``"log_odds"``, ``"logit"``, ``"probability"`` or ``(logits, targets) -> scores``.
+        score: ``"log_odds"``, ``"logit"``, ``"probability"``, ``"output"`` or ``(logits, targets) -> scores``.
         noise_bound: Leave up to this fraction of ``|v(N) - v(empty)|`` unexplained (the papers: 0.02).
         chunk_size: Largest number of masked inputs in one forward.
         seed: Seed of the players' draw.
+        target: Whose score: ``"label"``, ``"predicted"``, or the index of a class, label or output.
 
     Returns:
         The interactions.
@@ -167,33 +184,45 @@ def compute_interactions(
     check_chunk_size(chunk_size)
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise bad_argument("seed", "an integer", seed)
-    score_fn = resolve_score(score)
-    if not isinstance(inputs, Tensor) or inputs.ndim < 2 or not len(inputs):
-        shape = tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
-        raise BatchError(f"Expected `inputs` to be a tensor (B, ...) with at least one sample, but got {shape}.")
+    resolve_score(score)
+    check_target_option(target)
     device = device_of(model)
-    keys = content_keys(inputs, seed).cpu()
-    inputs = in_format_of(model, inputs.detach().to(device))
+    batch = _batch_of(inputs, targets, device)
+    masker = suited_players(players, batch, model, getattr(model, "tokenizer", None)) if layer is None else None
+    batch = replace(batch, inputs=in_format_of(model, batch.inputs))
+    keys = content_keys(batch.inputs, seed, masker.padding if masker is not None else None).cpu()
     with probing(model):
-        forward = float32_forward(model)
-        twice = inputs[:1].expand(2, *inputs.shape[1:])  # models that squeeze their output mistake a single row
-        targets = check_targets(targets, read_logits(forward(twice)).shape[-1]).to(device)
-        if len(targets) != len(inputs):
-            raise BatchError(f"Expected one target for each of {len(inputs)} inputs, but got {len(targets)}.")
+        few = two_samples(batch, masker)
+        call = find_call(model, few, None, lambda call: float32_forward(model, call))
+        forward = float32_forward(model, call)
+        logits = plain_logits(forward, batch.inputs, chunk_size)
+        task = find_task(logits, batch.targets, score, target)
         cut = LayerCut(model, layer) if layer is not None else None
         if cut is not None:
-            cut.check(forward, twice)
-        masked = inputs if cut is None else layer_features(forward, inputs, cut, chunk_size)
-        masker = copy.deepcopy(players) if isinstance(players, Players) else choose_players(masked)
-        masker.fit(masked.cpu())
-        labels, n = draw_players(masker, masked.cpu(), keys, num_players)
-        warn_fewer_players(n, num_players)
+            cut.check(forward, few.inputs)
+        masked = batch.inputs if cut is None else layer_features(forward, batch.inputs, cut, chunk_size)
+        with of_layer(layer, masked):
+            masker = masker or suited_players(players, replace(batch, inputs=masked, fields=()), model)
+            masker.fit(masked.cpu())
+            labels, n = draw_players(masker, masked.cpu(), keys, num_players)
+        warn_fewer_players(int(player_counts(labels).max()), num_players)
         values = evaluate_coalitions(
-            forward, inputs, labels.to(device), targets,
-            masker=masker, num_players=n, score=score_fn, chunk_size=chunk_size, cut=cut,
+            forward, batch.inputs, labels.to(device), task.pick(task.read(batch.targets), logits, keys),
+            masker=masker, num_players=n, score=task.follow, chunk_size=chunk_size, cut=cut,
         )  # fmt: skip
     split = sparse_and_or(values, noise_bound=noise_bound, tol=SPLIT_TOLERANCE)
     return Interactions(values, split.and_, split.or_, split.gap, labels)
+
+
+def _batch_of(inputs: Any, targets: Any, device: torch.device) -> Batch:
+    """Read inputs and targets as from a loader, on the model's device."""
+    if not isinstance(inputs, (Tensor, Mapping)) or (
+        isinstance(inputs, Tensor) and (inputs.ndim < 2 or not len(inputs))
+    ):
+        shape = tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
+        raise BatchError(f"Expected `inputs` to be a tensor (B, ...) with at least one sample, but got {shape}.")
+    batch = read_batch((inputs, targets))
+    return replace(batch, inputs=batch.inputs.detach().to(device), targets=batch.targets.to(device))
 
 
 def check_chunk_size(chunk_size: Any) -> None:

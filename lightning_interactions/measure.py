@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_interactions.batches import Batch
 from lightning_interactions.chunks import ChunkSize, default_chunk_size
 from lightning_interactions.errors import InteractionsError
-from lightning_interactions.evaluate import Masker, evaluate_coalitions, layer_features, score_rows
+from lightning_interactions.evaluate import Masker, evaluate_coalitions, layer_features, plain_logits, score_rows
 from lightning_interactions.functional import (
     SPLIT_TOLERANCE,
     SparseAndOr,
@@ -31,10 +32,11 @@ from lightning_interactions.functional import (
 )
 from lightning_interactions.layers import LayerCut
 from lightning_interactions.noise import ROUNDING, Perturbed, noise_by_order
-from lightning_interactions.players import Players
+from lightning_interactions.players import Players, player_counts
 from lightning_interactions.probes import ProbeSet, draw_players, shard
 from lightning_interactions.probing import Forward
-from lightning_interactions.scores import ScoreFn, check_targets, classification_loss, read_logits
+from lightning_interactions.scores import ScoreFn
+from lightning_interactions.tasks import Target, Task, find_task
 
 NOISE_WORTH_MENTIONING = 0.01
 """Rounding noise below this share of all strength is not worth a warning."""
@@ -93,7 +95,6 @@ class MeasureSettings:
     """What the user chose about measuring, see `TwoPhaseMonitor`; and the relative rounding of the forward passes."""
 
     num_players: int
-    score: ScoreFn
     salience: float
     noise_bound: float
     chunk_size: int | ChunkSize | None
@@ -108,13 +109,18 @@ class Watched:
         probe: The samples.
         masker: The kind of players, fitted.
         labels: Long ``(B, ...)``: the players of every sample.
-        num_players: ``n``, the same for all samples.
+        num_players: ``n`` of the richest sample: the size of all tables.
     """
 
     probe: ProbeSet
     masker: Players
     labels: Tensor
     num_players: int
+
+    @property
+    def player_counts(self) -> Tensor:
+        """Long ``(B,)``: how many players each sample has; where it has fewer than ``n``, the others do nothing."""
+        return player_counts(self.labels)
 
     @classmethod
     def prepare(
@@ -165,7 +171,9 @@ class Measurement:
         histogram: Float64 ``(n, bins)``: interactions by order and size.
         edges: Float64 ``(bins + 1,)``: the bins' edges, in units of ``scale``.
         scale: Mean of ``|v(N) - v(empty)|`` over the samples, in units of the score.
-        noise: Float64 ``(n,)``: what rounding noise could add to the strength of each order, in units of the score.
+        noise: Float64 ``(n,)``: what rounding noise could add to the strength of each order, in units of the score;
+            ``nan`` for token ids, which cannot be off by a rounding.
+        player_counts: Long ``(B,)``: players of each sample.
     """
 
     strength: Tensor
@@ -175,6 +183,7 @@ class Measurement:
     edges: Tensor
     scale: float
     noise: Tensor
+    player_counts: Tensor
 
     @property
     def skipped(self) -> int:
@@ -204,10 +213,12 @@ class Measurement:
             "salient_count": self.salient_count.nanmean(),
             "solver_gap": _nanmax(self.gap),
             "skipped_samples": torch.tensor(self.skipped),
+            "mean_players": self.player_counts.double().mean(),
         }
         for sign, row in zip(("pos", "neg"), mean, strict=True):
             numbers |= {f"strength/order_{k:02d}_{sign}": value for k, value in enumerate(row, start=1)}
-        numbers |= {f"noise_floor/order_{k:02d}": value for k, value in enumerate(self.noise, start=1)}
+        if bool(self.noise.isfinite().all()):
+            numbers |= {f"noise_floor/order_{k:02d}": value for k, value in enumerate(self.noise, start=1)}
         return {key: float(value) for key, value in numbers.items()}
 
 
@@ -221,12 +232,14 @@ class Measurer:
 
     Attributes:
         settings: What to compute.
+        task: What is asked of the model.
         ranks: Who takes part.
         device: Where the model is.
         arrange: Brings inputs into the memory format that suits the model.
     """
 
     settings: MeasureSettings
+    task: Task
     ranks: Ranks
     device: torch.device
     arrange: Callable[[Tensor], Tensor] = lambda inputs: inputs
@@ -280,8 +293,7 @@ class Measurer:
         if problem:
             raise MeasureError(problem) from cause
         found = {
-            name: self._summarise(values[name], split, noise[name], len(watched[name].probe))
-            for name, split in splits.items()
+            name: self._summarise(values[name], split, noise[name], watched[name]) for name, split in splits.items()
         }
         means = {
             name: float(self.ranks.collect(loss, len(loss_probes[name])).nanmean()) for name, loss in losses.items()
@@ -299,19 +311,21 @@ class Measurer:
             return values.new_full((1, watched.num_players), torch.nan).double()
         first = int(valid.int().argmax())
         row = self.ranks.share(len(watched.probe))[first : first + 1]
+        if not watched.probe.inputs.is_floating_point() and cut is None:  # token ids cannot be off by a rounding
+            return values.new_full((1, watched.num_players), torch.nan).double()
         perturbed = self._evaluate(forward, watched, row, Perturbed(watched.masker, self.settings.rounding), cut)
         return noise_by_order(values[first : first + 1], perturbed).double()
 
     def _evaluate(
         self, forward: Forward, watched: Watched, rows: Tensor, masker: Masker, cut: LayerCut | None
     ) -> Tensor:
-        inputs = self.arrange(watched.probe.inputs[rows].to(self.device))
-        twice = inputs[:1].expand(2, *inputs.shape[1:])  # models that squeeze their output mistake a single row
-        classes = read_logits(forward(twice)).shape[-1]
+        probe, task = watched.probe, self.task
+        inputs = self.arrange(probe.inputs[rows].to(self.device))
+        logits = plain_logits(forward, inputs, self.chunk_rows)
         return evaluate_coalitions(
             forward, inputs, watched.labels[rows].to(self.device),
-            check_targets(watched.probe.targets[rows], classes).to(self.device),
-            masker=masker, num_players=watched.num_players, score=self.settings.score,
+            task.pick(task.read(probe.targets[rows]), logits, probe.keys[rows]),
+            masker=masker, num_players=watched.num_players, score=task.follow,
             chunk_size=self.settings.chunk_size if masker is watched.masker else self.chunk_rows, cut=cut,
         )  # fmt: skip
 
@@ -319,19 +333,16 @@ class Measurer:
         return sparse_and_or(values, noise_bound=self.settings.noise_bound, tol=SPLIT_TOLERANCE)
 
     def _losses(self, forward: Forward, probe: ProbeSet) -> Tensor:
-        share = self.ranks.share(len(probe))
+        share, task = self.ranks.share(len(probe)), self.task
         size = self.chunk_rows or default_chunk_size(probe.inputs)
-        parts = torch.tensor_split(share, -(-len(share) // size))  # of like size: no lonely last row
-        return torch.cat([self._loss_chunk(forward, probe, rows) for rows in parts])
+        parts = share.tensor_split(-(-len(share) // size))  # of like size; only one at a time is on the device
+        moved = (self.arrange(probe.inputs[rows].to(self.device)) for rows in parts)
+        logits = torch.cat([plain_logits(forward, inputs, size) for inputs in moved])
+        return task.loss(logits, task.read(probe.targets[share]))
 
-    def _loss_chunk(self, forward: Forward, probe: ProbeSet, rows: Tensor) -> Tensor:
-        inputs = self.arrange(probe.inputs[rows].to(self.device))
-        logits = read_logits(forward(inputs))
-        targets = check_targets(probe.targets[rows], logits.shape[-1]).to(logits.device)
-        return classification_loss(logits, targets)
-
-    def _summarise(self, values: Tensor, split: SparseAndOr, noise: Tensor, size: int) -> Measurement:
+    def _summarise(self, values: Tensor, split: SparseAndOr, noise: Tensor, watched: Watched) -> Measurement:
         """Sum up on the device; everything then leaves it, and reaches the other ranks, in one tensor."""
+        size = len(watched.probe)
         and_, or_, gap, values = split.and_, split.or_, split.gap, values.to(split.gap)
         valid, edges = gap.isfinite(), self.edges
         effect = torch.where(valid, (values[:, -1] - values[:, 0]).abs(), torch.nan)
@@ -356,24 +367,35 @@ class Measurer:
             edges=edges,
             scale=float(scales.nanmean()),
             noise=_first_finite(noise),
+            player_counts=watched.player_counts,
         )
 
 
-def check_model(forward: Forward, inputs: Tensor, targets: Tensor, score: ScoreFn) -> None:
+def check_model(
+    forward: Forward, few: Batch, targets: Tensor, score: str | ScoreFn = "log_odds", target: Target = "label"
+) -> Task:
     """Try the model on a few samples, before training begins.
 
     Args:
         forward: The model call.
-        inputs: ``(B, *shape)`` on the model's device.
-        targets: ``(B,)`` or ``(B, 1)``.
-        score: The score.
+        few: A few samples on the model's device.
+        targets: Those of the whole batch the samples are from.
+        score: Name or callable.
+        target: Whose score.
+
+    Returns:
+        What is asked of the model.
 
     Raises:
         ModelOutputError: If the output is not one row of logits per sample, or ``score`` not one number per row.
         BatchError: If the targets do not fit the logits.
+        ArgumentError: If ``target`` or ``score`` does not.
     """
-    logits = read_logits(forward(inputs))
-    score_rows(logits, check_targets(targets, logits.shape[-1]).to(logits.device), 1, score)
+    logits = plain_logits(forward, few.inputs)
+    task = find_task(logits, targets, score, target)
+    picked = task.pick(task.read(few.targets), logits, torch.arange(len(logits)))
+    score_rows(logits, picked, 1, task.follow)
+    return task
 
 
 def _nanmax(values: Tensor) -> Tensor:

@@ -24,8 +24,9 @@ from lightning_interactions.options import check_options, check_trainer
 from lightning_interactions.phases import PhaseDetector, PhaseEvent
 from lightning_interactions.players import Players
 from lightning_interactions.publish import Publisher
-from lightning_interactions.scores import ScoreFn, resolve_score
+from lightning_interactions.scores import ScoreFn
 from lightning_interactions.session import Record, Session
+from lightning_interactions.tasks import Target
 from lightning_interactions.watchlist import Watchlist
 
 if TYPE_CHECKING:
@@ -46,13 +47,18 @@ class TwoPhaseMonitor(Callback):
     Training with the monitor is bit-identical to training without it, and a fault inside it never stops a run.
 
     Args:
-        players: ``"auto"`` (images ``(B, C, H, W)``: patches; ``(B, F)``: columns) or an instance of `Players`.
+        players: ``"auto"`` or an instance of `Players`. Decided from the first batch and printed: floating-point
+            ``(B, C, H, W)`` is cut into patches, ``(B, F)`` into columns, ``(B, N, 3)`` or ``(B, 3, N)`` into clusters
+            of points; integer ``(B, L)`` are tokens.
         num_samples: Watched samples per split. Cost is proportional to it.
         num_players: Players per sample, 2 to 16. Cost doubles with each.
         watch: ``"val"``, ``"train"`` or ``"both"``. With ``"both"`` validation samples decide.
         resample: Draw new samples for each measurement instead of comparing the same ones.
         layer: Mask the output of this module (as in ``model.named_modules()``) instead of the input.
-        score: ``"log_odds"``, ``"logit"``, ``"probability"`` or ``(logits (B, C), targets (B,)) -> (B,)``.
+        score: ``"log_odds"``, ``"logit"``, ``"probability"``, ``"output"`` (the raw output of a regression; chosen
+            where a single output meets targets that are no classes) or ``(logits (B, C), targets (B,)) -> (B,)``.
+        target: Whose score: that of the sample's ``"label"`` (multi-label: of one that applies, drawn once), of the
+            ``"predicted"`` class (which may change between epochs), or of one class, label or output by its index.
         noise_bound: Leave up to this fraction of ``|v(N) - v(empty)|`` unexplained (the papers: 0.02).
         salience: Interactions below this fraction of ``mean |v(N) - v(empty)|`` do not count.
         every_n_epochs: Measure at validations at least this many epochs apart.
@@ -66,9 +72,12 @@ class TwoPhaseMonitor(Callback):
         chunk_size: Largest number of masked inputs in one forward pass.
         precision: ``"32-true"`` computes masked forwards in full float32 whatever the Trainer's precision, because
             rounding noise looks like high orders; ``"inherit"`` uses the Trainer's.
-        input_fn: ``batch -> inputs (B, *shape)``.
-        forward_fn: ``(module, inputs) -> logits``; the module's ``forward`` by default.
-        target_fn: ``batch -> class indices (B,)``.
+        input_fn: ``batch -> inputs``: a tensor ``(B, *shape)``, or a mapping with ``input_ids`` and tensors of the
+            same shape that go with them.
+        forward_fn: ``(module, inputs) -> logits``, where inputs are a mapping if the batch had several; the module's
+            ``forward`` by default, by keyword, by position or with the mapping, whichever works.
+        target_fn: ``batch -> targets``: class indices ``(B,)``, rows ``(B, C)`` of 0 and 1 (multi-label), or numbers
+            (regression).
         log_key_prefix: Start of all logged keys.
         log_figures: Draw figures for loggers that can show them.
         seed: Seed of the choice of samples and players; independent of the global one.
@@ -92,9 +101,9 @@ class TwoPhaseMonitor(Callback):
         averaged over the watched samples), ``train_loss``, ``val_loss``, ``loss_gap``, ``phase`` (1 or 2),
         ``boundary_epoch`` (-1 while there is none), ``overfitting_risk`` (0 to 1), ``solver_gap`` (largest certified
         relative gap), ``noise_floor/order_01`` ... (what rounding noise could add to an order's strength),
-        ``skipped_samples``, ``seconds``. With ``watch="both"`` those of the interactions have a part
-        ``train/`` or ``val/``. TensorBoard also gets histograms (``histogram/order_01``, ...,
-        ``order_distribution``) and figures (``run``, ``strength_by_order``).
+        ``skipped_samples``, ``mean_players`` (texts may have fewer than ``num_players``), ``seconds``. With
+        ``watch="both"`` those of the interactions have a part ``train/`` or ``val/``. TensorBoard also gets histograms
+        (``histogram/order_01``, ..., ``order_distribution``) and figures (``run``, ``strength_by_order``).
 
         The state key is made of ``watch`` and ``log_key_prefix``; give two monitors different prefixes.
 
@@ -116,6 +125,7 @@ class TwoPhaseMonitor(Callback):
         resample: bool = False,
         layer: str | None = None,
         score: str | ScoreFn = "log_odds",
+        target: Target = "label",
         noise_bound: float = 0.0,
         salience: float = 0.03,
         every_n_epochs: int = 1,
@@ -127,8 +137,8 @@ class TwoPhaseMonitor(Callback):
         stop_on: Literal["boundary", "overfitting"] | None = None,
         chunk_size: int | None = None,
         precision: Literal["32-true", "inherit"] = "32-true",
-        input_fn: Callable[[Any], Tensor] | None = None,
-        forward_fn: Callable[[Any, Tensor], Any] | None = None,
+        input_fn: Callable[[Any], Any] | None = None,
+        forward_fn: Callable[[Any, Any], Any] | None = None,
         target_fn: Callable[[Any], Tensor] | None = None,
         log_key_prefix: str = "interactions/",
         log_figures: bool = True,
@@ -145,6 +155,7 @@ class TwoPhaseMonitor(Callback):
         self.resample = resample
         self.layer = layer
         self.score = score
+        self.target = target
         self.noise_bound = noise_bound
         self.salience = salience
         self.every_n_epochs = every_n_epochs
@@ -229,7 +240,7 @@ class TwoPhaseMonitor(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Look at the first batch, if the sanity check did not show one."""
-        if self._active and self._session.masker is None:
+        if self._active and self._session.known is None:
             self._check_batch(trainer, pl_module, batch)
 
     def on_train_batch_end(
@@ -247,7 +258,7 @@ class TwoPhaseMonitor(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Look at the first batch of the sanity check, before anything was trained."""
-        fresh = self._active and self._session.masker is None and dataloader_idx == 0
+        fresh = self._active and self._session.known is None and dataloader_idx == 0
         if fresh and trainer.sanity_checking:
             self._check_batch(trainer, pl_module, batch)
 
@@ -464,16 +475,16 @@ class TwoPhaseMonitor(Callback):
 
     def _identity(self) -> dict[str, Any]:
         score = self.score if isinstance(self.score, str) else getattr(self.score, "__qualname__", "callable")
-        names = "num_samples", "num_players", "resample", "layer", "noise_bound", "salience", "precision", "seed"
-        return {"players": repr(self.players), "score": score} | {name: getattr(self, name) for name in names}
+        names = "target", "num_samples", "num_players", "resample", "layer", "noise_bound", "salience", "precision"
+        return {"players": repr(self.players), "score": score, "seed": self.seed} | {
+            name: getattr(self, name) for name in names
+        }
 
     def _new_session(self) -> Session:
-        settings = MeasureSettings(
-            self.num_players, resolve_score(self.score), self.salience, self.noise_bound, self.chunk_size
-        )
+        settings = MeasureSettings(self.num_players, self.salience, self.noise_bound, self.chunk_size)
         return Session(
-            self.players, settings, self.layer, self.precision, self.input_fn, self.forward_fn, self.target_fn,
-            self.seed, self._faults.tell,
+            self.players, settings, self.score, self.target, self.layer, self.precision, self.input_fn,
+            self.forward_fn, self.target_fn, self.seed, self._faults.tell,
         )  # fmt: skip
 
     def _new_watchlist(self) -> Watchlist:

@@ -14,6 +14,8 @@ from lightning_interactions.errors import ArgumentError, InteractionsWarning, ba
 from lightning_interactions.interactions import check_chunk_size
 from lightning_interactions.phases import PhaseDetector
 from lightning_interactions.players import check_players
+from lightning_interactions.scores import resolve_score
+from lightning_interactions.tasks import check_target_option
 
 _CHOICES: dict[str, tuple[object, ...]] = {
     "watch": ("val", "train", "both"),
@@ -39,6 +41,8 @@ def check_options(options: Mapping[str, Any]) -> None:
     check_players(options["players"])
     check_num_players(options["num_players"])
     check_chunk_size(options["chunk_size"])
+    resolve_score(options["score"])
+    check_target_option(options["target"])
     for name, choices in _CHOICES.items():
         if not any(options[name] is c or (isinstance(c, str) and options[name] == c) for c in choices):
             raise bad_argument(name, f"one of {', '.join(map(repr, choices))}", options[name])

@@ -1,4 +1,4 @@
-"""The watched samples: read from passing batches, drawn without touching a loader, kept and restored.
+"""The watched samples: drawn from passing batches without touching a loader, kept and restored.
 
 A sample is known by a key, a hash of its content mixed with the seed. The samples with the smallest keys are watched,
 which makes the choice random, yet the same for every order of batches, batch size, number of ranks and after a resume;
@@ -7,15 +7,15 @@ samples a distributed sampler repeats are recognised; and each sample's players 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from lightning_interactions.batches import Padding
 from lightning_interactions.errors import BatchError
-from lightning_interactions.players import Players
+from lightning_interactions.players import Players, player_counts
 
 HASHED_POSITIONS = 4096
 """At most this many numbers of a sample go into its key: enough to tell samples apart, cheap for large images."""
@@ -24,71 +24,13 @@ _GOLDEN = -7046029254386353131  # 2**64 / golden ratio and the splitmix64 consta
 _MIX = -4658895280553007687
 
 
-def read_batch(
-    batch: Any, input_fn: Callable[[Any], Any] | None = None, target_fn: Callable[[Any], Any] | None = None
-) -> tuple[Tensor, Tensor]:
-    """Find inputs and targets in a batch.
-
-    Args:
-        batch: What the loader gives: by default a tuple or list whose first two items are inputs and targets.
-        input_fn: ``batch -> inputs (B, *shape)``, where that does not fit.
-        target_fn: ``batch -> targets (B,)``, likewise.
-
-    Returns:
-        ``(inputs, targets)``, not copied.
-
-    Raises:
-        BatchError: If one of them is not found; the text shows the structure of the batch.
-
-    Example:
-        >>> x, y = read_batch((torch.zeros(4, 3), torch.zeros(4)))
-        >>> x.shape, y.shape
-        (torch.Size([4, 3]), torch.Size([4]))
-    """
-    pair = isinstance(batch, Sequence) and not isinstance(batch, (str, bytes)) and len(batch) >= 2
-    inputs = input_fn(batch) if input_fn else batch[0] if pair else None
-    if not isinstance(inputs, Tensor) or inputs.ndim < 2:
-        raise BatchError(
-            f"Expected a batch (inputs, targets) with inputs of shape (B, ...), but the batch is "
-            f"{describe_structure(batch)}. Give `input_fn=batch -> inputs` and `target_fn=batch -> targets`."
-        )
-    targets = target_fn(batch) if target_fn else batch[1] if pair else None
-    if not isinstance(targets, Tensor) or targets.ndim == 0 or len(targets) != len(inputs):
-        raise BatchError(
-            f"Expected a batch (inputs, targets) with one target for each of {len(inputs)} inputs, but the batch is "
-            f"{describe_structure(batch)}. Give `target_fn=batch -> targets`."
-        )
-    return inputs, targets
-
-
-def describe_structure(batch: Any, depth: int = 3) -> str:
-    """Describe a nested batch in one line, for error texts.
-
-    Args:
-        batch: Anything.
-        depth: How many levels to open.
-
-    Example:
-        >>> describe_structure({"x": torch.zeros(4, 3), "meta": ["a", "b"]})
-        "dict('x': float32 tensor (4, 3), 'meta': list(str, str))"
-    """
-    if isinstance(batch, Tensor):
-        return f"{str(batch.dtype).removeprefix('torch.')} tensor {tuple(batch.shape)}"
-    name = type(batch).__name__
-    if depth and isinstance(batch, Mapping):
-        return f"{name}({', '.join(f'{k!r}: {describe_structure(v, depth - 1)}' for k, v in list(batch.items())[:8])})"
-    if depth and isinstance(batch, Sequence) and not isinstance(batch, (str, bytes)):
-        return f"{name}({', '.join(describe_structure(v, depth - 1) for v in batch[:8])})"
-    return name
-
-
 @dataclass(frozen=True)
 class ProbeSet:
     """Samples on the CPU, in the order of their keys.
 
     Attributes:
-        inputs: ``(B, *shape)``.
-        targets: ``(B,)`` or ``(B, 1)``, as the batch had them.
+        inputs: ``(B, *shape)``, or packed, see `batches`.
+        targets: ``(B, ...)``.
         keys: Long ``(B,)``, ascending, all different.
     """
 
@@ -143,54 +85,64 @@ class ProbeCollector:
         self.max_bytes = max_bytes
         self._pool: ProbeSet | None = None
 
-    def offer(self, inputs: Tensor, targets: Tensor) -> None:
+    def offer(self, inputs: Tensor, targets: Tensor, padding: Padding | None = None) -> None:
         """Consider the samples of one batch; draws no random numbers and keeps copies only.
 
         Args:
             inputs: ``(B, *shape)`` on any device.
-            targets: ``(B,)`` or ``(B, 1)``.
+            targets: ``(B, ...)``.
+            padding: How to bring sequences of different length to one; ``None`` where all have one shape.
 
         Raises:
-            BatchError: If the samples have another shape than earlier ones.
+            BatchError: If the samples have another shape than earlier ones, and no padding brings them to it.
         """
-        if self._pool is not None and inputs.shape[1:] != self._pool.inputs.shape[1:]:
-            raise BatchError(
-                f"Expected all inputs to have one shape, but got {tuple(inputs.shape[1:])} after "
-                f"{tuple(self._pool.inputs.shape[1:])}. Give `input_fn=batch -> inputs` that pads or crops them."
-            )
-        keys = content_keys(inputs, self.seed).cpu()
+        if not len(inputs):
+            return
+        self._check_shape(inputs, padding)
+        keys = content_keys(inputs, self.seed, padding).cpu()
         wanted = self._select(keys, targets.detach().cpu())  # those that would not survive alone need not be copied
         index = wanted.to(inputs.device)
-        self._add(ProbeSet(inputs.detach()[index].cpu(), targets.detach().cpu()[wanted].clone(), keys[wanted]))
+        chosen = ProbeSet(inputs.detach()[index].cpu(), targets.detach().cpu()[wanted].clone(), keys[wanted])
+        self._add(chosen, padding)
 
-    def merge(self, pools: Sequence[ProbeSet | None]) -> None:
+    def merge(self, pools: Sequence[ProbeSet | None], padding: Padding | None = None) -> None:
         """Replace the own samples by the best of several collectors' (those of all ranks).
 
         Args:
             pools: What `result` returned on each rank; ``None`` where a rank saw no batch.
+            padding: As for `offer`.
         """
         self._pool = None
         for pool in pools:
             if pool is not None:
-                self._add(pool)
+                self._add(pool, padding)
 
     def result(self) -> ProbeSet | None:
         """Return the samples kept so far; ``None`` before the first batch."""
         return self._pool
 
-    def _add(self, new: ProbeSet) -> None:
-        if self._pool is None:
-            merged = new
-        else:
-            pairs = zip(self._pool.state_dict().values(), new.state_dict().values(), strict=True)
-            merged = ProbeSet(*(torch.cat(pair) for pair in pairs))
+    def _add(self, new: ProbeSet, padding: Padding | None) -> None:
+        merged = new
+        if self._pool is not None:
+            inputs = _of_one_length([self._pool.inputs, new.inputs], padding)
+            targets, keys = torch.cat([self._pool.targets, new.targets]), torch.cat([self._pool.keys, new.keys])
+            merged = ProbeSet(torch.cat(inputs), targets, keys)
         keep = self._select(merged.keys, merged.targets, merged.nbytes // max(len(merged), 1))
         self._pool = ProbeSet(merged.inputs[keep], merged.targets[keep], merged.keys[keep])
 
     def _select(self, keys: Tensor, targets: Tensor, sample_bytes: int = 0) -> Tensor:
         size = min(self.size, max(self.max_bytes // sample_bytes, 2)) if sample_bytes else self.size
-        classes = targets.flatten().long() if self.balanced and targets.numel() == len(keys) else None
-        return smallest_keys(keys, size, classes)
+        indices = targets.numel() == len(keys) and not targets.is_floating_point()
+        return smallest_keys(keys, size, targets.flatten().long() if self.balanced and indices else None)
+
+    def _check_shape(self, inputs: Tensor, padding: Padding | None) -> None:
+        if self._pool is None or inputs.shape[1:] == self._pool.inputs.shape[1:]:
+            return
+        if padding is None or inputs.shape[1:-1] != self._pool.inputs.shape[1:-1]:
+            raise BatchError(
+                f"Expected all inputs to have one shape, but got {tuple(inputs.shape[1:])} after "
+                f"{tuple(self._pool.inputs.shape[1:])}. Give `input_fn=batch -> inputs` that pads or crops them."
+            )
 
 
 def smallest_keys(keys: Tensor, size: int, classes: Tensor | None = None) -> Tensor:
@@ -224,12 +176,21 @@ def smallest_keys(keys: Tensor, size: int, classes: Tensor | None = None) -> Ten
     return order[:size]
 
 
-def content_keys(inputs: Tensor, seed: int = 0) -> Tensor:
+def _of_one_length(parts: list[Tensor], padding: Padding | None) -> list[Tensor]:
+    if padding is None:
+        return parts
+    length = max(part.shape[-1] for part in parts)
+    return [part if part.shape[-1] == length else padding.extend(part, length) for part in parts]
+
+
+def content_keys(inputs: Tensor, seed: int = 0, padding: Padding | None = None) -> Tensor:
     """Hash the content of every sample; integer arithmetic only, so equal on every device and batch size.
 
     Args:
         inputs: ``(B, *shape)``.
         seed: Mixed into the hash.
+        padding: Where given, only the token ids that count are hashed, so a sample keeps its key however far, and on
+            whichever side, it is padded.
 
     Returns:
         Long ``(B,)``, uniformly spread over the 64-bit integers.
@@ -239,6 +200,8 @@ def content_keys(inputs: Tensor, seed: int = 0) -> Tensor:
         >>> torch.equal(content_keys(x)[2:], content_keys(x[2:]))
         True
     """
+    if padding is not None:
+        return _sequence_keys(padding.ids(inputs), padding.present(inputs), seed)
     flat = inputs.detach().reshape(len(inputs), -1)
     if flat.shape[1] > HASHED_POSITIONS:
         positions = torch.arange(HASHED_POSITIONS, device=flat.device) * flat.shape[1] // HASHED_POSITIONS
@@ -247,7 +210,15 @@ def content_keys(inputs: Tensor, seed: int = 0) -> Tensor:
         views = {2: torch.int16, 4: torch.int32, 8: torch.int64}
         flat = flat.contiguous().view(views[flat.element_size()])
     place = torch.arange(1, flat.shape[1] + 1, device=flat.device) * _GOLDEN
-    total = _mix(flat.long() + place).sum(1)
+    return _salted(_mix(flat.long() + place).sum(1), seed)
+
+
+def _sequence_keys(ids: Tensor, present: Tensor, seed: int) -> Tensor:
+    place = present.cumsum(1) * _GOLDEN  # counted from the first position that counts
+    return _salted((_mix(ids.long() + place) * present).sum(1), seed)
+
+
+def _salted(total: Tensor, seed: int) -> Tensor:
     salt = (seed + 1) * 0x2545F491 % (2**61 - 1)  # 64-bit integers, whatever the size of the seed
     return _mix(_mix(total + salt) + _GOLDEN)
 
@@ -262,7 +233,8 @@ def draw_players(masker: Players, samples: Tensor, keys: Tensor, num_players: in
         num_players: How many each sample should have.
 
     Returns:
-        ``(labels, n)``: the players of all samples, stacked, and how many the richest sample has.
+        ``(labels, n)``: the players of all samples, stacked, and the size of the game: how many the richest sample
+        has, or ``num_players`` where the kind of players is `uneven`, so that other samples make a game of that size.
 
     Raises:
         BatchError: If a sample has fewer than 2 regions, or partitions differ in shape.
@@ -281,7 +253,7 @@ def draw_players(masker: Players, samples: Tensor, keys: Tensor, num_players: in
     if len({tuple(x.shape) for x in labels}) > 1:
         raise BatchError(f"{type(masker).__name__}.partition must return the same shape for every sample.")
     stacked = torch.stack(labels)
-    return stacked, int(stacked.max()) + 1
+    return stacked, num_players if masker.uneven else int(player_counts(stacked).max())
 
 
 def shard(size: int, rank: int, world_size: int) -> Tensor:

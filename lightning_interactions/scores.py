@@ -80,14 +80,32 @@ def probability(logits: Tensor, targets: Tensor) -> Tensor:
     return torch.sigmoid(log_odds(logits, targets))
 
 
-SCORES: dict[str, ScoreFn] = {"log_odds": log_odds, "logit": logit, "probability": probability}
+def output(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the model's output itself, whatever the target: the score of a regression.
+
+    Args:
+        logits: ``(B, 1)``.
+        targets: Not used.
+
+    Returns:
+        ``(B,)``, in units of the output, dtype of ``logits``.
+
+    Example:
+        >>> output(torch.tensor([[2.0], [0.5]]), torch.tensor([1.0, 1.0]))
+        tensor([2.0000, 0.5000])
+    """
+    return logits[..., 0]
+
+
+SCORES: dict[str, ScoreFn] = {"log_odds": log_odds, "logit": logit, "probability": probability, "output": output}
 
 
 def resolve_score(score: str | ScoreFn) -> ScoreFn:
     """Return the score function a name stands for, or the callable itself.
 
     Args:
-        score: ``"log_odds"``, ``"logit"``, ``"probability"``, or ``(logits (B, C), targets (B,)) -> (B,)``.
+        score: ``"log_odds"``, ``"logit"``, ``"probability"``, ``"output"``, or
+            ``(logits (B, C), targets (B,)) -> (B,)``.
 
     Raises:
         ArgumentError: If the name is unknown or ``score`` is neither a name nor callable.
@@ -171,15 +189,15 @@ def check_targets(targets: Any, num_classes: int) -> Tensor:
     as_long: Tensor = targets.long()
     if targets.is_floating_point() and not torch.equal(as_long.to(targets.dtype), targets):
         raise BatchError(
-            "Expected targets to be class indices, but got fractional values (soft labels, or regression). "
-            "Give `target_fn=batch -> class indices`."
+            "Expected targets to be class indices, but got fractional values. Soft labels: give `target_fn=batch -> "
+            'class indices`. Numbers to predict: use `score="output"`.'
         )
     top = max(num_classes, 2) - 1
     if as_long.numel() and (int(as_long.min()) < 0 or int(as_long.max()) > top):
         raise BatchError(
             f"Expected targets from 0 to {top} because the model returns {num_classes} logit(s), but got values from "
-            f"{int(as_long.min())} to {int(as_long.max())}. Give `target_fn=batch -> class indices`, or "
-            "`forward_fn` if the wrong output was read."
+            f"{int(as_long.min())} to {int(as_long.max())}. Give `target_fn=batch -> class indices`, `forward_fn` if "
+            'the wrong output was read, or `score="output"` if the model predicts numbers.'
         )
     return as_long
 

@@ -15,13 +15,16 @@ from typing import Any
 from torch import Tensor
 
 from lightning_interactions import bridge
+from lightning_interactions.batches import Call, Field, find_call, read_batch
 from lightning_interactions.chunks import ChunkSize
 from lightning_interactions.errors import BatchError
 from lightning_interactions.layers import LayerCut
 from lightning_interactions.measure import Measurement, Measurer, MeasureSettings, Watched, check_model
-from lightning_interactions.players import Players, choose_players
-from lightning_interactions.probes import ProbeSet, content_keys, draw_players, read_batch
+from lightning_interactions.players import Players, of_layer, suited_players, two_samples
+from lightning_interactions.probes import ProbeSet, content_keys, draw_players
 from lightning_interactions.probing import Forward, float32_forward, in_format_of, probing
+from lightning_interactions.scores import ScoreFn
+from lightning_interactions.tasks import Target, Task
 from lightning_interactions.watchlist import Watchlist
 
 
@@ -49,6 +52,23 @@ class Record:
         return self.found.get("val") or self.found["train"]
 
 
+@dataclass(frozen=True)
+class Known:
+    """What the first batch showed.
+
+    Attributes:
+        masker: The kind of players in use.
+        task: What is asked of the model.
+        call: How the model takes its inputs.
+        fields: The names of the inputs, where they have some.
+    """
+
+    masker: Players
+    task: Task
+    call: Call
+    fields: tuple[Field, ...]
+
+
 @dataclass
 class Session:
     """What is needed to measure one run.
@@ -56,6 +76,8 @@ class Session:
     Attributes:
         players: ``"auto"`` or a kind of players, as the user gave it.
         settings: What to compute.
+        score: Name or callable.
+        target: ``"label"``, ``"predicted"`` or an index.
         layer: Mask the output of this module instead of the input.
         precision: ``"32-true"`` or ``"inherit"``.
         input_fn: ``batch -> inputs``.
@@ -63,19 +85,21 @@ class Session:
         target_fn: ``batch -> targets``.
         seed: Seed of the players' draw.
         tell: Takes the text of a problem that was worked around.
-        masker: The kind of players in use; ``None`` until the first batch was seen.
+        known: What the first batch showed; ``None`` until then.
     """
 
     players: Players | str
     settings: MeasureSettings
+    score: str | ScoreFn
+    target: Target
     layer: str | None
     precision: str
-    input_fn: Callable[[Any], Tensor] | None
-    forward_fn: Callable[[Any, Tensor], Any] | None
+    input_fn: Callable[[Any], Any] | None
+    forward_fn: Callable[[Any, Any], Any] | None
     target_fn: Callable[[Any], Tensor] | None
     seed: int
     tell: Callable[[str], object]
-    masker: Players | None = None
+    known: Known | None = None
     _cut: LayerCut | None = None
     _chunks: ChunkSize | None = None
     _watched: dict[str, Watched] = field(default_factory=dict)
@@ -104,29 +128,32 @@ class Session:
 
         Raises:
             BatchError: If the batch cannot be read or does not suit the players.
+            ArgumentError: If an option does not suit the model or the batch.
             ModelOutputError: If the model does not return logits, or cannot be cut at the layer.
         """
-        inputs, targets = read_batch(batch, self.input_fn, self.target_fn)
-        few = inputs[:2]
-        masker = self._try_players(few, few) if self._cut is None else None
+        found = read_batch(batch, self.input_fn, self.target_fn)
+        masker = None
+        if self._cut is None:
+            masker = suited_players(self.players, found, pl_module, bridge.tokenizer_of(trainer, pl_module))
+        few = two_samples(found, masker)
         with self._probing(pl_module):
-            forward = self._forward(trainer, pl_module)
-            check_model(forward, few, targets[:2], self.settings.score)
-            masked = few
+            call = find_call(pl_module, few, self.forward_fn, lambda call: self._forward(trainer, pl_module, call))
+            forward = self._forward(trainer, pl_module, call)
+            task = check_model(forward, few, found.targets, self.score, self.target)
+            masked = few.inputs
             if self._cut is not None:
-                self._cut.check(forward, few)
-                masked = self._cut.features(forward, few)
-        masker = masker or self._try_players(masked, few)
-        self.masker = masker
-        what = f"the output of layer {self.layer!r}" if self.layer else "inputs"
-        return f"players are {masker!r} of {what} of shape (B, {', '.join(map(str, masked.shape[1:]))})"
-
-    def _try_players(self, masked: Tensor, inputs: Tensor) -> Players:
-        masked = masked.cpu()
-        masker = copy.deepcopy(self.players) if isinstance(self.players, Players) else choose_players(masked)
-        masker.fit(masked)
-        draw_players(masker, masked, content_keys(inputs, self.seed).cpu(), self.settings.num_players)
-        return masker
+                self._cut.check(forward, few.inputs)
+                masked = self._cut.features(forward, few.inputs)
+        with of_layer(self.layer, masked):
+            masker = masker or suited_players(self.players, replace(few, inputs=masked, fields=()), pl_module)
+            masker.fit(masked.cpu())
+            draw_players(masker, masked.cpu(), content_keys(few.inputs, self.seed).cpu(), self.settings.num_players)
+        self.known = Known(masker, task, call, found.fields)
+        what = f"the output of layer {self.layer!r}" if self.layer else found.describe()
+        return (
+            f"players are {masker!r} of {what} of shape (B, {', '.join(map(str, masked.shape[1:]))}); "
+            f"their game is the {task.describe()}"
+        )
 
     def offer(self, watchlist: Watchlist, split: str, batch: Any) -> None:
         """Consider the samples of a passing batch.
@@ -136,10 +163,18 @@ class Session:
             split: ``"train"`` or ``"val"``.
             batch: The batch.
         """
-        if self.masker is None or not watchlist.wants(split):
+        known = self.known
+        if known is None or not watchlist.wants(split):
             return
         try:
-            watchlist.offer(split, *read_batch(batch, self.input_fn, self.target_fn))
+            found = read_batch(batch, self.input_fn, self.target_fn)
+            if found.fields != known.fields:
+                raise BatchError(f"it has {found.describe()}, the first batch had other inputs")
+            watchlist.offer(
+                split, found.inputs, known.task.read(found.targets),
+                padding=known.masker.padding,
+                playable=known.masker.playable(found.inputs) if self._cut is None else None,
+            )  # fmt: skip
         except BatchError as error:
             self.tell(f"a {split} batch is left out: {error}")
 
@@ -159,17 +194,20 @@ class Session:
             MeasureError: On every rank, if one of them failed.
         """
         started = time.perf_counter()
-        watchlist.freeze(lambda item: bridge.gather_objects(trainer, item))
-        if not watchlist.watched:
+        known = self.known
+        watchlist.freeze(
+            lambda item: bridge.gather_objects(trainer, item), known.masker.padding if known is not None else None
+        )
+        if known is None or not watchlist.watched:
             raise BatchError("no batch with usable samples has passed")
         self._chunks = self._chunks or ChunkSize.of(self.settings.chunk_size)
         settings = replace(self.settings, rounding=bridge.rounding(trainer, self.precision), chunk_size=self._chunks)
         arrange = partial(in_format_of, pl_module)
-        measurer = Measurer(settings, bridge.ranks_of(trainer), pl_module.device, arrange)
+        measurer = Measurer(settings, known.task, bridge.ranks_of(trainer), pl_module.device, arrange)
         found, losses = measurer.measure(
             lambda: self._probing(pl_module),
-            lambda: self._forward(trainer, pl_module),
-            lambda forward: self._players_of(watchlist, forward, measurer),
+            lambda: self._forward(trainer, pl_module, known.call),
+            lambda forward: self._players_of(known.masker, watchlist, forward, measurer),
             watchlist.losses,
             self._cut,
         )
@@ -187,35 +225,42 @@ class Session:
         scalars["seconds"] = time.perf_counter() - started
         return Record(trainer.current_epoch, bridge.logged_step(trainer), scalars, found, losses)
 
-    def _players_of(self, watchlist: Watchlist, forward: Forward, measurer: Measurer) -> dict[str, Watched]:
+    def _players_of(
+        self, masker: Players, watchlist: Watchlist, forward: Forward, measurer: Measurer
+    ) -> dict[str, Watched]:
         """Players are drawn when a probe is first seen; only a layer's output has to be fitted again each time."""
         for split, probe in watchlist.watched.items():
             known = self._watched.get(split)
             if known is None or known.probe is not probe:
-                self._watched[split] = self._prepare(split, probe, forward, measurer)
+                self._watched[split] = self._prepare(masker, split, probe, forward, measurer)
                 if len(probe) < watchlist.num_samples:
                     self.tell(f"only {len(probe)} {split} samples to watch, num_samples={watchlist.num_samples}")
             elif self._cut is not None:
                 known.refit(forward, measurer.device, self._cut, measurer.chunk_rows)
         return self._watched
 
-    def _prepare(self, split: str, probe: ProbeSet, forward: Forward, measurer: Measurer) -> Watched:
-        masker, wanted = copy.deepcopy(self.masker), self.settings
-        assert masker is not None  # nothing is collected before the first batch was checked
+    def _prepare(self, masker: Players, split: str, probe: ProbeSet, forward: Forward, measurer: Measurer) -> Watched:
+        wanted = self.settings.num_players
         watched = Watched.prepare(
-            probe, masker, wanted.num_players, forward, measurer.device, self._cut, measurer.chunk_rows
+            probe, copy.deepcopy(masker), wanted, forward, measurer.device, self._cut, measurer.chunk_rows
         )
-        if watched.num_players < wanted.num_players:
-            self.tell(f"num_players={wanted.num_players}, but the {split} samples have only {watched.num_players}")
+        fewer = watched.player_counts[watched.player_counts < wanted]
+        if len(fewer) == len(probe) and len(set(fewer.tolist())) == 1:
+            self.tell(f"num_players={wanted}, but the {split} samples have only {int(fewer[0])}")
+        elif len(fewer):
+            self.tell(
+                f"{len(fewer)} of {len(probe)} {split} samples have fewer than {wanted} players (the fewest "
+                f"{int(fewer.min())}); they add no strength to orders above their number of players"
+            )
         return watched
 
     def _probing(self, pl_module: Any) -> Any:
         return probing(pl_module, full_precision=self.precision == "32-true")
 
-    def _forward(self, trainer: Any, pl_module: Any) -> Forward:
+    def _forward(self, trainer: Any, pl_module: Any, call: Call) -> Forward:
         if self.precision == "32-true":
-            return float32_forward(pl_module, self.forward_fn)
-        call, plugin = self.forward_fn or (lambda module, inputs: module(inputs)), trainer.precision_plugin
+            return float32_forward(pl_module, call)
+        plugin = trainer.precision_plugin
 
         def forward(inputs: Tensor) -> Any:
             with plugin.forward_context():

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_interactions.batches import Padding
 from lightning_interactions.probes import ProbeCollector, ProbeSet
 
 LOSS_PROBE_SIZE = 512
@@ -68,30 +69,46 @@ class Watchlist:
         """
         return split in self._watching or split in self._losing
 
-    def offer(self, split: str, inputs: Tensor, targets: Tensor) -> None:
+    def offer(
+        self,
+        split: str,
+        inputs: Tensor,
+        targets: Tensor,
+        *,
+        padding: Padding | None = None,
+        playable: Tensor | None = None,
+    ) -> None:
         """Consider the samples of one batch.
 
         Args:
             split: ``"train"`` or ``"val"``.
             inputs: ``(B, *shape)``.
-            targets: ``(B,)`` or ``(B, 1)``.
+            targets: ``(B, ...)``.
+            padding: How to bring sequences of different length to one.
+            playable: Boolean ``(B,)``: samples that can be watched; the loss counts all. ``None`` means all.
 
         Raises:
             BatchError: If the samples have another shape than earlier ones.
         """
-        for collector in (self._watching.get(split), self._losing.get(split)):
-            if collector is not None:
-                collector.offer(inputs, targets)
+        losing, watching = self._losing.get(split), self._watching.get(split)
+        if losing is not None:
+            losing.offer(inputs, targets, padding)
+        if watching is not None:
+            some = slice(None) if playable is None else playable
+            watching.offer(inputs[some], targets[some], padding)
 
-    def freeze(self, exchange: Callable[[Any], list[Any]] = lambda item: [item]) -> None:
+    def freeze(
+        self, exchange: Callable[[Any], list[Any]] = lambda item: [item], padding: Padding | None = None
+    ) -> None:
         """End the collection of every split that has seen samples on any rank; afterwards all ranks hold the same.
 
         Args:
             exchange: Gives every rank the objects of all ranks.
+            padding: As for `offer`.
         """
         for collectors, frozen in ((self._watching, self.watched), (self._losing, self.losses)):
             for split, collector in list(collectors.items()):
-                collector.merge(exchange(collector.result()))
+                collector.merge(exchange(collector.result()), padding)
                 probe = collector.result()
                 if probe is not None:
                     frozen[split] = probe

@@ -25,6 +25,7 @@ LEVELS: dict[str, int] = {
             "errors",
             "coalitions",
             "functional scores probing",
+            "batches tasks",
             "players layers chunks _evidence _phase_messages",
             "evaluate probes phases metrics _figure_data",
             "noise",

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
+import torch
+from torch import Tensor, nn
+
+from lightning_interactions.batches import Batch
 from lightning_interactions.errors import BatchError, bad_argument
 from lightning_interactions.players.base import Players
 from lightning_interactions.players.image import ImagePatches
+from lightning_interactions.players.points import COORDINATES, PointClusters
 from lightning_interactions.players.tabular import TabularFeatures
+from lightning_interactions.players.text import Tokens
 
 
 def check_players(players: object) -> None:
@@ -24,30 +34,103 @@ def check_players(players: object) -> None:
         raise bad_argument("players", '"auto" or an instance of Players such as ImagePatches()', players, hint)
 
 
-def choose_players(inputs: Tensor) -> Players:
+def choose_players(inputs: Tensor, *, packed: bool = False) -> Players:
     """Choose players for a batch of inputs: the meaning of ``players="auto"``.
 
     Args:
         inputs: One batch, ``(B, *shape)``.
+        packed: Whether they are token ids packed with their companions, ``(B, K, L)``.
 
     Returns:
-        `ImagePatches` for floating ``(B, C, H, W)``, `TabularFeatures` for floating ``(B, F)``.
+        `ImagePatches` for floating ``(B, C, H, W)``, `Tokens` for integer ``(B, L)``, `TabularFeatures` for floating
+        ``(B, F)``, `PointClusters` for floating ``(B, N, 3)`` or ``(B, 3, N)``.
 
     Raises:
         BatchError: If the inputs are of any other form; the text lists what can be done.
 
     Example:
-        >>> import torch
         >>> choose_players(torch.zeros(8, 3, 32, 32))
         ImagePatches(baseline='zero', grid=None, margin=None)
     """
-    if inputs.is_floating_point() and inputs.ndim == 4:
-        return ImagePatches()
-    if inputs.is_floating_point() and inputs.ndim == 2:
-        return TabularFeatures()
+    if inputs.is_floating_point():
+        if inputs.ndim == 4:
+            return ImagePatches()
+        if inputs.ndim == 2:
+            return TabularFeatures()
+        if inputs.ndim == 3 and list(inputs.shape[1:]).count(COORDINATES) == 1:
+            return PointClusters()
+    elif packed or (inputs.ndim == 2 and not inputs.is_complex() and inputs.dtype != torch.bool):
+        return Tokens()
     raise BatchError(
-        f'players="auto" recognises floating-point (B, C, H, W) as images and (B, F) as columns, but the inputs are '
-        f"{inputs.dtype} of shape {tuple(inputs.shape)}. Say who the players are: `players=ImagePatches(...)`, "
-        "`TabularFeatures(...)`, `FeatureMask(mask)` with a region id per element, or your own subclass of `Players`; "
-        "or give `input_fn=batch -> inputs`."
+        f'players="auto" recognises floating-point (B, C, H, W) as images, integer (B, L) as tokens, floating-point '
+        f"(B, F) as columns and (B, N, 3) or (B, 3, N) as point clouds, but the inputs are {inputs.dtype} of shape "
+        f"{tuple(inputs.shape)}. Say who the players are: `players=ImagePatches(...)`, `Tokens(...)`, "
+        "`TabularFeatures(...)`, `PointClusters(...)`, `FeatureMask(mask)` with a region id per element (for a "
+        "sequence (B, L, D): `FeatureMask(torch.arange(L).view(-1, 1))`), or your own subclass of `Players`; or give "
+        "`input_fn=batch -> inputs`."
     )
+
+
+def suited_players(players: Players | str, batch: Batch, model: nn.Module, tokenizer: Any = None) -> Players:
+    """Choose players if the user did not, and let them learn from the model.
+
+    Args:
+        players: ``"auto"`` or a kind of players; it is copied.
+        batch: One batch of what is masked.
+        model: The model.
+        tokenizer: The tokenizer, where there is one.
+
+    Returns:
+        The players, not fitted yet.
+
+    Raises:
+        BatchError: If ``players="auto"`` does not recognise the inputs.
+    """
+    packed = len(batch.fields) > 1
+    chosen = copy.deepcopy(players) if isinstance(players, Players) else choose_players(batch.inputs, packed=packed)
+    chosen.suit(model, [field.name for field in batch.fields], tokenizer)
+    return chosen
+
+
+def two_samples(batch: Batch, players: Players | None) -> Batch:
+    """Take two samples with players enough, to try things on.
+
+    Args:
+        batch: A batch.
+        players: The players, ``None`` where they cannot tell yet.
+
+    Returns:
+        A batch of two; the same sample twice if there is only one.
+
+    Raises:
+        BatchError: If no sample has at least two players.
+    """
+    usable = torch.arange(len(batch.inputs), device=batch.inputs.device)
+    if players is not None:
+        usable = players.playable(batch.inputs).nonzero().flatten()
+    if not len(usable):
+        raise BatchError(
+            f"None of the {len(batch.inputs)} samples of the first batch has 2 players for {players!r}. Give other "
+            "`players`, or `input_fn=batch -> inputs` if the wrong inputs were read."
+        )
+    rows = usable[[0, min(1, len(usable) - 1)]]
+    return replace(batch, inputs=batch.inputs[rows], targets=batch.targets[rows.to(batch.targets.device)])
+
+
+@contextmanager
+def of_layer(layer: str | None, output: Tensor) -> Iterator[None]:
+    """Say in an error about what is masked that it is the output of a layer, not the input.
+
+    Args:
+        layer: Name of the layer, ``None`` for the input.
+        output: Its output.
+    """
+    try:
+        yield
+    except BatchError as error:
+        if layer is None:
+            raise
+        raise BatchError(
+            f"The output of layer {layer!r}, of shape {tuple(output.shape)}, does not suit the players: {error} "
+            "(`layer=None` masks the input.)"
+        ) from error

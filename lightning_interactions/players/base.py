@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 from torch.nn.functional import pad
 
+from lightning_interactions.batches import Padding
 from lightning_interactions.coalitions import MIN_PLAYERS
 from lightning_interactions.errors import ArgumentError, BatchError, bad_argument
 from lightning_interactions.probing import memory_format_of
@@ -42,7 +45,12 @@ class Players(ABC):
         >>> labels = halves.draw(torch.ones(4), num_players=2, generator=torch.Generator())
         >>> halves.mask(torch.ones(4), labels, torch.tensor([[True, False], [True, True]])).sum(-1)
         tensor([2., 4.])
+
+    Attributes:
+        uneven: Whether samples may differ in their number of regions, as texts do.
     """
+
+    uneven = False
 
     @abstractmethod
     def partition(self, sample: Tensor, generator: Generator) -> Tensor:
@@ -70,6 +78,31 @@ class Players(ABC):
         Returns:
             ``(C, *sample.shape)``, same dtype and device as ``sample``; background elements as in ``sample``.
         """
+
+    def suit(self, model: nn.Module, fields: Sequence[str] = (), tokenizer: Any = None) -> None:  # noqa: B027
+        """Learn from the model what samples alone cannot tell, once, before `fit` (for example the mask token).
+
+        Args:
+            model: The model.
+            fields: Names of the rows of packed samples, see `batches`; empty where samples are not packed.
+            tokenizer: The tokenizer, where the model or the data module has one.
+        """
+
+    def playable(self, samples: Tensor) -> Tensor:
+        """Tell which samples have players enough; the others are not watched.
+
+        Args:
+            samples: ``(B, *shape)`` on any device, after `suit`.
+
+        Returns:
+            Boolean ``(B,)``; by default all of them.
+        """
+        return torch.ones(len(samples), dtype=torch.bool, device=samples.device)
+
+    @property
+    def padding(self) -> Padding | None:
+        """How samples of different length are brought to one; ``None`` where all must have one shape."""
+        return None
 
     def fit(self, samples: Tensor) -> None:  # noqa: B027  # an optional step, not a forgotten abstract one
         """Learn from all watched samples, once, before they are partitioned (for example mean baselines).
@@ -126,6 +159,22 @@ class Players(ABC):
         return f"{type(self).__name__}({settings})"
 
 
+def player_counts(labels: Tensor) -> Tensor:
+    """Count the players every sample has.
+
+    Args:
+        labels: ``(B, ...)``: what `Players.draw` returned for each sample.
+
+    Returns:
+        Long ``(B,)``.
+
+    Example:
+        >>> player_counts(torch.tensor([[0, 1, 2], [0, -1, 1]]))
+        tensor([3, 2])
+    """
+    return labels.flatten(1).amax(1) + 1
+
+
 def with_background(coalitions: Tensor) -> Tensor:
     """Append a column of ``True`` so that indexing with player id -1 (background) always finds it present.
 
@@ -142,11 +191,42 @@ def with_background(coalitions: Tensor) -> Tensor:
     return torch.cat([coalitions, coalitions.new_ones(len(coalitions), 1)], 1)
 
 
-class RegionPlayers(Players):
-    """Players that are regions of a tensor; an absent region takes its baseline values.
+class MaskedRegions(Players):
+    """Players that are regions of a tensor, masked in one go on the device.
 
     A subclass gives `partition`, whose region ids must broadcast to the sample, aligned at the last dimensions
-    (``(H, W)`` ids serve a ``(C, H, W)`` sample); it may override `_mean`.
+    (``(H, W)`` ids serve a ``(C, H, W)`` sample), and `absent`.
+    """
+
+    @abstractmethod
+    def absent(self, samples: Tensor, players: Tensor) -> Tensor:
+        """Say what every element shows when its player is absent.
+
+        Args:
+            samples: ``(S, *shape)``.
+            players: ``(S, ...)``.
+
+        Returns:
+            A tensor that broadcasts to one sample, or ``(S, *shape)`` where samples differ; dtype and device of
+            ``samples``.
+        """
+
+    def mask(self, sample: Tensor, players: Tensor, coalitions: Tensor) -> Tensor:
+        """See `Players.mask`."""
+        return self.mask_batch(sample.unsqueeze(0), players.unsqueeze(0), coalitions)
+
+    def mask_batch(self, samples: Tensor, players: Tensor, coalitions: Tensor) -> Tensor:
+        """See `Players.mask_batch`; vectorised on the device."""
+        shape, cells = samples.shape[1:], players.shape[1:]
+        kept = _presence(coalitions, players.flatten())
+        kept = kept.view(len(coalitions), len(samples), *(1,) * (len(shape) - len(cells)), *cells).transpose(0, 1)
+        return _keep(kept, samples, self.absent(samples, players))
+
+
+class RegionPlayers(MaskedRegions):
+    """Regions whose elements take baseline values where their player is absent.
+
+    A subclass gives `partition`; it may override `_mean`.
 
     Args:
         baseline: ``"zero"``, ``"mean"`` (mean over the watched samples, one per channel or column), a number, or a
@@ -188,18 +268,8 @@ class RegionPlayers(Players):
                 f"but got shape {tuple(self._values.shape)}."
             ) from None
 
-    def mask(self, sample: Tensor, players: Tensor, coalitions: Tensor) -> Tensor:
-        """See `Players.mask`."""
-        return self.mask_batch(sample.unsqueeze(0), players.unsqueeze(0), coalitions)
-
-    def mask_batch(self, samples: Tensor, players: Tensor, coalitions: Tensor) -> Tensor:
-        """See `Players.mask_batch`; vectorised on the device."""
-        shape, cells = samples.shape[1:], players.shape[1:]
-        kept = _presence(coalitions, players.flatten())
-        kept = kept.view(len(coalitions), len(samples), *(1,) * (len(shape) - len(cells)), *cells).transpose(0, 1)
-        return _keep(kept, samples, self._baseline_values(samples))
-
-    def _baseline_values(self, samples: Tensor) -> Tensor:
+    def absent(self, samples: Tensor, players: Tensor) -> Tensor:
+        """See `MaskedRegions.absent`: the baseline, the same for all samples."""
         if self._values is None:
             if isinstance(self.baseline, str) and self.baseline == "mean":
                 raise ArgumentError(f'{type(self).__name__}(baseline="mean") has no mean yet: call fit(samples) first.')
@@ -229,17 +299,17 @@ def _presence(coalitions: Tensor, players: Tensor) -> Tensor:
     return words.view(torch.float32).index_select(1, players % words.shape[1]).view(torch.int32)
 
 
-def _keep(kept: Tensor, samples: Tensor, baseline: Tensor) -> Tensor:
-    """Compute ``where(kept, samples, baseline)``, ``(S * C, *shape)``, on the bits, in the samples' memory format.
+def _keep(kept: Tensor, samples: Tensor, absent: Tensor) -> Tensor:
+    """Compute ``where(kept, samples, absent)``, ``(S * C, *shape)``, on the bits, in the samples' memory format.
 
     A `where` on the CPU branches at each element, which with masks at random takes twenty times as long.
     """
     word = _WORDS[samples.element_size()]
     shape = len(samples) * kept.shape[1], *samples.shape[1:]
     out = torch.empty(shape, dtype=samples.dtype, device=samples.device, memory_format=memory_format_of(samples))
-    bits, absent = out.view(word).view(*kept.shape[:2], *samples.shape[1:]), baseline.view(word)
+    bits, absent = out.view(word).view(*kept.shape[:2], *samples.shape[1:]), absent.view(word)
     torch.bitwise_and((samples.view(word) ^ absent).unsqueeze(1), kept.to(word), out=bits)
-    bits ^= absent
+    bits ^= absent.unsqueeze(1) if absent.ndim == samples.ndim else absent
     return out
 
 

@@ -75,12 +75,13 @@ def batches(make: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("model", "data", "options", "error", "words"),
     [
-        (AnyBatch, batches(lambda x, y: {"a": x, "b": y}), {}, BatchError, ["dict('a': float32", "input_fn"]),
+        (AnyBatch, batches(lambda x, y: {"a": x, "b": y}), {}, BatchError, ["dict('a': float32", "target_fn"]),
+        (AnyBatch, batches(lambda x, y: {"a": x, "b": x, "y": y}), {}, BatchError, ["dict('a': float32", "input_fn"]),
         (AnyBatch, batches(lambda x, y: x), {}, BatchError, ["float32 tensor (8, 5)", "input_fn"]),
         (AnyBatch, batches(lambda x, y: (x, "label")), {}, BatchError, ["target_fn", "str"]),
         (AnyBatch, batches(lambda x, y: (x, y + 7)), {}, BatchError, ["from 0 to 2", "target_fn"]),
-        (AnyBatch, batches(lambda x, y: (x, torch.rand(3))), {}, BatchError, ["(2, 3)", "soft", "target_fn"]),
-        (AnyBatch, batches(lambda x, y: (x.long(), y)), {}, BatchError, ["int64", "FeatureMask", "players="]),
+        (AnyBatch, batches(lambda x, y: (x, torch.rand(3))), {}, BatchError, ["(8, 3)", "Soft", "target_fn"]),
+        (AnyBatch, batches(lambda x, y: (x.long(), y)), {}, BatchError, ["mask token", "players=Tokens(mask_token_id"]),
         (AnyBatch, None, {"players": ImagePatches()}, BatchError, ["(B, C, H, W)", "(5,)"]),
         (WideOutput, None, {}, ModelOutputError, ["(2, 3, 2)", "forward_fn"]),
         (TupleOutput, None, {}, ModelOutputError, ["tuple", "forward_fn"]),
@@ -89,7 +90,7 @@ def batches(make: Any) -> dict[str, Any]:
         (ColumnNet, None, {"score": lambda z, y: z}, ModelOutputError, ["`score`", "(2, 3)"]),
     ],
     ids=[
-        "dict-batch", "no-targets", "string-targets", "targets-out-of-range", "soft-targets", "integer-inputs",
+        "dict-without-label", "dict-of-two", "no-targets", "string-targets", "targets-out-of-range", "soft-targets", "integer-inputs",
         "players-of-another-kind", "output-3d", "output-tuple", "layer", "no-forward", "score-shape",
     ],
 )  # fmt: skip

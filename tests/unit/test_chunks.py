@@ -291,7 +291,7 @@ def test_masks_on_the_bits_are_those_of_where(dtype: torch.dtype, baseline: str 
     coalitions = (torch.arange(8)[:, None] >> torch.arange(3)).bitwise_and(1).bool()
     found = masker.mask_batch(x, ids.expand(3, 5, 4), coalitions)
     kept = torch.cat([coalitions, torch.ones(8, 1, dtype=torch.bool)], 1)[:, ids].view(1, 8, 1, 5, 4)
-    expected = torch.where(kept, x.unsqueeze(1), masker._baseline_values(x)).flatten(0, 1)
+    expected = torch.where(kept, x.unsqueeze(1), masker.absent(x, ids.expand(3, 5, 4))).flatten(0, 1)
     assert torch.equal(found.isnan(), expected.isnan())
     assert torch.equal(found.nan_to_num(), expected.nan_to_num())
     assert memory_format_of(found) == memory_format_of(x)

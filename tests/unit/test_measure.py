@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lightning_interactions import budget as budget_module
 from lightning_interactions import compute_interactions
+from lightning_interactions.batches import Batch
 from lightning_interactions.budget import Budget
 from lightning_interactions.errors import BatchError, ModelOutputError
 from lightning_interactions.functional import interaction_histogram, mean_order
@@ -34,10 +35,12 @@ from lightning_interactions.players import Players, TabularFeatures
 from lightning_interactions.probes import ProbeCollector, ProbeSet
 from lightning_interactions.probing import Forward, float32_forward, probing
 from lightning_interactions.scores import log_odds
+from lightning_interactions.tasks import Task
 
 N = 4
 CPU = torch.device("cpu")
-SETTINGS = MeasureSettings(num_players=N, score=log_odds, salience=0.03, noise_bound=0.0, chunk_size=None)
+SETTINGS = MeasureSettings(num_players=N, salience=0.03, noise_bound=0.0, chunk_size=None)
+TASK = Task("classes", 3)
 
 
 @dataclass
@@ -95,12 +98,13 @@ def measure(
     model: nn.Module | None = None,
     size: int = 5,
     settings: MeasureSettings = SETTINGS,
+    task: Task = TASK,
     players: Players | None = None,
     make_forward: Callable[[], Forward] | None = None,
 ) -> tuple[dict[str, Measurement], dict[str, float]]:
     network = model or mlp(features=6)
     watched = probe(size)
-    measurer = Measurer(settings, ranks or Ranks(), CPU)
+    measurer = Measurer(settings, task, ranks or Ranks(), CPU)
 
     def players_of(forward: Forward) -> dict[str, Watched]:
         masker = players or TabularFeatures("zero")
@@ -155,8 +159,8 @@ def test_a_measurement_is_what_compute_interactions_says() -> None:
 
 @pytest.mark.parametrize("salience", [0.0, 0.03, 0.5])
 def test_the_histogram_begins_at_the_threshold(salience: float) -> None:
-    settings = MeasureSettings(N, log_odds, salience, 0.0, None)
-    edges = Measurer(settings, Ranks(), CPU).edges
+    settings = MeasureSettings(N, salience, 0.0, None)
+    edges = Measurer(settings, TASK, Ranks(), CPU).edges
     assert torch.equal(edges, -edges.flip(0))
     assert float(edges[edges > 0].min()) == pytest.approx(max(salience, 1e-3))
     found = measure(settings=settings)[0]["val"]
@@ -170,7 +174,7 @@ def test_the_histogram_begins_at_the_threshold(salience: float) -> None:
 @pytest.mark.parametrize("chunk_size", [1, 3, 1000])
 def test_chunks_do_not_matter_and_are_kept(chunk_size: int) -> None:
     recorder = Recorder(mlp(features=6))
-    settings = MeasureSettings(N, log_odds, 0.03, 0.0, chunk_size)
+    settings = MeasureSettings(N, 0.03, 0.0, chunk_size)
     found, losses = measure(model=recorder, settings=settings)
     expected, expected_losses = measure()
     torch.testing.assert_close(found["val"].strength, expected["val"].strength, rtol=1e-3, atol=1e-5)
@@ -182,7 +186,7 @@ def test_scalars_are_the_logged_keys() -> None:
     measurement = measure()[0]["val"]
     scalars = measurement.scalars()
     names = {"mean_order", "low_order_share", "high_order_share", "cancellation", "salient_count", "solver_gap",
-             "skipped_samples"}  # fmt: skip
+             "skipped_samples", "mean_players"}  # fmt: skip
     orders = {f"strength/order_{k:02d}_{sign}" for k in range(1, N + 1) for sign in ("pos", "neg")}
     noise = {f"noise_floor/order_{k:02d}" for k in range(1, N + 1)}
     assert set(scalars) == names | orders | noise
@@ -213,7 +217,7 @@ def test_models_that_squeeze_their_output(classes: int, world_size: int) -> None
             watched = ProbeSet(watched.inputs, watched.targets.clamp(max=1), watched.keys)
         prepared = Watched(watched, TabularFeatures("zero"), torch.arange(6).clamp(max=3).expand(6, 6), N)
         with torch.no_grad():
-            return Measurer(SETTINGS, ranks, CPU).measure(
+            return Measurer(SETTINGS, TASK, ranks, CPU).measure(
                 contextmanager(lambda: iter([None])), lambda: model, lambda forward: {"val": prepared}, {"val": watched}
             )
 
@@ -284,7 +288,7 @@ def test_every_failure_becomes_a_measure_error(where: str) -> None:
         "model": {"model": Recorder(mlp(features=6), 0, KeyError("gone"))},
         "forward": {"make_forward": fail},
         "players": {"players": type("Broken", (TabularFeatures,), {"mask_batch": fail})("zero")},
-        "score": {"settings": MeasureSettings(N, fail, 0.03, 0.0, None)},
+        "score": {"task": Task("classes", 3, fail)},
     }[where]
     with pytest.raises(MeasureError, match="KeyError: 'gone'"):
         measure(**broken)
@@ -370,7 +374,7 @@ def test_measuring_a_layer_equals_compute_interactions() -> None:
         prepared["val"] = Watched.prepare(watched, TabularFeatures("mean"), N, forward, CPU, cut)
         return prepared
 
-    measurer = Measurer(SETTINGS, Ranks(), CPU)
+    measurer = Measurer(SETTINGS, TASK, Ranks(), CPU)
     found, losses = measurer.measure(lambda: probing(model), lambda: float32_forward(model), players_of, {}, cut)
     result = compute_interactions(
         model, watched.inputs, watched.targets, TabularFeatures("mean"), num_players=N, layer="1"
@@ -383,8 +387,8 @@ def test_measuring_a_layer_equals_compute_interactions() -> None:
 
 
 def test_a_good_model_passes_the_trial() -> None:
-    check_model(mlp(), torch.randn(2, 5), torch.tensor([0, 2]), log_odds)
-    check_model(mlp(classes=1), torch.randn(2, 5), torch.tensor([[0.0], [1.0]]), log_odds)
+    for classes, targets, kind in [(3, torch.tensor([0, 2]), "classes"), (1, torch.tensor([[0.0], [1.0]]), "binary")]:
+        assert check_model(mlp(classes=classes), Batch(torch.randn(2, 5), targets), targets).kind == kind
 
 
 @pytest.mark.parametrize(
@@ -399,7 +403,7 @@ def test_a_good_model_passes_the_trial() -> None:
 )
 def test_the_trial_finds_what_is_wrong(forward: Any, targets: Tensor, score: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
-        check_model(forward, torch.randn(2, 5), targets, score)
+        check_model(forward, Batch(torch.randn(2, 5), targets), targets, score)
 
 
 # -- the budget ------------------------------------------------------------------------------------------------------

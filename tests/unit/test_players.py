@@ -20,7 +20,9 @@ from lightning_interactions.players import (
     FeatureMask,
     ImagePatches,
     Players,
+    PointClusters,
     TabularFeatures,
+    Tokens,
     check_players,
     choose_players,
     with_background,
@@ -49,6 +51,7 @@ KINDS = {
     "image": (ImagePatches(grid=3, margin=0), (2, 7, 8)),
     "image, default grid": (ImagePatches(), (3, 9, 9)),
     "table": (TabularFeatures("zero"), (6,)),
+    "table, grouped": (TabularFeatures("zero", groups=[[0, 4], [2, 3]]), (9,)),
     "feature mask": (FeatureMask(BOX), (3, 4)),
     "feature mask on channels": (FeatureMask(BOX), (2, 3, 4)),
     "feature mask, broadcast": (FeatureMask(torch.tensor([[0], [4], [2], [-1], [9]])), (2, 5, 4)),
@@ -64,7 +67,7 @@ every_kind = pytest.mark.parametrize(("players", "shape"), KINDS.values(), ids=K
 def test_masked_values_one_by_one(players: Players, shape: tuple[int, ...], baseline: Any) -> None:
     samples = torch.randn(5, *shape)
     tensor = torch.randn(shape)
-    settings = {name: value for name, value in vars(players).items() if name in ("grid", "margin")}
+    settings = {name: value for name, value in vars(players).items() if name in ("grid", "margin", "groups")}
     if isinstance(players, FeatureMask):
         settings = {"mask": players.mask_ids}
     fitted = type(players)(**settings, baseline=tensor if baseline == "tensor" else baseline)
@@ -322,7 +325,7 @@ def test_samples_that_do_not_suit_are_refused(players: Players, sample: Tensor, 
     ("players", "text"),
     [
         (ImagePatches(grid=(2, 3), baseline=0.5), "ImagePatches(baseline=0.5, grid=(2, 3), margin=None)"),
-        (TabularFeatures(torch.zeros(4)), "TabularFeatures(baseline=tensor(4,))"),
+        (TabularFeatures(torch.zeros(4)), "TabularFeatures(baseline=tensor(4,), groups=None)"),
         (Stripes(), "Stripes()"),
     ],
     ids=["image", "table", "user"],
@@ -334,28 +337,44 @@ def test_repr_shows_the_settings(players: Players, text: str) -> None:
 def test_repr_stays_the_same_after_a_fit() -> None:
     table = TabularFeatures()
     table.fit(torch.zeros(2, 3))
-    assert repr(table) == "TabularFeatures(baseline='mean')"
+    assert repr(table) == "TabularFeatures(baseline='mean', groups=None)"
 
 
 # -- "auto" ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("inputs", "kind"), [(torch.zeros(2, 1, 4, 4), ImagePatches), (torch.zeros(2, 4).double(), TabularFeatures)]
+    ("inputs", "kind"),
+    [
+        (torch.zeros(2, 1, 4, 4), ImagePatches),
+        (torch.zeros(2, 4).double(), TabularFeatures),
+        (torch.zeros(2, 4).int(), Tokens),
+        (torch.zeros(2, 9, 3), PointClusters),
+        (torch.zeros(2, 3, 9), PointClusters),
+    ],
 )
-def test_auto_recognises_images_and_tables(inputs: Tensor, kind: type) -> None:
+def test_auto_recognises_every_modality(inputs: Tensor, kind: type) -> None:
     assert type(choose_players(inputs)) is kind
 
 
 @pytest.mark.parametrize(
     "inputs",
-    [torch.zeros(2, 3, 4), torch.zeros(2, 4).long(), torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.zeros(2)],
+    [
+        torch.zeros(2, 5, 4),
+        torch.zeros(2, 3, 3),
+        torch.zeros(2, 4).bool(),
+        torch.zeros(2, 3, 4).long(),
+        torch.zeros(2, 1, 4, 4, dtype=torch.uint8),
+        torch.zeros(2),
+        torch.zeros(2, 4, dtype=torch.complex64),
+    ],
     ids=lambda x: f"{x.dtype} {tuple(x.shape)}",
 )
 def test_auto_lists_the_options_for_anything_else(inputs: Tensor) -> None:
     with pytest.raises(BatchError) as caught:
         choose_players(inputs)
-    for part in (str(inputs.dtype), str(tuple(inputs.shape)), "ImagePatches", "TabularFeatures", "FeatureMask"):
+    for part in (str(inputs.dtype), str(tuple(inputs.shape)), "ImagePatches", "TabularFeatures", "FeatureMask",
+                 "Tokens", "PointClusters"):  # fmt: skip
         assert part in str(caught.value)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import random
-from collections import Counter, namedtuple
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,7 @@ from lightning_interactions.probes import (
     ProbeCollector,
     ProbeSet,
     content_keys,
-    describe_structure,
     draw_players,
-    read_batch,
     shard,
     smallest_keys,
 )
@@ -244,66 +242,6 @@ def test_targets_keep_their_form(targets: Tensor) -> None:
     found = collected(ProbeCollector(4, balanced=True), x, targets, 2)
     rows = [content_keys(x).tolist().index(key) for key in found.keys.tolist()]
     assert torch.equal(found.targets, targets[rows])
-
-
-# -- reading batches -------------------------------------------------------------------------------------------------
-
-X, Y = torch.zeros(4, 3), torch.arange(4)
-Pair = namedtuple("Pair", ["image", "label"])
-
-
-@pytest.mark.parametrize("batch", [(X, Y), [X, Y], Pair(X, Y), (X, Y, "names"), (X, Y.view(4, 1))],
-                         ids=["tuple", "list", "namedtuple", "three", "column"])  # fmt: skip
-def test_usual_batches_are_read(batch: Any) -> None:
-    inputs, targets = read_batch(batch)
-    assert inputs is X
-    assert targets is batch[1]
-
-
-@pytest.mark.parametrize("batch", [{"x": X, "y": Y}, (Y, {"x": X}, Y)], ids=["dict", "nested"])
-def test_functions_read_any_batch(batch: Any) -> None:
-    def find(key: str) -> Tensor:
-        return batch[key] if isinstance(batch, dict) else {"x": X, "y": Y}[key]
-
-    inputs, targets = read_batch(batch, lambda _: find("x"), lambda _: find("y"))
-    assert inputs is X
-    assert targets is Y
-
-
-def test_one_function_leaves_the_rest_to_the_usual_form() -> None:
-    assert read_batch(((X, None), Y), input_fn=lambda batch: batch[0][0])[1] is Y
-    assert read_batch((X, {"label": Y}), target_fn=lambda batch: batch[1]["label"])[0] is X
-
-
-@pytest.mark.parametrize(
-    ("batch", "shown"),
-    [
-        ({"image": X, "label": Y}, "dict('image': float32 tensor (4, 3), 'label': int64 tensor (4,))"),
-        (X, "float32 tensor (4, 3)"),
-        ((X,), "tuple(float32 tensor (4, 3))"),
-        ((torch.zeros(4), Y), "tuple(float32 tensor (4,), int64 tensor (4,))"),
-        ((X, Y[:3]), "tuple(float32 tensor (4, 3), int64 tensor (3,))"),
-        ((X, 3), "tuple(float32 tensor (4, 3), int)"),
-        ((X, torch.tensor(1)), "tuple(float32 tensor (4, 3), int64 tensor ())"),
-        (([X, X], Y), "tuple(list(float32 tensor (4, 3), float32 tensor (4, 3)), int64 tensor (4,))"),
-        ("ab", "str"),
-        (None, "NoneType"),
-    ],
-    ids=["dict", "tensor", "one", "1-D", "lengths", "number", "scalar", "two inputs", "text", "nothing"],
-)
-def test_other_batches_are_described(batch: Any, shown: str) -> None:
-    with pytest.raises(BatchError) as caught:
-        read_batch(batch)
-    assert shown in str(caught.value)
-    assert "target_fn" in str(caught.value)
-    if not (isinstance(batch, tuple) and len(batch) > 1 and isinstance(batch[0], Tensor) and batch[0].ndim > 1):
-        assert "input_fn" in str(caught.value)
-
-
-def test_deep_and_long_batches_are_described_briefly() -> None:
-    assert describe_structure([[[[[1]]]]]) == "list(list(list(list)))"
-    assert describe_structure(list(range(100))).count("int") == 8
-    assert describe_structure({i: i for i in range(100)}).count("int") == 8
 
 
 # -- players and shares ----------------------------------------------------------------------------------------------

@@ -1,0 +1,180 @@
+"""Tokens of a text as players."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from lightning_interactions.batches import ATTENTION_KEY, Padding
+from lightning_interactions.coalitions import MIN_PLAYERS
+from lightning_interactions.errors import BatchError, bad_argument
+from lightning_interactions.players.base import BACKGROUND, MaskedRegions
+
+SPECIAL_KEY = "special_tokens_mask"
+
+
+class Tokens(MaskedRegions):
+    """Tokens of a text; an absent one is replaced by the mask token (arXiv 2407.19198, appendix).
+
+    Padding and special tokens are never players, and the attention mask stays as it is. What is padding is read from
+    the batch's attention mask; without one, from the padding id of the tokenizer, or of the model's embedding.
+
+    A text with fewer tokens than ``num_players`` plays with those it has. Its missing players have no elements, so no
+    interaction contains one, and it adds no strength to the orders above its number of tokens: the mean over samples
+    is a mean of strengths at the same absolute order, never of shares.
+
+    Args:
+        mask_token_id: Id shown in place of an absent token. ``None``: that of the model's or data module's
+            ``tokenizer``, or of the model's ``config``.
+        special_token_ids: Ids that are never players, besides those the tokenizer calls special.
+
+    Raises:
+        ArgumentError: If an id is not an integer from 0 on.
+
+    Example:
+        >>> tokens = Tokens(mask_token_id=9, special_token_ids=(0,))
+        >>> text = torch.tensor([5, 6, 0])
+        >>> players = tokens.draw(text, 2, torch.Generator())
+        >>> tokens.mask(text, players, torch.tensor([[True, False], [False, True]]))
+        tensor([[5, 9, 0],
+                [9, 6, 0]])
+    """
+
+    uneven = True
+
+    def __init__(self, mask_token_id: int | None = None, special_token_ids: Sequence[int] = ()) -> None:
+        if mask_token_id is not None and not _is_id(mask_token_id):
+            raise bad_argument("mask_token_id", "an integer from 0 on, or None", mask_token_id)
+        if isinstance(special_token_ids, (str, bytes)) or not all(_is_id(x) for x in special_token_ids):
+            raise bad_argument("special_token_ids", "integers from 0 on", special_token_ids)
+        self.mask_token_id = mask_token_id
+        self.special_token_ids = tuple(special_token_ids)
+        self._mask = mask_token_id
+        self._special = sorted({*self.special_token_ids, *([] if mask_token_id is None else [mask_token_id])})
+        self._pad: int | None = None
+        self._vocabulary: int | None = None
+        self._rows: tuple[str, ...] = ()
+
+    def suit(self, model: nn.Module, fields: Sequence[str] = (), tokenizer: Any = None) -> None:
+        """Find the mask, padding and special tokens, and the size of the vocabulary.
+
+        Args:
+            model: The model.
+            fields: Names of the rows of packed samples.
+            tokenizer: The tokenizer, if there is one.
+        """
+        config = getattr(model, "config", None)
+        tables = _embeddings_of(model)
+        if self._mask is None:
+            self._mask = _first_id(tokenizer, "mask_token_id", config, "mask_token_id")
+        padded = next((table for table in tables if table.padding_idx is not None), None)
+        self._pad = _first_id(tokenizer, "pad_token_id", config, "pad_token_id", padded, "padding_idx")
+        known = [x for x in getattr(tokenizer, "all_special_ids", None) or [] if _is_id(x)]
+        ends = (
+            getattr(config, name, None) for name in ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
+        )
+        found = {*self._special, *known, *(x for x in ends if _is_id(x))}
+        self._special = sorted(found | {x for x in (self._mask, self._pad) if x is not None})
+        self._vocabulary = max((table.num_embeddings for table in tables), default=None)
+        self._rows = tuple(fields)
+
+    def fit(self, samples: Tensor) -> None:
+        """Check that these are token ids, and that the mask token is known and within the vocabulary.
+
+        Args:
+            samples: ``(B, L)``, or packed ``(B, K, L)``.
+
+        Raises:
+            BatchError: If they are not, or no mask token was found.
+            ArgumentError: If the mask token is outside the vocabulary.
+        """
+        if samples.is_floating_point() or samples.ndim != (3 if len(self._rows) > 1 else 2):
+            raise BatchError(
+                f"Tokens needs integer ids of shape (B, L), but got {samples.dtype} of shape {tuple(samples.shape)}. "
+                "Give `input_fn=batch -> ids`, or other players."
+            )
+        if self._mask is None:
+            raise BatchError(
+                "Token ids need a mask token to show in place of an absent one, and neither a `tokenizer` with a mask "
+                "token nor a `config.mask_token_id` was found on the model or data module. Give "
+                "`players=Tokens(mask_token_id=...)` (103 for BERT's uncased vocabulary; an unknown-word id will do)."
+            )
+        if self._vocabulary is not None and self._mask >= self._vocabulary:
+            raise bad_argument(
+                "mask_token_id", f"below {self._vocabulary}, the size of the model's vocabulary", self._mask
+            )
+
+    def partition(self, sample: Tensor, generator: Generator) -> Tensor:
+        """Make every token a region of its own, by its position.
+
+        Args:
+            sample: ``(L,)``, or packed ``(K, L)``.
+            generator: Not used.
+
+        Returns:
+            Long tensor of the sample's shape: the position; -1 for padding, special tokens and companions of the ids.
+        """
+        plays = self._plays(sample.unsqueeze(0))[0]
+        labels = torch.where(plays, torch.arange(sample.shape[-1]), BACKGROUND)
+        if sample.ndim == 1:
+            return labels
+        return torch.cat([labels.unsqueeze(0), torch.full_like(sample[1:], BACKGROUND)])
+
+    def playable(self, samples: Tensor) -> Tensor:
+        """Tell which texts have at least 2 tokens that can play.
+
+        Args:
+            samples: ``(B, L)``, or packed ``(B, K, L)``.
+
+        Returns:
+            Boolean ``(B,)``.
+        """
+        return self._plays(samples).sum(1) >= MIN_PLAYERS
+
+    @property
+    def padding(self) -> Padding | None:
+        """Padding by the attention mask, or by the padding id; ``None`` if neither is known."""
+        row = self._rows.index(ATTENTION_KEY) if ATTENTION_KEY in self._rows else None
+        if row is None and self._pad is None:
+            return None
+        return Padding(self._pad or 0, row, packed=len(self._rows) > 1)
+
+    def absent(self, samples: Tensor, players: Tensor) -> Tensor:
+        """See `MaskedRegions.absent`: the mask token."""
+        if self._mask is None:
+            raise bad_argument("mask_token_id", "known by now: call suit(model) first, or give it", None)
+        return samples.new_tensor(self._mask)
+
+    def _plays(self, samples: Tensor) -> Tensor:
+        packed = samples.ndim == 3
+        ids = samples[:, 0] if packed else samples
+        special = torch.tensor(self._special, dtype=ids.dtype, device=ids.device)
+        plays = ~torch.isin(ids, special)
+        if self.padding is not None:
+            plays &= self.padding.present(samples)
+        if packed and SPECIAL_KEY in self._rows:
+            plays &= samples[:, self._rows.index(SPECIAL_KEY)] == 0
+        return plays
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _first_id(*places: Any) -> int | None:
+    """First id found at ``owner, attribute, owner, attribute, ...``."""
+    values = (getattr(owner, name, None) for owner, name in zip(places[::2], places[1::2], strict=True))
+    return next((value for value in values if _is_id(value)), None)
+
+
+def _embeddings_of(model: nn.Module) -> list[nn.Embedding]:
+    """The embedding the model names as that of its inputs, else all it has (positions and segments among them)."""
+    named = getattr(model, "get_input_embeddings", None)
+    try:
+        found = named() if callable(named) else None
+    except (NotImplementedError, AttributeError):
+        found = None
+    return [found] if isinstance(found, nn.Embedding) else [m for m in model.modules() if isinstance(m, nn.Embedding)]
