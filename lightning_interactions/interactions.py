@@ -191,8 +191,10 @@ def compute_interactions(
     masker = suited_players(players, batch, model, getattr(model, "tokenizer", None)) if layer is None else None
     batch = replace(batch, inputs=in_format_of(model, batch.inputs))
     keys = content_keys(batch.inputs, seed, masker.padding if masker is not None else None).cpu()
+    few = two_samples(batch, masker)
+    if masker is not None:  # before the model, which would say less clearly what is wrong with its inputs
+        masker.fit(batch.inputs.cpu())
     with probing(model):
-        few = two_samples(batch, masker)
         call = find_call(model, few, None, lambda call: float32_forward(model, call))
         forward = float32_forward(model, call)
         logits = plain_logits(forward, batch.inputs, chunk_size)
@@ -202,8 +204,9 @@ def compute_interactions(
             cut.check(forward, few.inputs)
         masked = batch.inputs if cut is None else layer_features(forward, batch.inputs, cut, chunk_size)
         with of_layer(layer, masked):
-            masker = masker or suited_players(players, replace(batch, inputs=masked, fields=()), model)
-            masker.fit(masked.cpu())
+            if masker is None:
+                masker = suited_players(players, replace(batch, inputs=masked, fields=()), model)
+                masker.fit(masked.cpu())
             labels, n = draw_players(masker, masked.cpu(), keys, num_players)
         warn_fewer_players(int(player_counts(labels).max()), num_players)
         values = evaluate_coalitions(

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_interactions import bridge
-from lightning_interactions.batches import Call, Field, find_call, read_batch
+from lightning_interactions.batches import Batch, Call, Field, find_call, read_batch
 from lightning_interactions.chunks import ChunkSize
 from lightning_interactions.errors import BatchError
 from lightning_interactions.layers import LayerCut
@@ -135,25 +135,30 @@ class Session:
         masker = None
         if self._cut is None:
             masker = suited_players(self.players, found, pl_module, bridge.tokenizer_of(trainer, pl_module))
-        few = two_samples(found, masker)
+        few = masked = two_samples(found, masker)
+        if masker is not None:  # before the model, which would say less clearly what is wrong with its inputs
+            self._try_players(masker, masked)
         with self._probing(pl_module):
             call = find_call(pl_module, few, self.forward_fn, lambda call: self._forward(trainer, pl_module, call))
             forward = self._forward(trainer, pl_module, call)
             task = check_model(forward, few, found.targets, self.score, self.target)
-            masked = few.inputs
             if self._cut is not None:
                 self._cut.check(forward, few.inputs)
-                masked = self._cut.features(forward, few.inputs)
-        with of_layer(self.layer, masked):
-            masker = masker or suited_players(self.players, replace(few, inputs=masked, fields=()), pl_module)
-            masker.fit(masked.cpu())
-            draw_players(masker, masked.cpu(), content_keys(few.inputs, self.seed).cpu(), self.settings.num_players)
+                masked = replace(few, inputs=self._cut.features(forward, few.inputs), fields=())
+        if masker is None:
+            with of_layer(self.layer, masked.inputs):
+                masker = suited_players(self.players, masked, pl_module)
+                self._try_players(masker, masked)
         self.known = Known(masker, task, call, found.fields)
         what = f"the output of layer {self.layer!r}" if self.layer else found.describe()
         return (
-            f"players are {masker!r} of {what} of shape (B, {', '.join(map(str, masked.shape[1:]))}); "
+            f"players are {masker!r} of {what} of shape (B, {', '.join(map(str, masked.inputs.shape[1:]))}); "
             f"their game is the {task.describe()}"
         )
+
+    def _try_players(self, masker: Players, few: Batch) -> None:
+        masker.fit(few.inputs.cpu())
+        draw_players(masker, few.inputs.cpu(), content_keys(few.inputs, self.seed).cpu(), self.settings.num_players)
 
     def offer(self, watchlist: Watchlist, split: str, batch: Any) -> None:
         """Consider the samples of a passing batch.

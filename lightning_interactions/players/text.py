@@ -100,7 +100,8 @@ class Tokens(MaskedRegions):
             raise BatchError(
                 "Token ids need a mask token to show in place of an absent one, and neither a `tokenizer` with a mask "
                 "token nor a `config.mask_token_id` was found on the model or data module. Give "
-                "`players=Tokens(mask_token_id=...)` (103 for BERT's uncased vocabulary; an unknown-word id will do)."
+                "`players=Tokens(mask_token_id=...)` (103 for BERT's uncased vocabulary; an unknown-word id will do). "
+                "If these are no tokens but columns, give `input_fn=batch -> columns.float()`."
             )
         if self._vocabulary is not None and self._mask >= self._vocabulary:
             raise bad_argument(

@@ -90,7 +90,8 @@ def batches(make: Any) -> dict[str, Any]:
         (ColumnNet, None, {"score": lambda z, y: z}, ModelOutputError, ["`score`", "(2, 3)"]),
     ],
     ids=[
-        "dict-without-label", "dict-of-two", "no-targets", "string-targets", "targets-out-of-range", "soft-targets", "integer-inputs",
+        "dict-without-label", "dict-of-two", "no-targets", "string-targets", "targets-out-of-range", "soft-targets",
+        "integer-inputs",
         "players-of-another-kind", "output-3d", "output-tuple", "layer", "no-forward", "score-shape",
     ],
 )  # fmt: skip
