@@ -55,6 +55,15 @@ def test_texts_are_masked_as_a_plain_loop_does(seed: int, n: int) -> None:
     assert (labels[special] == -1).all()
 
 
+def test_an_absent_token_does_not_matter_a_present_one_does() -> None:
+    text, players = torch.tensor([CLS, 10, 11, 12, SEP]), tokens()
+    labels = draw(players, text, 3)
+    other = torch.tensor([CLS, 10, 17, 12, SEP])
+    without, with_it = coalition_masks(3)[0b101].unsqueeze(0), coalition_masks(3)[0b111].unsqueeze(0)
+    assert torch.equal(players.mask(text, labels, without), players.mask(other, labels, without))
+    assert not torch.equal(players.mask(text, labels, with_it), players.mask(other, labels, with_it))
+
+
 def test_companions_are_never_touched() -> None:
     ids = torch.tensor([[CLS, 10, 11, 12, SEP, 17, 17], [CLS, 10, 11, SEP, 17, 17, 17]])  # 17 under the padding
     mask = torch.tensor([[1, 1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 0, 0, 0]])
