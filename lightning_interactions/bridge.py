@@ -48,6 +48,15 @@ def is_fast_dev_run(trainer: Any) -> bool:
     return bool(getattr(trainer, "fast_dev_run", False))
 
 
+def is_below_minimum(trainer: Any) -> bool:
+    """Whether the Trainer's ``min_epochs`` or ``min_steps`` still keep it from stopping.
+
+    Args:
+        trainer: The Trainer.
+    """
+    return bool(trainer.current_epoch < (trainer.min_epochs or 0) or trainer.global_step < (trainer.min_steps or 0))
+
+
 def unsupported_strategy(trainer: Any) -> str | None:
     """Name of the Trainer's strategy if the monitor cannot work under it.
 

@@ -20,14 +20,15 @@ from lightning_interactions.errors import ArgumentError, StateError, bad_argumen
 Strength = Tensor | Sequence[Sequence[float]]
 """Positive and negative strength by order, ``(2, n)``."""
 
-RESERVED = ("epoch", "step", "strength")
+RESERVED = ("epoch", "step", "strength", "samples")
 
 
 class History:
     """The measured epochs of one run, in order.
 
     Records may have different scalars (a loss that was not logged yet): columns are filled up with ``None``. A number
-    that was measured but is undefined stays ``nan``.
+    that was measured but is undefined stays ``nan``. Beside the records stands one table, of the watched samples at the
+    last measurement: `samples`.
 
     Example:
         >>> history = History()
@@ -41,6 +42,7 @@ class History:
 
     def __init__(self) -> None:
         self._records: list[dict[str, Any]] = []
+        self._samples: list[dict[str, Any]] = []
 
     def append(
         self,
@@ -93,6 +95,20 @@ class History:
         return f"History({len(self)} epoch{'s' * (len(self) > 1)}, {first} to {last}: {columns})"
 
     @property
+    def samples(self) -> list[dict[str, Any]]:
+        """The watched samples as of the last measurement (a copy), those with the most cancelling strength first.
+
+        One dictionary of builtin values per sample: see :func:`~lightning_interactions.samples.sample_table` for the
+        keys. Empty when other samples are drawn each time. It is no column of :meth:`to_dict`, whose columns have an
+        entry per record.
+        """
+        return copy.deepcopy(self._samples)
+
+    @samples.setter
+    def samples(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        self._samples = [copy.deepcopy(dict(row)) for row in rows]
+
+    @property
     def last(self) -> dict[str, Any] | None:
         """The latest record as one flat dictionary (a copy), or ``None`` if there is none."""
         return _flat(self._records[-1]) if self._records else None
@@ -122,7 +138,7 @@ class History:
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy in builtin containers only, so that ``torch.load(weights_only=True)`` accepts it."""
-        return {"records": copy.deepcopy(self._records)}
+        return {"records": copy.deepcopy(self._records), "samples": self.samples}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Replace the records by those of :meth:`state_dict`.
@@ -139,17 +155,21 @@ class History:
                 strengths = dict(record["strengths"])
                 main = strengths.pop("strength")
                 restored.append(record["epoch"], record["step"], record["scalars"], main, strengths)
+            restored.samples = state.get("samples", [])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StateError(f"Expected the state of a History, but it cannot be read: {error!r}.") from error
-        self._records = restored._records
+        self._records, self._samples = restored._records, restored._samples
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
         """Write :meth:`to_dict` as JSON; numbers JSON does not have (nan, infinity) become ``null``.
 
+        If there are `samples`, they follow the columns under that name: a list of objects, one per sample.
+
         Args:
             path: Where to. Missing folders are made; an older file is replaced only once the new one is complete.
         """
-        _write(path, json.dumps(_without_nan(self.to_dict()), allow_nan=False, indent=1) + "\n")
+        content: dict[str, Any] = self.to_dict() | ({"samples": self.samples} if self._samples else {})
+        _write(path, json.dumps(_without_nan(content), allow_nan=False, indent=1) + "\n")
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write one row per record, strengths flattened into ``order_01_pos``, ``order_01_neg``, ...

@@ -24,6 +24,7 @@ from lightning_interactions.options import check_options, check_trainer
 from lightning_interactions.phases import PhaseDetector, PhaseEvent
 from lightning_interactions.players import Players
 from lightning_interactions.publish import Publisher
+from lightning_interactions.samples import SampleTracks
 from lightning_interactions.scores import ScoreFn
 from lightning_interactions.session import Record, Session
 from lightning_interactions.tasks import Target
@@ -66,9 +67,11 @@ class TwoPhaseMonitor(Callback):
         detector: A `PhaseDetector` with other settings.
         monitor: Key of a logged validation loss, instead of the loss on up to 512 fixed validation samples.
         train_monitor: Key of a training loss logged in ``training_step``, instead of the loss on up to 512 fixed
-            training samples in eval mode. The decision then waits for the end of the training epoch.
+            training samples in eval mode. The decision then waits for the end of the training epoch; a checkpoint
+            written before that (``save_on_train_epoch_end=False``) lacks the record that waits.
         on_event: ``"warn"``, a callable ``(PhaseEvent) -> None``, an `Alert`, a list of them, or ``None``.
-        stop_on: Stop training at the ``"boundary"`` or at ``"overfitting"``; ``None`` never stops it.
+        stop_on: Stop training at the ``"boundary"`` or at ``"overfitting"``, once the Trainer's ``min_epochs`` and
+            ``min_steps`` are reached; ``None`` never stops it. A stopped run that is resumed goes on.
         chunk_size: Largest number of masked inputs in one forward pass.
         precision: ``"32-true"`` computes masked forwards in full float32 whatever the Trainer's precision, because
             rounding noise looks like high orders; ``"inherit"`` uses the Trainer's.
@@ -85,7 +88,8 @@ class TwoPhaseMonitor(Callback):
         verbose: Print what was chosen and what it costs.
 
     Attributes:
-        history: `History` of all measured epochs; ``history.to_dict()`` gives plain lists.
+        history: `History` of all measured epochs; ``history.to_dict()`` gives plain lists, ``history.samples`` the
+            watched samples, those with the most cancelling high-order strength first (empty with ``resample=True``).
         events: All `PhaseEvent` so far.
         boundary_epoch: Epoch of the phase boundary, or ``None``.
 
@@ -99,10 +103,14 @@ class TwoPhaseMonitor(Callback):
         Logged keys, with the prefix: ``mean_order``, ``low_order_share`` (orders 1 to 3), ``high_order_share`` (orders
         from n/2), ``cancellation``, ``salient_count``, ``strength/order_01_pos`` ... ``strength/order_10_neg`` (all
         averaged over the watched samples), ``train_loss``, ``val_loss``, ``loss_gap``, ``phase`` (1 or 2),
-        ``boundary_epoch`` (-1 while there is none), ``overfitting_risk`` (0 to 1), ``solver_gap`` (largest certified
+        ``boundary_epoch`` (-1 while there is none), ``overfitting_risk`` (0 to 1), ``val_loss_before_alarm``
+        (``val_loss``; ``nan`` from an overfitting event on, unless it is retracted), ``solver_gap`` (largest certified
         relative gap), ``noise_floor/order_01`` ... (what rounding noise could add to an order's strength),
-        ``skipped_samples``, ``mean_players`` (texts may have fewer than ``num_players``), ``seconds``. With
-        ``watch="both"`` those of the interactions have a part ``train/`` or ``val/``. TensorBoard also gets histograms
+        ``onset/turned`` (share of the watched samples whose own mean order has turned and risen), ``onset/q10``,
+        ``onset/q50``, ``onset/q90`` (epoch by which a tenth, half, nine tenths of them had; -1 while fewer have; none
+        of the four with ``resample=True``), ``skipped_samples``, ``mean_players`` (texts may have fewer than
+        ``num_players``), ``seconds``. With ``watch="both"`` those of the interactions and onsets have a part
+        ``train/`` or ``val/``. TensorBoard also gets histograms
         (``histogram/order_01``, ..., ``order_distribution``) and figures (``run``, ``strength_by_order``).
 
         The state key is made of ``watch`` and ``log_key_prefix``; give two monitors different prefixes.
@@ -179,6 +187,7 @@ class TwoPhaseMonitor(Callback):
         self._publisher = Publisher(log_key_prefix, log_figures, resolve_alerts(on_event), self._faults.tell)
         self.history = History()
         self.events: list[PhaseEvent] = []
+        self._tracks = SampleTracks()
         self._watchlist = self._new_watchlist()
         self._session = self._new_session()
         self._pending: list[Record] = []
@@ -234,9 +243,12 @@ class TwoPhaseMonitor(Callback):
         self._budget.restart()
         last = self.history.last
         if last is not None and (trainer.global_step == 0 or trainer.current_epoch < last["epoch"]):
-            self.history, self.events = History(), []
+            self.history, self.events, self._tracks = History(), [], SampleTracks()
             self.detector = copy.deepcopy(self._pristine_detector)
             self._watchlist = self._new_watchlist()
+        # A stop that still waits for the Trainer's minimum is not in the checkpoint, and its event does not come again.
+        asked = any(event.kind == self.stop_on for event in self.events)
+        trainer.should_stop = trainer.should_stop or (asked and bridge.is_below_minimum(trainer))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Look at the first batch, if the sanity check did not show one."""
@@ -366,9 +378,13 @@ class TwoPhaseMonitor(Callback):
         pending, self._pending = self._pending, []
         for record in pending:
             with self._contained(trainer, "deciding"):
-                events = self._decide(trainer, record)
+                events, rehearsal = self._decide(trainer, record), bridge.is_fast_dev_run(trainer)
+                # Act first: a logger that fails must not swallow an alarm, or on rank 0 keep the other ranks waiting.
+                if not rehearsal:
+                    self._act(trainer, events)
                 log(record.scalars)
-                self._act(trainer, record, events)
+                if not rehearsal:
+                    self._show(trainer, record, events)
 
     def _decide(self, trainer: Trainer, record: Record) -> list[PhaseEvent]:
         main = record.deciding
@@ -378,18 +394,30 @@ class TwoPhaseMonitor(Callback):
         events += self.detector.update(
             record.epoch, main.strength, train_loss, val_loss, step=record.step, paired=not self.resample
         )
+        alarmed = self.detector.overfitting_epoch is not None
         record.scalars |= {
             "train_loss": math.nan if train_loss is None else train_loss,
             "val_loss": math.nan if val_loss is None else val_loss,
+            "val_loss_before_alarm": math.nan if val_loss is None or alarmed else val_loss,
             "loss_gap": math.nan if train_loss is None or val_loss is None else val_loss - train_loss,
             "phase": float(self.detector.phase),
             "boundary_epoch": float(-1 if self.boundary_epoch is None else self.boundary_epoch),
             "overfitting_risk": self.detector.overfitting_risk,
         }
+        samples = self._follow_samples(record)
         extra = {f"{split}/strength": m.mean_strength for split, m in record.found.items() if len(record.found) > 1}
         self.history.append(record.epoch, record.step, record.scalars, main.mean_strength, extra)
+        self.history.samples = samples
         self.events += events
         return events
+
+    def _follow_samples(self, record: Record) -> list[dict[str, Any]]:
+        """Follow every sample on its own, unless there are others each time; log their onsets."""
+        if self.resample:
+            return []
+        scalars, table = self._tracks.update(record.epoch, record.found, self._watchlist.watched)
+        record.scalars |= scalars
+        return table
 
     def _skipped_event(self, record: Record) -> list[PhaseEvent]:
         """Tell of samples without finite scores, when that begins."""
@@ -413,19 +441,22 @@ class TwoPhaseMonitor(Callback):
             self._faults.tell(f"no metric {key!r} was logged, so that loss is missing; logged are: {known}")
         return value
 
-    def _act(self, trainer: Trainer, record: Record, events: Sequence[PhaseEvent]) -> None:
-        """Write, draw, tell; stop if that was asked for."""
-        if bridge.is_fast_dev_run(trainer):
-            return
+    def _act(self, trainer: Trainer, events: Sequence[PhaseEvent]) -> None:
+        """Stop if that was asked for; tell people."""
+        if self.stop_on is not None:
+            asked = any(event.kind == self.stop_on for event in events)
+            stop = trainer.strategy.reduce_boolean_decision(asked, all=False)
+            trainer.should_stop = trainer.should_stop or stop
+        if trainer.is_global_zero:
+            self._publisher.send(events)
+
+    def _show(self, trainer: Trainer, record: Record, events: Sequence[PhaseEvent]) -> None:
+        """Write and draw, on rank 0."""
         if trainer.is_global_zero:
             self._publisher.write(trainer.loggers, record, events)
             count = len(self.history)
             if events or count & (count - 1) == 0:  # drawn at records 1, 2, 4, 8, ... and whenever something happened
                 self._draw(trainer, record.step)
-            self._publisher.send(events)
-        if self.stop_on is not None:
-            stop = any(event.kind == self.stop_on for event in events)
-            trainer.should_stop = trainer.should_stop or trainer.strategy.reduce_boolean_decision(stop, all=False)
 
     def _draw(self, trainer: Trainer, step: int) -> None:
         self._publisher.draw(trainer.loggers, self.history.last, self.plot, step)
@@ -445,6 +476,7 @@ class TwoPhaseMonitor(Callback):
             "history": self.history.state_dict(),
             "events": [event.to_dict() for event in self.events],
             "detector": self.detector.state_dict(),
+            "samples": self._tracks.state_dict(),
             "watchlist": self._watchlist.state_dict(),
         }
 
@@ -468,6 +500,7 @@ class TwoPhaseMonitor(Callback):
         self.events = [PhaseEvent.from_dict(event) for event in state_dict.get("events", [])]
         if "detector" in state_dict:
             self.detector.load_state_dict(state_dict["detector"])
+        self._tracks.load_state_dict(state_dict.get("samples", {}))
         if not self._watchlist.load_state_dict(state_dict.get("watchlist", {})):
             self._faults.tell("the watched samples were too large for the checkpoint and are collected again")
 

@@ -30,7 +30,7 @@ LEVELS: dict[str, int] = {
             "evaluate probes phases metrics _figure_data",
             "noise",
             "measure watchlist faults interactions history figures alerts writers budget",
-            "bridge",
+            "bridge samples",
             "options session",
             "publish",
             "monitor",

@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 KEYS = {
     "mean_order", "low_order_share", "high_order_share", "cancellation", "salient_count", "loss_gap", "phase",
     "boundary_epoch", "overfitting_risk", "solver_gap", "seconds", "train_loss", "val_loss", "skipped_samples",
-    "mean_players",
+    "mean_players", "val_loss_before_alarm", "onset/turned", "onset/q10", "onset/q50", "onset/q90",
     *(f"strength/order_{k:02d}_{sign}" for k in range(1, 5) for sign in ("pos", "neg")),
     *(f"noise_floor/order_{k:02d}" for k in range(1, 5)),
 }  # fmt: skip
