@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 STATE_VERSION = 1
 
+DECISION_KEYS = ("phase", "boundary_epoch", "overfitting_risk", "val_loss_before_alarm")
+"""Logged keys that other callbacks act on."""
+
 
 class TwoPhaseMonitor(Callback):
     """Watches which interactions a network learns, and flags the epoch at which over-fitted features begin.
@@ -291,6 +294,7 @@ class TwoPhaseMonitor(Callback):
         """Measure; decide and log, unless a loss has to be waited for."""
         if self._due:
             self._step(trainer, pl_module, decide=self.monitor is None and self.train_monitor is None)
+        self._stand_in(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Decide now if only the validation loss had to be waited for."""
@@ -303,6 +307,7 @@ class TwoPhaseMonitor(Callback):
             self._gate(trainer)
             if self._due:
                 self._step(trainer, pl_module, decide=self.monitor is None and self.train_monitor is None)
+            self._stand_in(trainer, pl_module)
         if self._pending:
             self._settle(trainer, self._publisher.scalars_with(trainer, pl_module))
 
@@ -348,6 +353,13 @@ class TwoPhaseMonitor(Callback):
                 self._publisher.scalars_with(trainer, pl_module)(record.scalars)
         if decide:
             self._settle(trainer, self._publisher.scalars_with(trainer, pl_module))
+
+    def _stand_in(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """While nothing could be measured, log ``nan`` for the keys a `ModelCheckpoint` would stop the run without."""
+        if bridge.is_fitting(trainer) and not self._pending and not len(self.history):
+            parts = ("val/", "train/") if self.watch == "both" else ("",)
+            keys = [*DECISION_KEYS, *(f"{part}mean_order" for part in parts)]
+            self._publisher.scalars_with(trainer, pl_module)(dict.fromkeys(keys, math.nan))
 
     def _account(self, record: Record) -> None:
         seconds, measurement = record.scalars["seconds"], record.deciding
@@ -479,6 +491,14 @@ class TwoPhaseMonitor(Callback):
             "samples": self._tracks.state_dict(),
             "watchlist": self._watchlist.state_dict(),
         }
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep the record of the run when weights are loaded to be evaluated, as by ``trainer.test(ckpt_path="best")``.
+
+        Lightning would replace it by the one of that checkpoint, which ends earlier.
+        """
+        if not bridge.is_fitting(trainer) and len(self.history):
+            checkpoint["callbacks"].pop(self.state_key, None)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue where the checkpoint left off.

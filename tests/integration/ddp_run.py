@@ -12,8 +12,11 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
 from models import ColumnNet, column_data, small_monitor
 from torch.utils.data import DataLoader
+
+from lightning_interactions import PhaseDetector, PhaseEvent
 
 warnings.filterwarnings("ignore")
 
@@ -35,10 +38,26 @@ def fails_on_rank_1(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor
     return logits.gather(1, targets.unsqueeze(1)).squeeze(1)
 
 
+class BoundaryAtOne(PhaseDetector):
+    def update(self, epoch: int, *args: Any, **kwargs: Any) -> list[PhaseEvent]:
+        return [PhaseEvent("boundary", 1, 1)] if epoch == 1 else []
+
+
+class FailsToWrite(TensorBoardLogger):
+    """Fails on rank 0, the only one that writes, at the first histogram."""
+
+    @property
+    def experiment(self) -> Any:
+        writer = super().experiment
+        writer.add_histogram_raw = None
+        return writer
+
+
 SCENARIOS: dict[str, dict[str, Any]] = {
     "plain": {},
     "both": {"watch": "both"},
     "logged_loss": {"monitor": "val_loss"},  # logged without sync_dist: ranks differ
+    "stop": {"stop_on": "boundary", "detector": BoundaryAtOne(), "on_error": "warn"},
     "fault": {"score": fails_on_rank_1, "on_error": "warn"},
 }
 
@@ -50,7 +69,8 @@ def main(devices: int, scenario: str, output: Path) -> None:
         **{"num_samples": 7, "on_event": lambda event: told.append(event.kind)} | SCENARIOS[scenario]
     )
     trainer = L.Trainer(
-        max_epochs=3, accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", logger=False,
+        max_epochs=3, accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto",
+        logger=FailsToWrite(output.parent) if scenario == "stop" else False,
         enable_progress_bar=False, enable_model_summary=False, default_root_dir=output.parent,
         enable_checkpointing=False, num_sanity_val_steps=1, callbacks=[monitor],
     )  # fmt: skip
@@ -64,6 +84,7 @@ def main(devices: int, scenario: str, output: Path) -> None:
     torch.save(
         {
             "history": monitor.history.to_dict(),
+            "samples": monitor.history.samples,
             "events": state["events"],
             "keys": {split: probe["keys"] for split, probe in state["watchlist"].get("watched", {}).items()},
             "weights": trainer.lightning_module.state_dict(),

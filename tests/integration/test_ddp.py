@@ -37,6 +37,19 @@ def test_two_ranks_give_the_numbers_of_one(scenario: str, tmp_path: Path) -> Non
     for split, keys in single["keys"].items():
         assert torch.equal(keys, ranks[0]["keys"][split]), "the same samples are watched"
     assert_equal_histories(ranks[0]["history"], single["history"], rel=1e-5)
+    for rank in ranks:
+        assert len(rank["samples"]) == len(single["samples"]) > 0
+        for one, other in zip(rank["samples"], single["samples"], strict=True):
+            for key, value in other.items():
+                close = pytest.approx(value, rel=1e-5, abs=1e-9) if isinstance(value, float) else value
+                assert one[key] == close, key
+
+
+def test_ranks_stop_together_even_if_one_cannot_write(tmp_path: Path) -> None:
+    ranks = run(2, "stop", tmp_path)
+    assert [rank["history"]["epoch"] for rank in ranks] == [[0, 1], [0, 1]]
+    assert [rank["told"].count("boundary") for rank in ranks] == [1, 0]
+    assert any("NoneType" in event["message"] for event in ranks[0]["events"]), "the fault was there"
 
 
 def test_ranks_agree_and_only_one_tells(tmp_path: Path) -> None:

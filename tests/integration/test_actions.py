@@ -1,0 +1,287 @@
+"""What follows from an event: checkpoints to keep, alerts sent once, a stop that is never lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from models import ColumnNet, fit, loaders, small_monitor
+from torch import Tensor, nn
+
+from lightning_interactions import PhaseDetector, PhaseEvent
+
+
+class OverfitNet(ColumnNet):
+    """Memorises 48 samples: its validation loss is lowest around epoch 12."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(5, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 3))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+
+
+class Script(PhaseDetector):
+    """Says what it is told to, at the epochs it is told to."""
+
+    def __init__(self, **kinds: int) -> None:
+        super().__init__()
+        self.kinds = {epoch: kind for kind, epoch in kinds.items()}
+
+    def update(self, epoch: int, *args: Any, **kwargs: Any) -> list[PhaseEvent]:
+        kind: Any = self.kinds.get(epoch)
+        if kind == "boundary":
+            self.boundary_epoch = epoch
+        if kind == "overfitting":
+            self.overfitting_epoch = epoch
+        if kind == "retracted":
+            self.boundary_epoch = self.overfitting_epoch = None
+        return [PhaseEvent(kind, epoch, epoch, message=f"{kind} at {epoch}")] if kind else []
+
+
+class Snapshots(L.Callback):
+    """The weights after every epoch."""
+
+    def __init__(self) -> None:
+        self.weights: list[dict[str, Tensor]] = []
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.weights.append({name: w.clone() for name, w in pl_module.state_dict().items()})
+
+
+def keepers(folder: Path) -> dict[str, ModelCheckpoint]:
+    """The recipe of the README."""
+    return {
+        "boundary": ModelCheckpoint(folder, "boundary-{epoch}", monitor="interactions/mean_order", mode="min"),
+        "before alarm": ModelCheckpoint(
+            folder, "before-alarm-{epoch}", monitor="interactions/val_loss_before_alarm", mode="min"
+        ),
+        "lowest loss": ModelCheckpoint(folder, "lowest-{epoch}", monitor="val_loss", mode="min"),
+    }
+
+
+def kept_epoch(keeper: ModelCheckpoint, snapshots: Snapshots) -> int:
+    """The epoch of a checkpoint, read back; its weights are those of that epoch."""
+    checkpoint = torch.load(keeper.best_model_path, weights_only=True)
+    weights = snapshots.weights[checkpoint["epoch"]]
+    assert all(torch.equal(weights[name], value) for name, value in checkpoint["state_dict"].items())
+    return int(checkpoint["epoch"])
+
+
+def lowest(column: list[float]) -> int:
+    return min(range(len(column)), key=column.__getitem__)
+
+
+# -- checkpoints -----------------------------------------------------------------------------------------------------
+
+
+def test_the_recipe_keeps_the_boundary_and_the_best_before_the_alarm(tmp_path: Path) -> None:
+    monitor = small_monitor(num_samples=16, num_players=5, on_event=None)
+    snapshots, keep = Snapshots(), keepers(tmp_path)
+    fit(
+        monitor, model=OverfitNet, data=loaders(train=48, val=96), max_epochs=30, callbacks=(snapshots, *keep.values()),
+        enable_checkpointing=True,
+    )  # fmt: skip
+    history, alarm = monitor.history.to_dict(), monitor.detector.overfitting_epoch
+    assert alarm is not None, "this run overfits without doubt"
+    assert kept_epoch(keep["boundary"], snapshots) == lowest(history["mean_order"])
+    assert abs(lowest(history["mean_order"]) - monitor.boundary_epoch) <= 2, "up to the smoothing"
+    assert kept_epoch(keep["before alarm"], snapshots) == lowest(history["val_loss"][:alarm]) < alarm
+    assert history["val_loss_before_alarm"][:alarm] == history["val_loss"][:alarm]
+    assert torch.tensor(history["val_loss_before_alarm"][alarm:]).isnan().all()
+
+
+def test_a_lower_loss_after_the_alarm_does_not_replace_the_checkpoint(tmp_path: Path) -> None:
+    monitor = small_monitor(detector=Script(boundary=1, overfitting=3))
+    snapshots, keep = Snapshots(), keepers(tmp_path)
+    fit(monitor, model=OverfitNet, max_epochs=8, callbacks=(snapshots, *keep.values()), enable_checkpointing=True)
+    assert kept_epoch(keep["lowest loss"], snapshots) > 3, "the alarm came early: the loss fell on"
+    assert kept_epoch(keep["before alarm"], snapshots) == lowest(monitor.history.column("val_loss")[:3])
+
+
+def test_an_alarm_that_is_taken_back_opens_the_key_again() -> None:
+    monitor = small_monitor(detector=Script(boundary=0, overfitting=1, retracted=3), on_event=None)
+    fit(monitor, max_epochs=5)
+    known = torch.tensor(monitor.history.column("val_loss_before_alarm")).isfinite()
+    assert known.tolist() == [True, False, False, True, True]
+
+
+@pytest.mark.parametrize("options", [{}, {"monitor": "val_loss"}, {"watch": "both"}, {"watch": "train"}])
+def test_a_monitor_that_fails_does_not_stop_the_run_through_a_checkpoint_callback(
+    options: dict[str, str], tmp_path: Path
+) -> None:
+    def fails(logits: Tensor, targets: Tensor) -> Tensor:
+        if len(logits) > 4:
+            raise ValueError("a mistake in the score")
+        return logits.sum(1)
+
+    part = "val/" if options.get("watch") == "both" else ""
+    keys = f"{part}mean_order", "phase", "boundary_epoch", "overfitting_risk", "val_loss_before_alarm"
+    keep = [ModelCheckpoint(tmp_path / str(i), monitor=f"interactions/{key}") for i, key in enumerate(keys)]
+    monitor = small_monitor(score=fails, on_error="warn", **options)
+    data = {"train_dataloaders": loaders()["train_dataloaders"]} if options.get("watch") == "train" else None
+    trainer = fit(monitor, data=data, callbacks=tuple(keep), enable_checkpointing=True)
+    assert trainer.current_epoch == 3
+    assert all(Path(keeper.best_model_path).is_file() for keeper in keep)
+
+
+def test_without_validation_data_there_is_no_such_loss() -> None:
+    monitor = small_monitor(watch="train")
+    data = {"train_dataloaders": loaders()["train_dataloaders"]}
+    fit(monitor, data=data, max_epochs=2)
+    assert torch.tensor(monitor.history.column("val_loss_before_alarm")).isnan().all()
+
+
+def test_a_stop_at_the_alarm_leaves_the_plain_checkpoint_right(tmp_path: Path) -> None:
+    monitor = small_monitor(stop_on="overfitting", detector=Script(overfitting=3))
+    snapshots, keep = Snapshots(), keepers(tmp_path)
+    trainer = fit(
+        monitor, model=OverfitNet, max_epochs=8, callbacks=(snapshots, *keep.values()), enable_checkpointing=True
+    )
+    assert trainer.current_epoch == 4
+    assert kept_epoch(keep["lowest loss"], snapshots) == lowest(monitor.history.column("val_loss"))
+
+
+# -- the record of the run outlives the evaluation of a checkpoint ----------------------------------------------------
+
+
+@pytest.mark.parametrize("evaluate", ["validate", "test"])
+def test_evaluating_a_checkpoint_does_not_turn_the_record_back(evaluate: str, tmp_path: Path) -> None:
+    class Tested(ColumnNet):
+        def test_step(self, batch: list[Tensor], batch_idx: int) -> None:
+            self(batch[0])
+
+    first = ModelCheckpoint(tmp_path, "first", monitor="interactions/phase", mode="min")
+    monitor = small_monitor(detector=Script(boundary=1, overfitting=2), on_event=None)
+    trainer = fit(monitor, model=Tested, callbacks=(first,), enable_checkpointing=True)
+    assert torch.load(first.best_model_path, weights_only=True)["epoch"] == 0
+    data = loaders()["val_dataloaders"]
+    getattr(trainer, evaluate)(dataloaders=data, ckpt_path=str(tmp_path / "first.ckpt"), verbose=False)
+    assert monitor.history.column("epoch") == [0, 1, 2]
+    assert (monitor.boundary_epoch, [event.kind for event in monitor.events]) == (1, ["boundary", "overfitting"])
+    # A monitor that has recorded nothing yet does take over what the checkpoint knows.
+    other = small_monitor()
+    viewer = L.Trainer(accelerator="cpu", callbacks=[other], logger=False, enable_progress_bar=False)
+    getattr(viewer, evaluate)(Tested(), data, ckpt_path=str(tmp_path / "first.ckpt"), verbose=False)
+    assert other.history.column("epoch") == [0]
+
+
+# -- alerts and resume -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("when", [{"save_on_train_epoch_end": True}, {"save_on_train_epoch_end": False}])
+@pytest.mark.parametrize("options", [{}, {"monitor": "val_loss"}], ids=["probes", "logged-loss"])
+def test_every_event_is_told_once_over_a_resume(when: dict[str, bool], options: dict[str, str], tmp_path: Path) -> None:
+    def monitored(told: list[PhaseEvent]) -> Any:
+        return small_monitor(detector=Script(boundary=1, overfitting=2), on_event=told.append, **options)
+
+    before: list[PhaseEvent] = []
+    after: list[PhaseEvent] = []
+    keeper = ModelCheckpoint(tmp_path, "stop", **when)
+    fit(monitored(before), max_epochs=2, callbacks=(keeper,), enable_checkpointing=True)
+    resumed = monitored(after)
+    fit(resumed, max_epochs=4, ckpt_path=str(tmp_path / "stop.ckpt"))
+    assert [event.kind for event in before] == ["boundary"]
+    assert [event.kind for event in after] == ["overfitting"]
+    assert resumed.events == before + after
+
+
+def test_an_event_after_the_checkpoint_is_told_by_the_resumed_run_too(tmp_path: Path) -> None:
+    """The checkpoint does not know of it, and who resumes may not have seen it."""
+    told: list[str] = []
+    keeper = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)
+    fit(
+        small_monitor(detector=Script(boundary=2), on_event=lambda e: told.append(e.kind)), callbacks=(keeper,),
+        enable_checkpointing=True,
+    )  # fmt: skip
+    again = small_monitor(detector=Script(boundary=2), on_event=lambda e: told.append(e.kind))
+    fit(again, ckpt_path=str(tmp_path / "epoch=0.ckpt"))
+    assert told == ["boundary", "boundary"]
+    assert len(again.events) == 1
+
+
+# -- stopping --------------------------------------------------------------------------------------------------------
+
+
+class BrokenLogger(TensorBoardLogger):
+    """Takes scalars, but fails at a histogram."""
+
+    @property
+    def experiment(self) -> Any:
+        writer = super().experiment
+
+        def fail(*args: Any, **kwargs: Any) -> None:
+            raise OSError("no space left on device")
+
+        writer.add_histogram = writer.add_histogram_raw = writer.add_text = writer.add_figure = fail
+        return writer
+
+
+def test_a_logger_that_fails_swallows_neither_alert_nor_stop(tmp_path: Path) -> None:
+    told: list[str] = []
+    monitor = small_monitor(
+        stop_on="boundary", detector=Script(boundary=1), on_event=lambda e: told.append(e.kind), on_error="warn"
+    )
+    with pytest.warns(UserWarning, match="no space left"):
+        trainer = fit(monitor, logger=BrokenLogger(tmp_path), max_epochs=5)
+    assert told == ["boundary"]
+    assert trainer.current_epoch == 2
+
+
+def test_a_stop_that_waits_for_min_epochs_outlives_a_resume(tmp_path: Path) -> None:
+    def monitored() -> Any:
+        return small_monitor(stop_on="boundary", detector=Script(boundary=0), on_event=None)
+
+    keeper = ModelCheckpoint(tmp_path, "stop")
+    fit(monitored(), max_epochs=2, min_epochs=2, callbacks=(keeper,), enable_checkpointing=True)
+    assert fit(monitored(), max_epochs=8, min_epochs=5, ckpt_path=str(tmp_path / "stop.ckpt")).current_epoch == 5
+
+
+def test_a_stopped_run_that_is_resumed_goes_on(tmp_path: Path) -> None:
+    def monitored() -> Any:
+        return small_monitor(stop_on="boundary", detector=Script(boundary=1), on_event=None)
+
+    keeper = ModelCheckpoint(tmp_path, "stop")
+    assert fit(monitored(), max_epochs=5, callbacks=(keeper,), enable_checkpointing=True).current_epoch == 2
+    assert fit(monitored(), max_epochs=5, ckpt_path=str(tmp_path / "stop.ckpt")).current_epoch == 5
+
+
+# -- samples ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("watch", ["val", "both"])
+def test_the_history_lists_the_watched_samples(watch: str, tmp_path: Path) -> None:
+    monitor = small_monitor(watch=watch)
+    trainer = fit(monitor, max_epochs=2)
+    table = monitor.history.samples
+    splits = ["val", "train"] if watch == "both" else ["val"]
+    assert len(table) == 6 * len(splits)
+    ranks = [row["high_order_cancelled"] for row in table]
+    assert ranks == sorted(ranks, reverse=True)
+    for split in splits:
+        probe = monitor._watchlist.watched[split]
+        rows = sorted((row for row in table if row["split"] == split), key=lambda row: row["index"])
+        assert [row["key"] for row in rows] == probe.keys.tolist()
+        assert [row["target"] for row in rows] == probe.targets.tolist()
+    prefix = "interactions/val/" if watch == "both" else "interactions/"
+    assert f"{prefix}onset/q50" in trainer.callback_metrics
+
+
+def test_with_other_samples_each_time_none_is_followed() -> None:
+    monitor = small_monitor(resample=True)
+    trainer = fit(monitor, max_epochs=2)
+    assert monitor.history.samples == []
+    assert not any("onset" in key for key in trainer.callback_metrics)
+
+
+def test_a_new_run_forgets_the_samples_of_the_last_one() -> None:
+    monitor = small_monitor()
+    fit(monitor, max_epochs=2)
+    fit(monitor, max_epochs=1)
+    assert monitor.history.column("onset/turned") == [0.0]
