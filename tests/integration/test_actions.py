@@ -131,6 +131,13 @@ def test_a_monitor_that_fails_does_not_stop_the_run_through_a_checkpoint_callbac
     assert all(Path(keeper.best_model_path).is_file() for keeper in keep)
 
 
+def test_nor_does_a_monitor_that_is_switched_off(tmp_path: Path) -> None:
+    keeper = ModelCheckpoint(tmp_path, monitor="interactions/val_loss_before_alarm")
+    trainer = fit(small_monitor(), callbacks=(keeper,), enable_checkpointing=True, limit_val_batches=0)
+    assert trainer.current_epoch == 3
+    assert Path(keeper.best_model_path).is_file()
+
+
 def test_without_validation_data_there_is_no_such_loss() -> None:
     monitor = small_monitor(watch="train")
     data = {"train_dataloaders": loaders()["train_dataloaders"]}

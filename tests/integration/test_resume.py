@@ -79,6 +79,7 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path: Path) -> None:
     fit(resumed, model=NoDropout, data=data(), max_epochs=6, ckpt_path=str(tmp_path / "stop.ckpt"))
     assert resumed.history.column("epoch") == list(range(6))
     assert_same(history_without_times(resumed), history_without_times(uninterrupted))
+    assert resumed.history.samples == uninterrupted.history.samples
 
 
 def test_state_loads_with_weights_only(tmp_path: Path) -> None:

@@ -120,6 +120,7 @@ def test_survives_torch_save_with_weights_only(tmp_path):
         {"records": [{"epoch": 0}]},
         {"records": [{"epoch": 0, "step": 0, "scalars": {}, "strengths": {"strength": [[1.0]]}}]},
         {"records": [{"epoch": 0, "step": 0, "scalars": [], "strengths": {"strength": [[1.0], [1.0]]}}]},
+        {"records": [], "samples": 3},
     ],
 )
 def test_a_state_that_does_not_fit_leaves_the_history_alone(state):
@@ -168,6 +169,30 @@ def test_json_reads_back_and_is_strict(tmp_path):
     expected["strength"][1][0][0] = None
     assert read == expected
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_samples_are_a_table_beside_the_columns(tmp_path):
+    history, restored = example(), History()
+    assert history.samples == []
+    assert history.state_dict()["samples"] == []
+    rows = [{"index": 1, "target": 0, "prediction": [1, 0]}, {"index": 0, "target": 2, "prediction": None}]
+    history.samples = rows
+    assert same(history.to_dict(), example().to_dict())
+    history.samples[0]["prediction"].append(9)
+    rows[1]["index"] = 99
+    assert history.samples == [{"index": 1, "target": 0, "prediction": [1, 0]},
+                               {"index": 0, "target": 2, "prediction": None}]  # fmt: skip
+    torch.save(history.state_dict(), tmp_path / "checkpoint.pt")
+    restored.load_state_dict(torch.load(tmp_path / "checkpoint.pt", weights_only=True))
+    assert restored.samples == history.samples
+    history.to_json(tmp_path / "history.json")
+    read = json.loads((tmp_path / "history.json").read_text())
+    assert read.pop("samples") == history.samples
+    assert set(read) == set(history.to_dict())
+    old = example().state_dict()
+    del old["samples"]  # a checkpoint of an older version
+    restored.load_state_dict(old)
+    assert restored.samples == []
 
 
 def test_csv_reads_back(tmp_path):
