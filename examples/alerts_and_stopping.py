@@ -87,7 +87,7 @@ def main(fast: bool = False, stop: bool = False) -> dict[str, str]:
 
     print("Validation samples with the most cancelling high-order strength:")
     for row in monitor.history.samples[:3]:
-        print({key: row[key] for key in ("index", "target", "high_order_cancelled", "onset_epoch")})
+        print({key: row[key] for key in ("index", "target", "prediction", "high_order_cancelled", "onset_epoch")})
     monitor.plot().savefig("alerts_and_stopping.png")
     return kept
 

@@ -174,6 +174,9 @@ class Measurement:
         noise: Float64 ``(n,)``: what rounding noise could add to the strength of each order, in units of the score;
             ``nan`` for token ids, which cannot be off by a rounding.
         player_counts: Long ``(B,)``: players of each sample.
+        target: Float64 ``(B,)``: what the data say, see `Task.truth`; ``nan`` where outputs were not finite.
+        prediction: Float64 ``(B,)``: what the model says of the whole sample, see `Task.predict`; likewise.
+        followed: Float64 ``(B,)``: whose score is split, see `Task.followed`; likewise.
     """
 
     strength: Tensor
@@ -184,6 +187,9 @@ class Measurement:
     scale: float
     noise: Tensor
     player_counts: Tensor
+    target: Tensor
+    prediction: Tensor
+    followed: Tensor
 
     @property
     def skipped(self) -> int:
@@ -283,7 +289,9 @@ class Measurer:
             with context():
                 forward = make_forward()
                 watched = players_of(forward)
-                values = {name: self._values(forward, item, cut) for name, item in watched.items()}
+                values, answers = {}, {}
+                for name, item in watched.items():
+                    values[name], answers[name] = self._values(forward, item, cut)
                 noise = {name: self._noise(forward, item, values[name], cut) for name, item in watched.items()}
                 losses = {name: self._losses(forward, probe) for name, probe in loss_probes.items()}
             splits = {name: self._split(v) for name, v in values.items()}
@@ -293,14 +301,16 @@ class Measurer:
         if problem:
             raise MeasureError(problem) from cause
         found = {
-            name: self._summarise(values[name], split, noise[name], watched[name]) for name, split in splits.items()
+            name: self._summarise(values[name], split, noise[name], answers[name], watched[name])
+            for name, split in splits.items()
         }
         means = {
             name: float(self.ranks.collect(loss, len(loss_probes[name])).nanmean()) for name, loss in losses.items()
         }
         return found, means
 
-    def _values(self, forward: Forward, watched: Watched, cut: LayerCut | None) -> Tensor:
+    def _values(self, forward: Forward, watched: Watched, cut: LayerCut | None) -> tuple[Tensor, Tensor]:
+        """Values ``(share, 2**n)`` of this rank's samples; target, prediction and what is followed ``(share, 3)``."""
         share = self.ranks.share(len(watched.probe))
         return self._evaluate(forward, watched, share, watched.masker, cut)
 
@@ -313,21 +323,23 @@ class Measurer:
         row = self.ranks.share(len(watched.probe))[first : first + 1]
         if not watched.probe.inputs.is_floating_point() and cut is None:  # token ids cannot be off by a rounding
             return values.new_full((1, watched.num_players), torch.nan).double()
-        perturbed = self._evaluate(forward, watched, row, Perturbed(watched.masker, self.settings.rounding), cut)
+        perturbed, _ = self._evaluate(forward, watched, row, Perturbed(watched.masker, self.settings.rounding), cut)
         return noise_by_order(values[first : first + 1], perturbed).double()
 
     def _evaluate(
         self, forward: Forward, watched: Watched, rows: Tensor, masker: Masker, cut: LayerCut | None
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         probe, task = watched.probe, self.task
-        inputs = self.arrange(probe.inputs[rows].to(self.device))
+        inputs, targets = self.arrange(probe.inputs[rows].to(self.device)), task.read(probe.targets[rows])
         logits = plain_logits(forward, inputs, self.chunk_rows)
-        return evaluate_coalitions(
-            forward, inputs, watched.labels[rows].to(self.device),
-            task.pick(task.read(probe.targets[rows]), logits, probe.keys[rows]),
+        picked = task.pick(targets, logits, probe.keys[rows])
+        values = evaluate_coalitions(
+            forward, inputs, watched.labels[rows].to(self.device), picked,
             masker=masker, num_players=watched.num_players, score=task.follow,
             chunk_size=self.settings.chunk_size if masker is watched.masker else self.chunk_rows, cut=cut,
         )  # fmt: skip
+        answers = task.truth(targets, picked), task.predict(logits, picked), task.followed(picked)
+        return values, torch.stack([answer.to(values) for answer in answers], 1)
 
     def _split(self, values: Tensor) -> SparseAndOr:
         return sparse_and_or(values, noise_bound=self.settings.noise_bound, tol=SPLIT_TOLERANCE)
@@ -340,7 +352,9 @@ class Measurer:
         logits = torch.cat([plain_logits(forward, inputs, size) for inputs in moved])
         return task.loss(logits, task.read(probe.targets[share]))
 
-    def _summarise(self, values: Tensor, split: SparseAndOr, noise: Tensor, watched: Watched) -> Measurement:
+    def _summarise(
+        self, values: Tensor, split: SparseAndOr, noise: Tensor, answers: Tensor, watched: Watched
+    ) -> Measurement:
         """Sum up on the device; everything then leaves it, and reaches the other ranks, in one tensor."""
         size = len(watched.probe)
         and_, or_, gap, values = split.and_, split.or_, split.gap, values.to(split.gap)
@@ -355,10 +369,12 @@ class Measurer:
             interaction_histogram(and_, or_, scale, edges.to(gap)).flatten(1),
             noise.to(gap).expand(len(gap), -1),
             scale.expand(len(gap), 1),
+            answers,
         ]
         own = torch.where(valid.unsqueeze(1), torch.cat([column.to(gap) for column in columns], 1), torch.nan)
         everyone = self.ranks.collect(own, size).cpu()
-        strength, count, gap, histogram, noise, scales = torch.split(everyone, [c.shape[1] for c in columns], 1)
+        parts = torch.split(everyone, [column.shape[1] for column in columns], 1)
+        strength, count, gap, histogram, noise, scales, answers = parts
         return Measurement(
             strength=strength.view(len(strength), 2, -1),
             salient_count=count.squeeze(1),
@@ -368,6 +384,9 @@ class Measurer:
             scale=float(scales.nanmean()),
             noise=_first_finite(noise),
             player_counts=watched.player_counts,
+            target=answers[:, 0],
+            prediction=answers[:, 1],
+            followed=answers[:, 2],
         )
 
 

@@ -36,7 +36,8 @@ MIN_RISE = 0.05
 PERSISTENCE = 2
 """Records in a row that must have risen so far."""
 
-QUANTILES = {"q10": 0.1, "q50": 0.5, "q90": 0.9}
+QUANTILES = {"q10": 10, "q50": 50, "q90": 90}
+"""In percent of the samples: whole numbers, so that nothing is rounded."""
 
 
 class SampleTrack:
@@ -121,7 +122,7 @@ class SampleTrack:
         """
         size = len(self._state["keys"])
         epochs = sorted(epoch for epoch in self.onset_epochs() if epoch is not None)
-        needed = {name: max(math.ceil(share * size), 1) for name, share in QUANTILES.items()}
+        needed = {name: max(-(-percent * size // 100), 1) for name, percent in QUANTILES.items()}
         return {
             "onset/turned": len(epochs) / size if size else 0.0,
             **{f"onset/{q}": float(epochs[k - 1]) if k <= len(epochs) else -1.0 for q, k in needed.items()},
@@ -210,28 +211,34 @@ def sample_table(
     Returns:
         Rows in the order of the probe: ``split``; ``index`` in the probe; ``key``, the hash of the input's content
         (:func:`~lightning_interactions.probes.content_keys`), by which it is found again in the data; ``target`` and
-        ``prediction``; ``strength``, all orders and signs together, in units of the score; ``mean_order``;
-        ``high_order_share``; ``cancellation``; ``high_order_cancelled``, the strength of the high orders that positive
-        and negative interactions take from each other, ``P + M - |P - M|``, in units of the score; ``onset_epoch``.
-        ``None`` stands for what is undefined: all of them where the model's outputs were not finite.
+        ``prediction``: the class, or 0 or 1 for one of several labels, or the number; ``followed``: the index of the
+        class, label or output whose score is split; ``strength``: all orders and signs together, in units of the
+        score; ``mean_order``; ``high_order_share``; ``cancellation``; ``high_order_cancelled``: the strength of the
+        high orders that positive and negative interactions take from each other, ``P + M - |P - M|``, in units of the
+        score; ``onset_epoch``. ``None`` stands for what is undefined: all measured ones where the model's outputs were
+        not finite.
     """
     strength = measurement.strength
     high = (strength.shape[-1] + 1) // 2 - 1  # as in high_order_share
     columns = {
         "key": probe.keys,
-        "target": probe.targets.squeeze(-1) if probe.targets.ndim > 1 else probe.targets,
+        "target": measurement.target,
+        "prediction": measurement.prediction,
+        "followed": measurement.followed,
         "strength": strength.sum((-2, -1)),
         "mean_order": mean_order(strength),
         "high_order_share": high_order_share(strength),
         "cancellation": cancellation(strength),
         "high_order_cancelled": 2 * strength[..., high:].sum(-1).min(-1).values,
     }
-    values = {name: [_plain(value) for value in column.tolist()] for name, column in columns.items()}
+    values = {name: [_plain(name, value) for value in column.tolist()] for name, column in columns.items()}
     return [
         {"split": split, "index": i, **{name: column[i] for name, column in values.items()}, "onset_epoch": onset}
         for i, onset in enumerate(onsets)
     ]
 
 
-def _plain(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _plain(name: str, value: float) -> float | int | None:
+    if not math.isfinite(value):
+        return None
+    return int(value) if name in ("target", "prediction", "followed") and value == int(value) else value

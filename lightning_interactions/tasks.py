@@ -153,6 +153,34 @@ class Task:
             return (logits.gather(1, (picked // 2).unsqueeze(1))[:, 0] > 0).to(logits.dtype)
         return logits[:, self._column] if self.kind == "regression" else (logits[:, 0] > 0).to(logits.dtype)
 
+    def truth(self, targets: Tensor, picked: Tensor) -> Tensor:
+        """Say what the data answer there: what `predict` should have said.
+
+        Args:
+            targets: What `read` returned.
+            picked: ``(B,)``, what `pick` returned.
+
+        Returns:
+            ``(B,)`` on the device of ``picked``.
+        """
+        targets = targets.to(picked.device)
+        if self.kind == "labels":
+            return targets.gather(1, (picked // 2).unsqueeze(1))[:, 0]
+        return targets[:, self._column] if targets.ndim > 1 else targets
+
+    def followed(self, picked: Tensor) -> Tensor:
+        """Say whose score is followed: the index of a class, a label, or an output of a regression.
+
+        Args:
+            picked: ``(B,)``, what `pick` returned.
+
+        Returns:
+            ``(B,)``.
+        """
+        if self.kind == "regression":
+            return torch.full_like(picked, self._column)
+        return picked // 2 if self.kind == "labels" else picked
+
     def describe(self) -> str:
         """Say in a few words what is followed."""
         score = getattr(self.score, "__name__", "score")

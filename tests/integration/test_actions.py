@@ -275,7 +275,10 @@ def test_the_history_lists_the_watched_samples(watch: str, tmp_path: Path) -> No
         probe = monitor._watchlist.watched[split]
         rows = sorted((row for row in table if row["split"] == split), key=lambda row: row["index"])
         assert [row["key"] for row in rows] == probe.keys.tolist()
-        assert [row["target"] for row in rows] == probe.targets.tolist()
+        assert [row["target"] for row in rows] == [row["followed"] for row in rows] == probe.targets.tolist()
+        with torch.no_grad():
+            answers = trainer.lightning_module.eval()(probe.inputs).argmax(1)
+        assert [row["prediction"] for row in rows] == answers.tolist()
     prefix = "interactions/val/" if watch == "both" else "interactions/"
     assert f"{prefix}onset/q50" in trainer.callback_metrics
 
@@ -291,4 +294,4 @@ def test_a_new_run_forgets_the_samples_of_the_last_one() -> None:
     monitor = small_monitor()
     fit(monitor, max_epochs=2)
     fit(monitor, max_epochs=1)
-    assert monitor.history.column("onset/turned") == [0.0]
+    assert int(monitor.state_dict()["samples"]["val"]["orders"].isfinite().sum()) == 6, "one record of each"

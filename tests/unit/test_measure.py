@@ -124,7 +124,7 @@ def measure(
 
 
 def same(first: Measurement, second: Measurement) -> None:
-    for name in ("strength", "salient_count", "gap", "histogram"):
+    for name in ("strength", "salient_count", "gap", "histogram", "target", "prediction", "followed"):
         torch.testing.assert_close(
             getattr(first, name), getattr(second, name), rtol=1e-9, atol=1e-9, equal_nan=True, msg=name
         )
@@ -155,6 +155,16 @@ def test_a_measurement_is_what_compute_interactions_says() -> None:
         expected = F.cross_entropy(model(watched.inputs).double(), watched.targets)
     assert losses["val"] == pytest.approx(float(expected), rel=1e-6)
     assert set(losses) == {"val", "train"}
+
+
+def test_a_measurement_knows_what_the_model_and_the_data_say() -> None:
+    model, watched = mlp(features=6), probe(5)
+    found = measure(model=model)[0]["val"]
+    with torch.no_grad():
+        answers = model(watched.inputs).argmax(1)
+    assert found.prediction.tolist() == answers.tolist()
+    assert found.target.tolist() == found.followed.tolist() == watched.targets.tolist()
+    assert found.prediction.tolist() != found.target.tolist(), "they can be told apart"
 
 
 @pytest.mark.parametrize("salience", [0.0, 0.03, 0.5])

@@ -122,6 +122,8 @@ def test_quantiles_are_over_all_samples() -> None:
     turns = [2, 4, 4, 6, 8, 9]
     track = follow([v_shape(turn) for turn in turns] + [[2.0] * 16] * 4)
     assert track.scalars() == {"onset/turned": 0.6, "onset/q10": 2.0, "onset/q50": 8.0, "onset/q90": -1.0}
+    few = follow([v_shape(turn) for turn in (2, 4, 6)])  # a tenth of three samples is one, half are two
+    assert few.scalars() == {"onset/turned": 1.0, "onset/q10": 2.0, "onset/q50": 4.0, "onset/q90": 6.0}
     assert SampleTrack().scalars() == {"onset/turned": 0.0, "onset/q10": -1.0, "onset/q50": -1.0, "onset/q90": -1.0}
 
 
@@ -208,6 +210,10 @@ def measurement(strength: Tensor) -> Measurement:
         edges=torch.zeros(2),
         scale=1.0,
         noise=torch.zeros(N),
+        player_counts=torch.full((size,), N),
+        target=torch.arange(size) % 3 + gap,
+        prediction=torch.tensor([0.0, 2.5, 2.0, 1.0])[:size] + gap,
+        followed=torch.arange(size) % 2 + gap,
     )
 
 
@@ -228,7 +234,10 @@ def test_the_table_says_what_each_sample_has() -> None:
     rows = sample_table("val", probe(4), measurement(four_samples()), [1, None, 3, None])
     assert [row["index"] for row in rows] == [0, 1, 2, 3]
     assert [row["key"] for row in rows] == keys(4).tolist()
-    assert [row["target"] for row in rows] == [0, 1, 2, 0]
+    assert [row["target"] for row in rows] == [0, 1, 2, None]
+    assert [row["prediction"] for row in rows] == [0, 2.5, 2, None]
+    assert [row["followed"] for row in rows] == [0, 1, 0, None]
+    assert type(rows[0]["prediction"]) is int
     assert [row["onset_epoch"] for row in rows] == [1, None, 3, None]
     assert [row["strength"] for row in rows] == [10.0, 9.0, 5.0, None]
     assert [row["mean_order"] for row in rows] == [1.0, 5.0, pytest.approx((0.5 + 9 + 6) / 5), None]

@@ -186,3 +186,22 @@ def test_losses_of_all_kinds_of_classes_agree_with_torch() -> None:
     torch.testing.assert_close(task.loss(logits, task.read(numbers)), ((logits - numbers) ** 2).mean(1))
     assert math.isfinite(float(task.pick(task.read(numbers), logits, KEYS).sum()))
     assert torch.equal(task.predict(logits, numbers[:, 1]), logits[:, 1])
+
+
+def test_truth_and_what_is_followed_stand_beside_the_prediction() -> None:
+    logits, long = torch.tensor([[0.1, 2.0, -1.0], [3.0, 0.0, 1.0]]), torch.tensor([2, 0])
+    for target, followed in [("label", [2, 0]), ("predicted", [1, 0]), (1, [1, 1])]:
+        task = Task("classes", 3, target=target)
+        picked = task.pick(long, logits, KEYS[:2])
+        assert task.truth(long, picked).tolist() == [2, 0], "whatever is followed"
+        assert task.followed(picked).tolist() == followed
+    rows = torch.tensor([[0, 0, 1], [1, 0, 0]])
+    for target, truth, followed in [("label", [1, 1], [2, 0]), ("predicted", [0, 1], [1, 0]), (2, [1, 0], [2, 2])]:
+        task = Task("labels", 3, target=target)
+        picked = task.pick(rows, logits, KEYS[:2])
+        assert (task.truth(rows, picked).tolist(), task.followed(picked).tolist()) == (truth, followed)
+    numbers, task = torch.tensor([[0.5, 1.5, 2.5], [3.5, 4.5, 5.5]]), Task("regression", 3, output, 1)
+    picked = task.pick(numbers, logits, KEYS[:2])
+    assert (task.truth(numbers, picked).tolist(), task.followed(picked).tolist()) == ([1.5, 4.5], [1, 1])
+    assert Task("regression", 1, output).truth(numbers[:, 0], numbers[:, 0]).tolist() == [0.5, 3.5]
+    assert Task("binary", 1).truth(torch.tensor([1, 0]), torch.tensor([0, 0])).tolist() == [1, 0]
