@@ -1,0 +1,25 @@
+"""An AlexNet on CIFAR-10, masked after the first ReLU as in the papers; a quarter of the width on a CPU.
+
+python examples/images_alexnet_cifar10.py [--fast] [--accelerator auto]
+"""
+
+from __future__ import annotations
+
+from common import parse, run
+from data import cifar10
+from models import AlexNet, Classifier
+
+from lightning_interactions import TwoPhaseMonitor
+
+
+def main() -> None:
+    options = parse(__doc__)
+    data = cifar10(options.data, train=options.size(3000), val=options.size(1000))
+    width = 0.25 if options.accelerator == "cpu" else 1.0
+    model = Classifier(AlexNet(width, data.num_classes), lr=0.01)
+    monitor = TwoPhaseMonitor(layer="net.features.1", **{"num_samples": 16} | options.small)
+    run(model, data, monitor, options, epochs=40, batch_size=64)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+"""VGG-11 on CIFAR-10, masked after the second ReLU as in the papers; a quarter of the width on a CPU.
+
+python examples/images_vgg_cifar10.py [--fast] [--accelerator auto]
+"""
+
+from __future__ import annotations
+
+from common import parse, run
+from data import cifar10
+from models import VGG11, Classifier
+
+from lightning_interactions import TwoPhaseMonitor
+
+
+def main() -> None:
+    options = parse(__doc__)
+    data = cifar10(options.data, train=options.size(3000), val=options.size(1000))
+    width = 0.25 if options.accelerator == "cpu" else 1.0
+    model = Classifier(VGG11(width, data.num_classes), lr=0.01)
+    monitor = TwoPhaseMonitor(layer="net.features.4", **{"num_samples": 16} | options.small)
+    run(model, data, monitor, options, epochs=30, batch_size=64)
+
+
+if __name__ == "__main__":
+    main()

