@@ -30,10 +30,9 @@ class Options:
         """So many samples, or just enough to see that the script runs."""
         return min(full, 64) if self.fast else full
 
-    @property
-    def small(self) -> dict[str, Any]:
-        """Settings that make a measurement of a fast run take no time."""
-        return {"num_samples": 4, "num_players": 5, "every_n_epochs": 1} if self.fast else {}
+    def measuring(self, **full: Any) -> dict[str, Any]:
+        """Settings of the monitor, or ones that make a measurement take no time."""
+        return {"num_samples": 4, "num_players": 5} if self.fast else full
 
 
 def parse(description: str | None) -> Options:

@@ -30,8 +30,8 @@ class Data:
     train: Dataset[Any]
     val: Dataset[Any]
     num_classes: int
-    groups: list[list[int]] = field(default_factory=list)
-    """Columns that belong together (one-hot), for tables."""
+    groups: dict[str, list[int]] = field(default_factory=dict)
+    """For tables: the columns of each variable, more than one where it is a category (one-hot)."""
 
 
 def mnist(folder: Path, train: int, val: int, label_noise: float = 0.0) -> Data:
@@ -80,15 +80,19 @@ def adult(folder: Path, train: int, val: int) -> Data:
         mean, std = torch.from_numpy(z["mean"]), torch.from_numpy(z["std"])
     sizes = [len(categories.get(name, "1")) for name in names]
     (x, y), (x_val, y_val) = ((_columns((x - mean) / std, x.long(), sizes), y) for x, y in arrays)
-    groups = [chunk.tolist() for chunk in torch.arange(sum(sizes)).split(sizes)]
+    groups = {name: part.tolist() for name, part in zip(names, torch.arange(sum(sizes)).split(sizes), strict=True)}
     return Data(f"adult, {len(x)} rows", TensorDataset(x, y), TensorDataset(x_val, y_val), 2, groups)
 
 
 def sst2(folder: Path, train: int, val: int) -> tuple[Sequence[str], Tensor, Sequence[str], Tensor]:
     """Film reviews: training sentences and labels (1: positive), validation sentences and labels.
 
-    The first ones of a shuffled training set, and the first ones of the development set.
+    The first ones of a shuffled training set, and the first ones of the development set. Where they are missing the
+    script ends: there is no stand-in for language.
     """
+    if not (folder / "sst2_train.tsv.gz").exists():
+        print(f"Not run: {folder / 'sst2_train.tsv.gz'} is missing (--data names another folder).")
+        raise SystemExit(0)
     (x, y), (x_val, y_val) = _sentences(folder / "sst2_train.tsv.gz"), _sentences(folder / "sst2_dev.tsv.gz")
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:train]
     return [x[i] for i in order], y[order], x_val[:val], y_val[:val]
@@ -161,7 +165,7 @@ def _breast_cancer() -> Data:
     order = torch.randperm(len(table.target), generator=torch.Generator().manual_seed(0))
     x, y = torch.tensor(table.data, dtype=torch.float32)[order], torch.tensor(table.target)[order]
     x = (x - x.mean(0)) / x.std(0)
-    groups = [[i] for i in range(x.shape[1])]
+    groups = {name: [i] for i, name in enumerate(table.feature_names.tolist())}
     return Data("breast cancer, 300 rows", TensorDataset(x[:300], y[:300]), TensorDataset(x[300:], y[300:]), 2, groups)
 
 

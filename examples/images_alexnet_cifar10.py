@@ -17,7 +17,7 @@ def main() -> None:
     data = cifar10(options.data, train=options.size(3000), val=options.size(1000))
     width = 0.25 if options.accelerator == "cpu" else 1.0
     model = Classifier(AlexNet(width, data.num_classes), lr=0.01)
-    monitor = TwoPhaseMonitor(layer="net.features.1", **{"num_samples": 16} | options.small)
+    monitor = TwoPhaseMonitor(layer="net.features.1", **options.measuring(num_samples=16))
     run(model, data, monitor, options, epochs=40, batch_size=64)
 
 

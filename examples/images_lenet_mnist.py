@@ -16,7 +16,7 @@ def main() -> None:
     options = parse(__doc__)
     data = mnist(options.data, train=options.size(1000), val=options.size(1000), label_noise=0.05)
     model = Classifier(LeNet(num_classes=data.num_classes), lr=0.01)
-    monitor = TwoPhaseMonitor(layer="net.features.1", **options.small)
+    monitor = TwoPhaseMonitor(layer="net.features.1", **options.measuring())
     run(model, data, monitor, options, epochs=80, batch_size=32)
 
 

@@ -16,7 +16,7 @@ def main() -> None:
     options = parse(__doc__)
     data = cifar10(options.data, train=options.size(3000), val=options.size(1000))
     model = Classifier(VisionTransformer(num_classes=data.num_classes), lr=1e-3, optimizer="adamw")
-    monitor = TwoPhaseMonitor(layer="net.embed", **{"num_samples": 12, "every_n_epochs": 2} | options.small)
+    monitor = TwoPhaseMonitor(layer="net.embed", **options.measuring(num_samples=12, every_n_epochs=2))
     run(model, data, monitor, options, epochs=30, batch_size=64)
 
 

@@ -23,7 +23,7 @@ def main() -> None:
     data = modelnet10(options.data, train=options.size(1000), val=options.size(400))
     data.train, data.val = channels_first(data.train), channels_first(data.val)
     model = Classifier(PointNet(num_classes=data.num_classes), lr=0.01)
-    monitor = TwoPhaseMonitor(**{"num_samples": 12, "every_n_epochs": 2} | options.small)
+    monitor = TwoPhaseMonitor(**options.measuring(num_samples=12, every_n_epochs=2))
     run(model, data, monitor, options, epochs=30, batch_size=32)
 
 

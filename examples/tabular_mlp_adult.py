@@ -16,8 +16,8 @@ from lightning_interactions.players import TabularFeatures
 def main() -> None:
     options = parse(__doc__)
     data = adult(options.data, train=options.size(2000), val=options.size(1000))
-    model = Classifier(MLP(num_inputs=sum(map(len, data.groups))), lr=0.02)
-    monitor = TwoPhaseMonitor(players=TabularFeatures(groups=data.groups), **options.small)
+    model = Classifier(MLP(num_inputs=sum(map(len, data.groups.values()))), lr=0.02)
+    monitor = TwoPhaseMonitor(players=TabularFeatures(groups=data.groups), **options.measuring())
     run(model, data, monitor, options, epochs=40, batch_size=32)
 
 

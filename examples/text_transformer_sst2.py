@@ -26,7 +26,7 @@ def main() -> None:
     )
     model = Classifier(TextTransformer(len(tokenizer)), lr=5e-4, optimizer="adamw", weight_decay=0.01)
     words = Tokens(mask_token_id=tokenizer.mask_token_id, special_token_ids=tokenizer.all_special_ids)
-    run(model, data, TwoPhaseMonitor(words, **options.small), options, epochs=20, batch_size=32)
+    run(model, data, TwoPhaseMonitor(words, **options.measuring()), options, epochs=20, batch_size=32)
 
 
 if __name__ == "__main__":

