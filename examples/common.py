@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,14 @@ def parse(description: str | None) -> Options:
 
 
 def run(
-    module: L.LightningModule, data: Data, monitor: TwoPhaseMonitor, options: Options, *, epochs: int, batch_size: int
+    module: L.LightningModule,
+    data: Data,
+    monitor: TwoPhaseMonitor,
+    options: Options,
+    *,
+    epochs: int,
+    batch_size: int,
+    collate_fn: Callable[[list[Any]], Any] | None = None,
 ) -> None:
     """Train, print what the monitor found and write its figure: an ordinary Trainer with one more callback."""
     trainer = L.Trainer(
@@ -68,8 +76,8 @@ def run(
         warnings.filterwarnings("ignore", message=".*num_workers.*")
         trainer.fit(
             module,
-            DataLoader(data.train, batch_size, shuffle=True, drop_last=True),
-            DataLoader(data.val, 256),
+            DataLoader(data.train, batch_size, shuffle=True, drop_last=True, collate_fn=collate_fn),
+            DataLoader(data.val, 256, collate_fn=collate_fn),
         )
     report(monitor, data.name, type(getattr(module, "net", module)).__name__, options)
 

@@ -18,7 +18,7 @@ def main() -> None:
     width = 0.25 if options.accelerator == "cpu" else 1.0
     model = Classifier(VGG11(width, data.num_classes), lr=0.01)
     monitor = TwoPhaseMonitor(layer="net.features.4", **options.measuring(num_samples=16))
-    run(model, data, monitor, options, epochs=30, batch_size=64)
+    run(model, data, monitor, options, epochs=24, batch_size=64)
 
 
 if __name__ == "__main__":

@@ -28,19 +28,21 @@ def main() -> None:
         return
     tokenizer = AutoTokenizer.from_pretrained(get_model_path())
 
-    def batches(sentences, labels):
-        encoded = tokenizer(list(sentences), padding="max_length", truncation=True, max_length=32, return_tensors="pt")
-        return [
-            {"input_ids": ids, "attention_mask": mask, "labels": label}
-            for ids, mask, label in zip(encoded["input_ids"], encoded["attention_mask"], labels, strict=True)
-        ]
+    def encode(sentences, labels):
+        encoded = tokenizer(list(sentences), truncation=True, max_length=32)
+        fields = zip(encoded["input_ids"], encoded["attention_mask"], labels.tolist(), strict=True)
+        return [{"input_ids": ids, "attention_mask": mask, "labels": label} for ids, mask, label in fields]
 
-    sentences, labels, val_sentences, val_labels = sst2(options.data, train=options.size(600), val=options.size(300))
-    data = Data(f"SST-2, {len(sentences)} sentences", batches(sentences, labels), batches(val_sentences, val_labels), 2)
-    model = Classifier(SentenceEncoder(AutoModel.from_pretrained(get_model_path())), lr=5e-5, optimizer="adamw")
+    def pad(rows):  # each batch is as long as its longest sentence
+        return tokenizer.pad(rows, return_tensors="pt")
+
+    sentences, labels, val_sentences, val_labels = sst2(options.data, train=options.size(600), val=options.size(200))
+    data = Data(f"SST-2, {len(sentences)} sentences", encode(sentences, labels), encode(val_sentences, val_labels), 2)
+    encoder = AutoModel.from_pretrained(get_model_path()).train()  # it comes in eval mode, and Lightning leaves it so
+    model = Classifier(SentenceEncoder(encoder), lr=5e-5, optimizer="adamw")
     model.tokenizer = tokenizer  # where the monitor finds the mask token
-    monitor = TwoPhaseMonitor(**options.measuring(num_samples=12, num_players=8))
-    run(model, data, monitor, options, epochs=6, batch_size=16)
+    monitor = TwoPhaseMonitor(**options.measuring(num_samples=8, num_players=8))
+    run(model, data, monitor, options, epochs=6, batch_size=16, collate_fn=pad)
 
 
 if __name__ == "__main__":

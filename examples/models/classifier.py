@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
@@ -13,7 +14,7 @@ from torch.nn.functional import cross_entropy
 class Classifier(L.LightningModule):
     """Cross-entropy training of any network that returns logits.
 
-    A batch is ``(inputs, labels)``, or a dictionary with ``"labels"`` whose other entries the network takes by name.
+    A batch is ``(inputs, labels)``, or a mapping with ``"labels"`` whose other entries the network takes by name.
     """
 
     def __init__(self, net: nn.Module, lr: float, optimizer: str = "sgd", weight_decay: float = 0.0) -> None:
@@ -42,7 +43,7 @@ class Classifier(L.LightningModule):
         return torch.optim.SGD(self.parameters(), self.lr, momentum=0.9, weight_decay=self.weight_decay)
 
     def _logits_and_labels(self, batch: Any) -> tuple[Tensor, Tensor]:
-        if isinstance(batch, dict):
+        if isinstance(batch, Mapping):
             output = self(**{key: value for key, value in batch.items() if key != "labels"})
             return getattr(output, "logits", output), batch["labels"]
         inputs, labels = batch
