@@ -29,7 +29,7 @@ class Options:
 
     def size(self, full: int) -> int:
         """So many samples, or just enough to see that the script runs."""
-        return min(full, 64) if self.fast else full
+        return min(full, 32) if self.fast else full
 
     def measuring(self, **full: Any) -> dict[str, Any]:
         """Settings of the monitor, or ones that make a measurement take no time."""
@@ -60,6 +60,7 @@ def run(
     collate_fn: Callable[[list[Any]], Any] | None = None,
 ) -> None:
     """Train, print what the monitor found and write its figure: an ordinary Trainer with one more callback."""
+    batch_size = options.size(batch_size)
     trainer = L.Trainer(
         max_epochs=2 if options.fast else epochs,
         callbacks=[monitor],
