@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from data import FOLDER, Data
 from torch.utils.data import DataLoader
 
@@ -30,6 +31,11 @@ class Options:
     def size(self, full: int) -> int:
         """So many samples, or just enough to see that the script runs."""
         return min(full, 32) if self.fast else full
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the run takes place on a GPU."""
+        return self.accelerator != "cpu" and torch.cuda.is_available()
 
     def measuring(self, **full: Any) -> dict[str, Any]:
         """Settings of the monitor, or ones that make a measurement take no time."""

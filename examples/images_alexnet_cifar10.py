@@ -15,7 +15,7 @@ from lightning_interactions import TwoPhaseMonitor
 def main() -> None:
     options = parse(__doc__)
     data = cifar10(options.data, train=options.size(3000), val=options.size(1000))
-    width = 0.25 if options.accelerator == "cpu" else 1.0
+    width = 1.0 if options.on_gpu else 0.25
     model = Classifier(AlexNet(width, data.num_classes), lr=0.01)
     monitor = TwoPhaseMonitor(layer="net.features.1", **options.measuring(num_samples=16))
     run(model, data, monitor, options, epochs=40, batch_size=64)
