@@ -151,8 +151,9 @@ class Session:
                 self._try_players(masker, masked)
         self.known = Known(masker, task, call, found.fields)
         what = f"the output of layer {self.layer!r}" if self.layer else found.describe()
+        shape = masked.inputs.shape[2:] if len(masked.fields) > 1 else masked.inputs.shape[1:]
         return (
-            f"players are {masker!r} of {what} of shape (B, {', '.join(map(str, masked.inputs.shape[1:]))}); "
+            f"players are {masker.describe()} of {what} of shape (B, {', '.join(map(str, shape))}); "
             f"their game is the {task.describe()}"
         )
 

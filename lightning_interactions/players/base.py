@@ -153,6 +153,10 @@ class Players(ABC):
         place = torch.searchsorted(chosen, labels).clamp(max=len(chosen) - 1)
         return torch.where(chosen[place] == labels, place, BACKGROUND)
 
+    def describe(self) -> str:
+        """Say in a few words who the players are, with what was found from model and data; for people to read."""
+        return repr(self)
+
     def __repr__(self) -> str:
         """Show the public settings, as they were given."""
         settings = ", ".join(f"{k}={_short(v)}" for k, v in vars(self).items() if not k.startswith("_"))

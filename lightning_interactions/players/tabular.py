@@ -41,6 +41,13 @@ class TabularFeatures(RegionPlayers):
         self.groups = groups
         self._groups = _check_groups(groups)
 
+    def describe(self) -> str:
+        """Count the groups instead of listing their columns."""
+        if not self._groups:
+            return repr(self)
+        columns = sum(map(len, self._groups))
+        return f"TabularFeatures(baseline={self.baseline!r}, {len(self._groups)} groups of {columns} columns)"
+
     def partition(self, sample: Tensor, generator: Generator) -> Tensor:
         """Make every column, or group of columns, a region of its own.
 

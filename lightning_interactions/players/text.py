@@ -149,6 +149,10 @@ class Tokens(MaskedRegions):
             raise bad_argument("mask_token_id", "known by now: call suit(model) first, or give it", None)
         return samples.new_tensor(self._mask)
 
+    def describe(self) -> str:
+        """Name the mask token in use."""
+        return f"Tokens(mask_token_id={self._mask})"
+
     def _plays(self, samples: Tensor) -> Tensor:
         packed = samples.ndim == 3
         ids = samples[:, 0] if packed else samples

@@ -367,6 +367,12 @@ def test_bad_groups(groups: Any) -> None:
         TabularFeatures(groups=groups)
 
 
+def test_groups_are_described_briefly() -> None:
+    players = TabularFeatures(groups=[list(range(k, k + 10)) for k in range(0, 80, 10)])
+    assert players.describe() == "TabularFeatures(baseline='mean', 8 groups of 80 columns)"
+    assert TabularFeatures().describe() == repr(TabularFeatures())
+
+
 def test_groups_beyond_the_columns() -> None:
     with pytest.raises(BatchError, match=r"column 9.*only 4 columns"):
         draw(TabularFeatures(groups=[[0, 9]]), torch.ones(4))

@@ -317,6 +317,5 @@ def test_what_was_decided_is_printed_in_one_line(capsys: pytest.CaptureFixture[s
         fit(small_monitor(verbose=True), model=TextNet, data=text_loaders(), max_epochs=1)
     text = [m for m in caplog.messages if "players are" in m]
     assert len(text) == 1
-    assert "Tokens(" in text[0]
-    assert "input_ids with attention_mask of shape (B, 2," in text[0]
+    assert "players are Tokens(mask_token_id=4) of input_ids with attention_mask of shape (B, 11)" in text[0]
     assert "log_odds of the label, of 2 classes" in text[0]
