@@ -1,11 +1,9 @@
 """What a stream of measurements says so far: the numbers :class:`~lightning_interactions.phases.PhaseDetector` reads.
 
-No threshold and no decision lives here. ``OrderTrack`` follows the mean order and its turning point, ``LossTrack`` the
-loss gap. Both keep a bounded number of records, whatever the length of the run.
-
-Curves are smoothed by the running median of 3 records. One odd measurement then moves nothing, and since the median
-of three *is* one of them, the samples behind a smoothed value are at hand for a paired test. The price: a value is
-known one record later.
+No threshold and no decision lives here. Two curves of the strength turn at the boundary: the mean order, and the share
+of the interactions between two or more players. A :class:`Curve` follows one of them, its turning point and its noise;
+``OrderTrack`` holds both, ``LossTrack`` the losses. All keep a bounded number of records, whatever the length of the
+run.
 """
 
 from __future__ import annotations
@@ -18,67 +16,54 @@ import torch
 from torch import Tensor
 
 from lightning_interactions.errors import bad_argument
-from lightning_interactions.functional.strength import mean_order, order_distribution
 
 WINDOW = 3
 """Records in the running median."""
 
+STEPS = 8
+"""Latest records whose noise is averaged."""
+
 MAX_BENDS = 256
-"""Bends of the curve kept to judge how much it wobbles."""
+"""Bends of a curve kept to judge how much it wobbles."""
+
+MAX_TOTALS = 64
+"""Records of the total strength kept; of more, every second is forgotten."""
 
 _NAN = float("nan")
 _ROUNDING = 1e-20  # a variance of the mean order (order of magnitude 1) below this is rounding of float64
 
 
-@dataclass(frozen=True)
-class OrderRecord:
-    """The orders at one measurement.
+def weighted_mean(strength: Tensor, weights: Tensor) -> tuple[float, Tensor]:
+    """Average a weight per order over all strength, and split the average into one number per sample.
 
-    Args:
-        epoch: When it was measured.
-        mean_order: Of the mean strength over samples, from 1 to ``num_players``; smoothed in a level or trough.
-        measured: The mean order at ``epoch`` before smoothing.
-        first_order_share: Share of the one-player interactions, 0 to 1.
-        contributions: ``(samples,)`` float64, see :func:`mean_order_contributions`; ``nan`` for a skipped sample.
-        probes: Number of the sample set; records with equal numbers were measured on the same samples.
-        num_players: Orders in the strength.
-    """
-
-    epoch: int
-    mean_order: float
-    measured: float
-    first_order_share: float
-    contributions: Tensor
-    probes: int
-    num_players: int
-
-
-def mean_order_contributions(strength: Tensor) -> Tensor:
-    """Split the mean order into one number per sample, with the mean order as their mean.
-
-    The mean order of several samples is a ratio of sums, ``m = sum_k k J(k) / sum_k J(k)``, so strong samples weigh
-    more and per-sample mean orders do not average to it. The delta method gives each sample's share of its change:
-    ``m + sum_k (k - m) J_i(k) / mean_i total_i``.
+    The average over several samples is a ratio of sums, ``x = sum_k w_k J(k) / sum_k J(k)``, so strong samples count
+    more and per-sample averages do not average to it. The delta method gives each sample's share of its change:
+    ``x + sum_k (w_k - x) J_i(k) / mean_i total_i``.
 
     Args:
         strength: ``(samples, 2, n)``; samples with a value that is not finite are left out.
+        weights: ``(n,)``: ``1, 2, ...`` gives the mean order, ``0, 1, 1, ...`` the share of orders from 2 on.
 
     Returns:
-        ``(samples,)`` float64 in units of order; ``nan`` for samples left out, or when nothing has strength.
+        The average, and ``(samples,)`` float64 with it as their mean; ``nan`` for samples left out, or when nothing has
+        strength.
 
     Example:
-        >>> mean_order_contributions(torch.tensor([[[4.0, 0.0], [0.0, 0.0]], [[0.0, 1.0], [0.0, 3.0]]])).tolist()
-        [1.0, 2.0]
+        >>> strength = torch.tensor([[[4.0, 0.0], [0.0, 0.0]], [[0.0, 1.0], [0.0, 3.0]]])
+        >>> mean_order, contributions = weighted_mean(strength, torch.tensor([1.0, 2.0]))
+        >>> mean_order, contributions.tolist()
+        (1.5, [1.0, 2.0])
     """
     total = strength.double().sum(-2)
     finite = total.isfinite().all(-1)
     used = total[finite]
     out = total.new_full((len(total),), _NAN)
-    if len(used) and float(used.sum()) > 0:
-        m = float(mean_order(strength.double()[finite].mean(0)))
-        k = torch.arange(1, total.shape[-1] + 1, dtype=total.dtype, device=total.device)
-        out[finite] = m + used @ (k - m) / used.sum(-1).mean()
-    return out
+    if not len(used) or float(used.sum()) <= 0:
+        return _NAN, out
+    mean, weights = used.mean(0), weights.to(total)
+    x = float(mean @ weights / mean.sum())
+    out[finite] = x + used @ (weights - x) / mean.sum()
+    return x, out
 
 
 def rise_z(before: Tensor, after: Tensor, *, paired: bool) -> float:
@@ -135,20 +120,123 @@ def _normal_of_t(t: float, freedom: float) -> float:
     return math.copysign(size, t)
 
 
-@dataclass
-class OrderTrack:
-    """The smoothed mean order, its running minimum (the trough) and what came before and after.
+@dataclass(frozen=True)
+class Point:
+    """One measurement of a curve.
 
+    Args:
+        epoch: When.
+        value: Of all samples together.
+        contributions: ``(samples,)`` float64 of :func:`weighted_mean`.
+        probes: Number of the sample set; points with equal numbers were measured on the same samples.
+    """
+
+    epoch: int
+    value: float
+    contributions: Tensor
+    probes: int
+
+
+@dataclass
+class Curve:
+    """A curve that falls in phase 1 and rises in phase 2: its trough, what came before and after, and its noise.
+
+    The trough is the lowest running median of three records, at the lowest of the three: one odd measurement makes
+    none. The level it is compared with is the lower of the last two records: one odd measurement does not leave it.
     The first record stands for itself: a network that starts nearly linear has its trough there.
     """
 
-    recent: list[OrderRecord] = field(default_factory=list)
-    level: OrderRecord | None = None
-    trough: OrderRecord | None = None
+    recent: list[Point] = field(default_factory=list)
+    trough: Point | None = None
     highest: float = -math.inf
     fall: float = 0.0
-    share_peak: float = -math.inf
+    steps: list[float] = field(default_factory=list)
     bends: list[float] = field(default_factory=list)
+    count: int = 0
+
+    def add(self, point: Point, *, frozen: bool) -> None:
+        """Take one measurement; ``frozen`` keeps the trough."""
+        self.count += 1
+        if self.recent:
+            step = _step_noise(self.recent[-1], point)
+            self.steps = self.steps if math.isnan(step) else [*self.steps, step][-STEPS:]
+        self.recent = [*self.recent, point][-WINDOW:]
+        if self.trough is None:
+            self._bottom_at(point)
+        if len(self.recent) < WINDOW:
+            return
+        first, middle, last = self.recent
+        self.bends = [*self.bends, abs(middle.value - (first.value + last.value) / 2)][-MAX_BENDS:]
+        median = sorted(self.recent, key=lambda p: p.value)[1]
+        self.highest = max(self.highest, median.value)
+        if not frozen and self.trough is not None and median.value < self.trough.value:
+            self._bottom_at(median, min(self.recent, key=lambda p: p.value).epoch)
+
+    def _bottom_at(self, point: Point, epoch: int | None = None) -> None:
+        self.trough = replace(point, epoch=point.epoch if epoch is None else epoch)
+        self.highest = max(self.highest, point.value)
+        self.fall = self.highest - point.value
+
+    def restart(self) -> None:
+        """Look for the turning point from the present on."""
+        self._bottom_at(sorted(self.recent, key=lambda p: p.value)[len(self.recent) // 2])
+
+    @property
+    def rise(self) -> float:
+        """By how much the last two records are both above the trough, or both below it (negative); else 0."""
+        if self.trough is None:
+            return 0.0
+        last = [point.value - self.trough.value for point in self.recent[-2:]]
+        return max(min(last), 0.0) + min(max(last), 0.0)
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of one record about the curve's course; infinite while unknown.
+
+        The larger of two estimates. How differently the samples moved from one record to the next: known at the second
+        record, and blind to what moves all samples alike. The median bend (second difference) of the curve: sees that
+        too, but takes a turn for noise while records are few. On recorded runs the second was 0.6 to 2 times the first.
+        """
+        if not self.steps:
+            return math.inf
+        bend = _median(self.bends) if self.bends else 0.0
+        return max(_median(self.steps), 1.4826 * bend / math.sqrt(1.5))
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Curve:
+        """Rebuild from its fields; missing entries start fresh, unknown ones are ignored."""
+        known = {k: v for k, v in state.items() if k in cls.__dataclass_fields__}
+        known["recent"] = [Point(**point) for point in known.get("recent", [])]
+        known["trough"] = Point(**known["trough"]) if known.get("trough") else None
+        return cls(**known)
+
+
+def _step_noise(before: Point, after: Point) -> float:
+    """Standard error of one record, from how differently the samples moved since the last one."""
+    if before.probes == after.probes:
+        return math.sqrt(_mean_variance(_finite(after.contributions - before.contributions)) / 2)
+    variances = _mean_variance(_finite(before.contributions)) + _mean_variance(_finite(after.contributions))
+    return math.sqrt(variances / 2)
+
+
+def _finite(values: Tensor) -> Tensor:
+    return values[values.isfinite()]
+
+
+@dataclass
+class OrderTrack:
+    """Both curves of the strength.
+
+    Attributes:
+        order: The mean order, 1 to n.
+        shared: Share of the interactions between two or more players, 0 to 1: what the first order leaves.
+        totals: Epochs and binary logarithms of the mean total strength of a sample.
+    """
+
+    order: Curve = field(default_factory=Curve)
+    shared: Curve = field(default_factory=Curve)
+    totals: list[tuple[int, float]] = field(default_factory=list)
+    num_players: int = 0
     probes: int = 0
     samples: int = 0
 
@@ -156,122 +244,82 @@ class OrderTrack:
         """Take one measurement ``(samples, 2, n)``; ``frozen`` keeps the trough. False if it holds no strength."""
         # Noted before anything else: a failed measurement on new samples must not leave the next one paired to the old.
         self.probes += not (paired and self.samples == len(strength))
-        self.samples = len(strength)
-        contributions = mean_order_contributions(strength)
-        finite = contributions.isfinite()
-        if not bool(finite.any()):
+        self.samples, self.num_players = len(strength), strength.shape[-1]
+        orders = torch.arange(1, self.num_players + 1)
+        points = [Point(epoch, *weighted_mean(strength, w), self.probes) for w in (orders, orders > 1)]
+        if math.isnan(points[0].value):
             return False
-        mean = strength.double()[finite].mean(0)
-        m, share = float(mean_order(mean)), float(order_distribution(mean)[0])
-        self.recent = [
-            *self.recent,
-            OrderRecord(epoch, m, m, share, contributions, self.probes, strength.shape[-1]),
-        ][-WINDOW:]
-        if self.trough is None:
-            self._move_to(self.recent[-1], frozen)
-        elif len(self.recent) == WINDOW:
-            first, middle, last = self.recent
-            bend = abs(middle.mean_order - (first.mean_order + last.mean_order) / 2)
-            self.bends = [*self.bends, bend][-MAX_BENDS:]
-            value = sorted(self.recent, key=lambda r: r.mean_order)[WINDOW // 2]
-            # The value of one record at the place of the middle one: its argmin is that of the smoothed curve.
-            self._move_to(replace(value, epoch=middle.epoch, measured=middle.mean_order), frozen)
+        for curve, point in zip((self.order, self.shared), points, strict=True):
+            curve.add(point, frozen=frozen)
+        mean = float(strength.double().sum((1, 2)).nan_to_num(_NAN, _NAN, _NAN).nanmean())
+        self.totals = [*self.totals, (epoch, math.log2(mean))]
+        if len(self.totals) > MAX_TOTALS:
+            self.totals = self.totals[1::2]
         return True
 
-    def _move_to(self, level: OrderRecord, frozen: bool) -> None:
-        self.level = level
-        self.highest = max(self.highest, level.mean_order)
-        self.share_peak = max(self.share_peak, level.first_order_share)
-        # At the tip of a V neighbouring medians are the same record; the measured values tell which place is the tip.
-        if self.trough is None or (
-            not frozen and (level.mean_order, level.measured) < (self.trough.mean_order, self.trough.measured)
-        ):
-            self.restart()
+    def growth(self) -> float:
+        """Octaves by which the total strength grew per octave of epochs, over the last octave of epochs."""
+        epoch, now = self.totals[-1]
+        earlier, then = next(record for record in self.totals if record[0] >= (epoch + 1) / 2 - 1)
+        return (now - then) / max(math.log2((epoch + 1) / (earlier + 1)), 0.5)
 
     def restart(self) -> None:
-        """Look for the turning point from the present level on."""
-        self.trough = self.level
-        self.fall = self.highest - self.level.mean_order if self.level else 0.0
-
-    def wobble(self) -> float:
-        """Standard deviation of the mean order about its course, in units of order; infinite while unknown.
-
-        From the median bend (second difference) of the curve, so that a steady fall or rise adds nothing and a jump
-        little. Widened while the bends are few, since it is then itself uncertain.
-        """
-        if not self.bends:
-            return math.inf
-        middle = sorted(self.bends)[len(self.bends) // 2]
-        return 1.4826 * middle / math.sqrt(1.5) * (1 + 2 / len(self.bends))
+        """Look for the turning point from the present on."""
+        self.order.restart()
+        self.shared.restart()
 
     def evidence(self) -> dict[str, float]:
-        """The numbers, in units of order where nothing else is said; ``rise`` is negative below a frozen trough."""
-        if self.trough is None or self.level is None:
-            return {}
-        trough, level = self.trough, self.level
-        rise = level.mean_order - trough.mean_order
-        octaves = math.log2((level.epoch + 1) / (trough.epoch + 1))
-        same, wobble = level.probes == trough.probes, self.wobble()
+        """The numbers; orders from 1 to n, shares from 0 to 1."""
+        order, shared = self.order, self.shared
+        assert order.trough is not None  # something was measured
+        assert shared.trough is not None
+        now = order.recent[-1]
+        octaves = math.log2((now.epoch + 1) / (order.trough.epoch + 1))
         return {
-            "mean_order": self.recent[-1].mean_order,
-            "level": level.mean_order,
-            "trough": trough.mean_order,
-            "trough_epoch": float(trough.epoch),
-            "fall": self.fall,
-            "rise": rise,
-            "z": rise_z(trough.contributions, level.contributions, paired=same) if rise else 0.0,
-            "wobbles": rise / wobble if wobble > 0 else math.copysign(math.inf, rise) if rise else 0.0,
-            "samples": float(int(level.contributions.isfinite().sum())),
-            # Half an octave at least: right after the trough the quotient says nothing yet.
-            "rise_per_octave": max(rise, 0.0) / max(octaves, 0.5) / max(level.num_players - 1, 1),
-            "first_order_fall": self.share_peak - level.first_order_share,
+            "mean_order": now.value,
+            "level": order.trough.value + order.rise,
+            "trough": order.trough.value,
+            "trough_epoch": float(order.trough.epoch),
+            "rise": order.rise,
+            "fall": order.fall,
+            "noise": order.noise,
+            "first_order_share": 1 - shared.recent[-1].value,
+            "first_order_peak": 1 - shared.trough.value,
+            "first_order_fall": shared.rise,
+            "first_order_noise": shared.noise,
+            "z": rise_z(order.trough.contributions, now.contributions, paired=order.trough.probes == now.probes),
+            # Half an octave at least: two epochs after the second epoch are no long time.
+            "strength_growth": self.growth(),
+            "rise_per_octave": max(order.rise, 0.0) / max(octaves, 0.5) / max(self.num_players - 1, 1),
         }
 
     def state_dict(self) -> dict[str, Any]:
         """Builtin containers and tensors."""
-        return {
-            "recent": [asdict(r) for r in self.recent],
-            "level": asdict(self.level) if self.level else None,
-            "trough": asdict(self.trough) if self.trough else None,
-            "highest": self.highest,
-            "fall": self.fall,
-            "share_peak": self.share_peak,
-            "bends": list(self.bends),
-            "probes": self.probes,
-            "samples": self.samples,
-        }
+        return asdict(self)
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> OrderTrack:
-        """Rebuild what :meth:`state_dict` gave; missing entries start fresh."""
-        level, trough = state.get("level"), state.get("trough")
-        return cls(
-            recent=[OrderRecord(**r) for r in state.get("recent", [])],
-            level=OrderRecord(**level) if level else None,
-            trough=OrderRecord(**trough) if trough else None,
-            highest=state.get("highest", -math.inf),
-            fall=state.get("fall", 0.0),
-            share_peak=state.get("share_peak", -math.inf),
-            bends=list(state.get("bends", [])),
-            probes=state.get("probes", 0),
-            samples=state.get("samples", 0),
-        )
+        """Rebuild what :meth:`state_dict` gave; missing entries start fresh, unknown ones are ignored."""
+        known = {k: v for k, v in state.items() if k in cls.__dataclass_fields__}
+        known |= {name: Curve.from_state(known.get(name, {})) for name in ("order", "shared")}
+        return cls(**known)
 
 
 @dataclass
 class LossTrack:
-    """Validation loss and loss gap (validation minus train), smoothed, with their running minima.
+    """Validation loss and loss gap (validation minus train), and their running minima.
 
-    Records in which one of the two is missing or not finite leave everything as it was.
+    A growth counts from the minimum to the lower of the last two records: one odd record is none. Records in which one
+    of the two losses is missing or not finite leave everything as it was.
     """
 
     recent_gap: list[float] = field(default_factory=list)
     recent_val: list[float] = field(default_factory=list)
-    recent_epoch: list[int] = field(default_factory=list)
     first_val: float = 0.0
     gap_low: float = math.inf
     best_val: float = math.inf
     best_epoch: int = -1
+    train: float = math.nan
 
     def add(self, epoch: int, train_loss: float | None, val_loss: float | None) -> None:
         """Take one pair of losses, in any unit."""
@@ -279,29 +327,28 @@ class LossTrack:
             return
         if not self.recent_val:
             self.first_val = val_loss
-        self.recent_gap = [*self.recent_gap, val_loss - train_loss][-WINDOW:]
-        self.recent_val = [*self.recent_val, val_loss][-WINDOW:]
-        self.recent_epoch = [*self.recent_epoch, epoch][-WINDOW:]
-        self.gap_low = min(self.gap_low, _median(self.recent_gap))
-        if _median(self.recent_val) < self.best_val:
-            self.best_val = _median(self.recent_val)
-            self.best_epoch = self.recent_epoch[len(self.recent_epoch) // 2]
+        self.train = train_loss
+        self.recent_gap = [*self.recent_gap, val_loss - train_loss][-2:]
+        self.recent_val = [*self.recent_val, val_loss][-2:]
+        self.gap_low = min(self.gap_low, self.recent_gap[-1])
+        if val_loss < self.best_val:
+            self.best_val, self.best_epoch = val_loss, epoch
 
     def evidence(self) -> dict[str, float]:
         """The numbers; growths are relative to the lowest validation loss. Empty until there were losses."""
         if not self.recent_val:
             return {}
-        gap, val = _median(self.recent_gap), _median(self.recent_val)
         # A loss that goes to zero would make any growth look large: a hundredth of the first value bounds the unit.
         unit = max(abs(self.best_val), 0.01 * abs(self.first_val)) or 1.0
         return {
-            "gap": gap,
+            "gap": self.recent_gap[-1],
             "gap_low": self.gap_low,
-            "gap_growth": (gap - self.gap_low) / unit,
-            "val_loss": val,
+            "gap_growth": (min(self.recent_gap) - self.gap_low) / unit,
+            "val_loss": self.recent_val[-1],
             "best_val_loss": self.best_val,
             "best_val_epoch": float(self.best_epoch),
-            "val_growth": (val - self.best_val) / unit,
+            "val_growth": (min(self.recent_val) - self.best_val) / unit,
+            "train_fit": 1 - self.train / unit,
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -315,7 +362,7 @@ class LossTrack:
 
 
 def _median(values: list[float]) -> float:
-    """Middle value; the larger of two, so that a loss is not called low on its first fall."""
+    """Middle value; the larger of two."""
     return sorted(values)[len(values) // 2]
 
 

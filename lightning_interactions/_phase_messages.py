@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 # Not "go back to the boundary": it is an early marker, and the validation loss mostly falls on for a while.
 _ADVICE = "From here on keep the checkpoint of the lowest validation loss; more data or regularisation would help."
+_ADVICE_WITHOUT_LOSS = "Keep checkpoints from here on and validate if you can; more data or regularisation would help."
 
 
 def boundary_message(epoch: int, e: Mapping[str, float]) -> str:
@@ -16,16 +17,15 @@ def boundary_message(epoch: int, e: Mapping[str, float]) -> str:
     trough = int(e["trough_epoch"])
     start = "" if e["fall"] > 0 else ", with no fall before it"
     rise = f"mean order rose from {e['trough']:.2f} at epoch {trough} to {e['level']:.2f}, z = {e['z']:.1f}{start}"
-    gap = f"{e['gap_low']:.3g} to {e['gap']:.3g}" if "gap" in e else ""
     if not e["significant"]:
         return (
             f"Epoch {epoch}: low-order dominance has probably ended (the {rise}: not significant by itself, but the "
-            f"loss gap widened from {gap} and the validation loss is rising). {_ADVICE}"
+            f"losses show overfitting). {_advice(e)}"
         )
-    widened = f" and the loss gap began to widen ({gap})" if gap else ""
+    widened = f" and the loss gap began to widen ({e['gap_low']:.3g} to {e['gap']:.3g})" if "gap" in e else ""
     return (
         f"Epoch {epoch}: low-order dominance ended ({rise}){widened}: the network has started to learn over-fitted "
-        f"features. {_ADVICE}"
+        f"features. {_advice(e)}"
     )
 
 
@@ -33,8 +33,8 @@ def overfitting_message(epoch: int, e: Mapping[str, float]) -> str:
     """Say that the losses show overfitting, and which checkpoint to keep."""
     best = int(e["best_val_epoch"])
     return (
-        f"Epoch {epoch}: the network is overfitting (validation loss rose from {e['best_val_loss']:.3g} at epoch "
-        f"{best} to {e['val_loss']:.3g}, loss gap from {e['gap_low']:.3g} to {e['gap']:.3g}). "
+        f"Epoch {epoch}: the network is overfitting (validation loss rose from {e['best_val_loss']:.3g} at "
+        f"epoch {best} to {e['val_loss']:.3g}, loss gap from {e['gap_low']:.3g} to {e['gap']:.3g}). "
         f"Go back to the checkpoint of epoch {best}; stop, or add data or regularisation."
     )
 
@@ -46,3 +46,7 @@ def retracted_message(epoch: int, e: Mapping[str, float]) -> str:
         f"{e['trough']:.2f} there to {e['level']:.2f}, z = {e['z']:.1f}): low orders are being learned again. "
         f"Go on training; the search for the turning point resumes."
     )
+
+
+def _advice(e: Mapping[str, float]) -> str:
+    return _ADVICE if "val_loss" in e else _ADVICE_WITHOUT_LOSS

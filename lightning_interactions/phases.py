@@ -10,15 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from statistics import NormalDist
 from typing import Any, Literal, get_args
 
-from lightning_interactions._evidence import LossTrack, OrderTrack, check_strength
+from lightning_interactions._evidence import Curve, LossTrack, OrderTrack, check_strength
 from lightning_interactions._phase_messages import boundary_message, overfitting_message, retracted_message
+from lightning_interactions._risk import model_for
 from lightning_interactions.errors import ArgumentError, StateError, bad_argument
 
 EventKind = Literal["boundary", "overfitting", "retracted", "probe_failed"]
-
-_ANY_RISE = 0.01  # orders; below it a mean order is flat, and has no turning point the losses could point to
 
 
 @dataclass(frozen=True)
@@ -81,68 +81,68 @@ class PhaseEvent:
         )
 
 
-def overfitting_risk(evidence: Mapping[str, float]) -> float:
-    """Fold four scale-free numbers into one between 0 and 1: will this run overfit, as far as can be seen now?
+# Thresholds at a false alarm rate of 5 %, found on simulated noise and the tuning half of `tests/benchmarks/onset`.
+_RISE = 1.1  # rise of a curve, in the largest of so many records of pure noise, which is sqrt(2 ln records) noises
+_TURN = 8.0  # fall and rise together, in noises: noise has neither, so after a deep fall a small rise is enough
+_AGREE = 1.0  # rise in standard errors over the samples: a single sample cannot reach it
+_LEAST_RISE = 0.01  # orders; below it a mean order is flat, whatever its noise
+_GAP_ONSET = 0.01  # growth of the loss gap, relative to the lowest validation loss, from which it has begun to widen
+_OVERFIT_GAP, _OVERFIT_RISE = 0.4, 0.02  # growth of the loss gap and of the validation loss, likewise
 
-    A logistic function, rising in each of: the rise of the mean order since its trough per octave of epochs (as a
-    fraction of its range), the fall of the first-order share since its peak, the growth of the loss gap and the rise of
-    the validation loss, both relative to the lowest validation loss. The first two can forecast; the last two settle
-    it. Missing numbers count as zero; with no evidence at all the risk is 0.05.
+
+def overfitting_risk(evidence: Mapping[str, float]) -> float:
+    """Chance that this run will overfit, as far as can be seen now.
 
     Args:
-        evidence: As in :attr:`PhaseDetector.evidence`.
+        evidence: As in :attr:`PhaseDetector.evidence`. Without the losses' numbers the interactions judge alone.
 
     Returns:
-        The risk. It ranks runs; it is not a calibrated probability.
+        The risk, 0 to 1: a logistic function (``_risk.py``) fitted on recorded runs, of which about half overfit.
 
     Example:
-        >>> round(overfitting_risk({}), 2)
-        0.05
+        >>> overfitting_risk({}) < overfitting_risk({"strength_growth": 2.0})
+        True
     """
+    return model_for(evidence).risk(evidence)
 
-    def number(name: str, most: float) -> float:
-        value = evidence.get(name, 0.0)
-        return min(max(value, 0.0), most) if not math.isnan(value) else 0.0
 
-    # Slopes rounded from a logistic fit (intercept held at -3) to the prototype's recorded runs, at 1 to 3 times the
-    # detected boundary and before the lowest validation loss: 151 points, 24 % of them on runs that then overfit. There
-    # the validation loss has not risen yet, so its slope is set by hand: a rise by 30 % outweighs the intercept.
-    rise, fall = number("rise_per_octave", 0.5), number("first_order_fall", 1.0)
-    score = -3.0 + 12.0 * rise + 10.0 * fall + 2.5 * number("gap_growth", 2.0) + 10.0 * number("val_growth", 0.5)
-    return 1 / (1 + math.exp(-score))
+def losses_show_overfitting(evidence: Mapping[str, float], strictness: float = 1.0) -> bool:
+    """Whether the loss gap has widened and the validation loss has risen far enough for an alarm.
+
+    Args:
+        evidence: As in :attr:`PhaseDetector.evidence`. Without the losses' numbers the answer is no.
+        strictness: Multiplies both thresholds.
+    """
+    gap, rise = evidence.get("gap_growth", 0.0), evidence.get("val_growth", 0.0)
+    return gap >= _OVERFIT_GAP * strictness and rise >= _OVERFIT_RISE * strictness
 
 
 class PhaseDetector:
     """Find the boundary between the two phases, and overfitting after it, in a stream of measurements.
 
-    The rule (:meth:`_decide`), on curves smoothed by a median of 3 records:
+    Two curves are watched: the mean order of the interactions, and the share of those between two or more players. Both
+    fall in phase 1 and rise in phase 2. Each is judged in units of its own noise, which the samples tell from the
+    second record on. The rule (:meth:`_decide`):
 
-    - **boundary** at the running minimum of the mean order, once the rise from it is significant over the samples
-      (paired), stands out from the wobble of the curve, is large enough, has persisted, and the loss gap has begun to
-      widen. Without losses the interactions decide alone. If the losses already prove overfitting, a rise of
-      0.01 will do, and the evidence says ``significant: 0.0``.
-    - **overfitting** once there is a boundary, the loss gap has widened by ``overfit_gap`` and the validation loss has
-      risen by ``overfit_rise``. The losses decide it: asking for a large rebound of the mean order as well was measured
-      to miss a quarter of the overfit runs. Hence a run whose mean order only falls, or never moves (a linear model),
-      gets no event; its ``overfitting_risk`` still climbs. Needs both losses.
-    - **retracted** when after a boundary the mean order falls below its level there as clearly as it once rose. The
-      boundary and the overfitting declared after it are withdrawn, and the search resumes.
+    - **boundary** at the trough of the mean order, once both curves are above their troughs for two records, one of
+      them by more than noise could (as far as is usual for the largest of so many records, and fall and rise together
+      by 8 noises), the samples agree, and the loss gap has begun to widen. Without losses the interactions decide
+      alone. If the losses already show overfitting, any rise of the mean order will do, and the evidence says
+      ``significant: 0.0``.
+    - **overfitting** once there is a boundary, the loss gap has widened by 40 % of the lowest validation loss and the
+      validation loss has risen by 2 % of it, in two records. The losses decide: on recorded runs no number of the
+      interactions told better at that point. Hence a run whose mean order only falls, or never moves (a linear model),
+      gets no event, and neither does one without validation loss; their :attr:`overfitting_risk` still climbs.
+    - **retracted** when after a boundary the mean order falls below its level there as clearly. The boundary and the
+      overfitting declared after it are withdrawn, and the search resumes.
 
-    Each event comes once. The losses proving overfitting do not bring back by themselves a boundary that was retracted;
-    a new significant rise does. Memory is bounded: per-sample values are kept for five records.
+    Each event comes once. The losses showing overfitting do not bring back by themselves a boundary that was retracted;
+    a new significant rise does. Memory is bounded: per-sample values are kept for four records of each curve.
 
     Args:
-        min_z: Significance of the rise over samples, as a standard normal number; 1.645 is 5 % one-sided.
-        min_wobbles: Rise over the standard deviation of the curve about its course. Guards against a minimum that is
-            one only by chance: with 5, 0 to 3 % of simulated noise-only runs of 250 epochs gave a boundary.
-        min_rise: Smallest rise that matters, in units of order.
-        min_rebound: The same, relative to the fall before it.
-        persistence: Records in a row that must meet these four.
-        gap_onset: Growth of the loss gap (validation minus train, from its running minimum), relative to the lowest
-            validation loss, from which it has begun to widen.
-        overfit_gap: The same, from which overfitting is possible.
-        overfit_rise: Rise of the validation loss above its minimum, relative to it, from which it is one.
-        overfit_persistence: Records in a row that must meet these two.
+        false_alarm_rate: Above 0, below 0.5. How often noise may pass for a turning point, and how readily the losses
+            count as overfitting: it scales all thresholds. Fewer false alarms come later. What the default amounts to
+            on real runs is in ``tests/benchmarks/onset/results.md``.
 
     Attributes:
         phase: 1 until a boundary is confirmed, then 2.
@@ -152,7 +152,7 @@ class PhaseDetector:
         evidence: The numbers behind the last decision.
 
     Raises:
-        ArgumentError: If a threshold is negative or not finite, or a persistence is not a positive integer.
+        ArgumentError: If ``false_alarm_rate`` is out of range.
 
     Example:
         Eight samples whose mean order falls to 1.5 at epoch 5 and rises again:
@@ -164,48 +164,30 @@ class PhaseDetector:
         ...     strength = torch.tensor([1 - high, high]).repeat(8, 2, 1).clamp(min=0)
         ...     for event in detector.update(epoch, strength, train_loss=None, val_loss=None):
         ...         print(event.kind, event.epoch, event.detected_epoch)
-        boundary 5 10
+        boundary 5 7
         >>> detector.phase, detector.boundary_epoch
         (2, 5)
     """
 
     VERSION = 1
 
-    def __init__(
-        self,
-        *,
-        min_z: float = 1.645,
-        min_wobbles: float = 5.0,
-        min_rise: float = 0.1,
-        min_rebound: float = 0.05,
-        persistence: int = 2,
-        gap_onset: float = 0.02,
-        overfit_gap: float = 0.25,
-        overfit_rise: float = 0.03,
-        overfit_persistence: int = 2,
-    ) -> None:
-        self.min_z = _not_negative("min_z", min_z)
-        self.min_wobbles = _not_negative("min_wobbles", min_wobbles)
-        self.min_rise = _not_negative("min_rise", min_rise)
-        self.min_rebound = _not_negative("min_rebound", min_rebound)
-        self.persistence = _positive_integer("persistence", persistence)
-        self.gap_onset = _not_negative("gap_onset", gap_onset)
-        self.overfit_gap = _not_negative("overfit_gap", overfit_gap)
-        self.overfit_rise = _not_negative("overfit_rise", overfit_rise)
-        self.overfit_persistence = _positive_integer("overfit_persistence", overfit_persistence)
-        self._thresholds = [name for name in vars(self) if not name.startswith("_")]
+    def __init__(self, *, false_alarm_rate: float = 0.05) -> None:
+        number = isinstance(false_alarm_rate, (int, float)) and not isinstance(false_alarm_rate, bool)
+        if not number or not 0 < false_alarm_rate < 0.5:
+            raise bad_argument("false_alarm_rate", "a number above 0 and below 0.5", false_alarm_rate)
+        self.false_alarm_rate = float(false_alarm_rate)
+        self._strictness = NormalDist().inv_cdf(1 - self.false_alarm_rate) / NormalDist().inv_cdf(0.95)
 
         self.boundary_epoch: int | None = None
         self.overfitting_epoch: int | None = None
         self.overfitting_risk = overfitting_risk({})
         self.evidence: dict[str, float] = {}
         self._orders, self._losses = OrderTrack(), LossTrack()
-        self._streaks = {"turned": 0, "fell": 0, "overfits": 0}
         self._losses_may_declare = True
         self._last_epoch: int | None = None
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in self._thresholds)})"
+        return f"{type(self).__name__}(false_alarm_rate={self.false_alarm_rate!r})"
 
     @property
     def phase(self) -> int:
@@ -232,8 +214,7 @@ class PhaseDetector:
             train_loss: Loss on training data, or ``None``. The two losses count only together.
             val_loss: Loss on validation data, or ``None``.
             step: Copied into the events.
-            paired: ``False`` when the samples are not those of the last call; the test is then unpaired. A new number
-                of samples says so too.
+            paired: ``False`` when the samples are not those of the last call. A new number of samples says so too.
 
         Returns:
             The new events, mostly none; a boundary comes before the overfitting found with it.
@@ -255,39 +236,36 @@ class PhaseDetector:
         return self._decide(epoch, step)
 
     def _decide(self, epoch: int, step: int) -> list[PhaseEvent]:
-        """Apply the rule to ``self.evidence``; every event comes from here."""
-        e = self.evidence
-        growth, val_growth = e.get("gap_growth"), e.get("val_growth")
-        clear = (
-            abs(e["z"]) >= self.min_z
-            and abs(e["wobbles"]) >= self.min_wobbles
-            and abs(e["rise"]) >= max(self.min_rise, self.min_rebound * e["fall"])
-        )
-        turned = self._held("turned", clear and e["rise"] > 0, self.persistence)
-        fell = self._held("fell", clear and e["rise"] < 0, self.persistence)
-        widened = growth is None or growth >= self.gap_onset
-        overfits = self._held(
-            "overfits",
-            growth is not None and growth >= self.overfit_gap and (val_growth or 0.0) >= self.overfit_rise,
-            self.overfit_persistence,
-        )
+        """Apply the rule; every event comes from here."""
+        order = self._orders.order
+        overfits = losses_show_overfitting(self.evidence, self._strictness)
         self._losses_may_declare |= not overfits
 
         events = []
-        if self.boundary_epoch is not None and fell:
+        if self.boundary_epoch is not None and -order.rise >= max(self._clear(order), _LEAST_RISE):
             events.append(self._retract(epoch, step, overfits))
-        elif self.boundary_epoch is None and turned and widened:
+        elif self.boundary_epoch is None and self._turned():
             events.append(self._declare_boundary(epoch, step, significant=True))
-        elif self.boundary_epoch is None and overfits and self._losses_may_declare and e["rise"] >= _ANY_RISE:
+        elif self.boundary_epoch is None and overfits and self._losses_may_declare and order.rise >= _LEAST_RISE:
             events.append(self._declare_boundary(epoch, step, significant=False))
         if self.boundary_epoch is not None and self.overfitting_epoch is None and overfits:
             events.append(self._declare_overfitting(epoch, step))
         return events
 
-    def _held(self, name: str, holds: bool, records: int) -> bool:
-        """Whether a condition has held for that many records in a row."""
-        self._streaks[name] = self._streaks[name] + 1 if holds else 0
-        return self._streaks[name] >= records
+    def _turned(self) -> bool:
+        order, shared = self._orders.order, self._orders.shared
+        both_rise = order.rise >= _LEAST_RISE and shared.rise >= 0
+        agree = self.evidence["z"] >= _AGREE * self._strictness
+        widened = self.evidence.get("gap_growth", math.inf) >= _GAP_ONSET
+        return both_rise and agree and widened and (self._stands_out(order) or self._stands_out(shared))
+
+    def _stands_out(self, curve: Curve) -> bool:
+        turn = math.hypot(curve.rise, curve.fall)
+        return curve.rise >= self._clear(curve) and turn >= _TURN * self._strictness * curve.noise
+
+    def _clear(self, curve: Curve) -> float:
+        """How far noise alone may well take a curve."""
+        return _RISE * self._strictness * curve.noise * math.sqrt(2 * math.log(max(curve.count, 2)))
 
     def _declare_boundary(self, epoch: int, step: int, *, significant: bool) -> PhaseEvent:
         self.boundary_epoch = int(self.evidence["trough_epoch"])
@@ -319,7 +297,6 @@ class PhaseDetector:
             "evidence": dict(self.evidence),
             "orders": self._orders.state_dict(),
             "losses": self._losses.state_dict(),
-            "streaks": dict(self._streaks),
             "losses_may_declare": self._losses_may_declare,
             "last_epoch": self._last_epoch,
         }
@@ -341,7 +318,6 @@ class PhaseDetector:
         self.evidence = dict(state.get("evidence", {}))
         self._orders = OrderTrack.from_state(state.get("orders", {}))
         self._losses = LossTrack.from_state(state.get("losses", {}))
-        self._streaks = {name: state.get("streaks", {}).get(name, 0) for name in self._streaks}
         self._losses_may_declare = state.get("losses_may_declare", True)
         self._last_epoch = state.get("last_epoch")
 
@@ -350,10 +326,10 @@ class PhaseDetector:
             raise bad_argument("epoch", "an integer not below 0", epoch)
         if self._last_epoch is not None and epoch < self._last_epoch:
             raise bad_argument("epoch", f"{self._last_epoch} or later, as epochs only go forward", epoch)
-        level = self._orders.level
-        if level is not None and num_players != level.num_players:
+        known = self._orders.num_players
+        if known and num_players != known:
             raise ArgumentError(
-                f"Expected argument `strength` to have {level.num_players} orders as before, but got {num_players}. "
+                f"Expected argument `strength` to have {known} orders as before, but got {num_players}. "
                 f"Use a new detector for other players."
             )
 

@@ -26,7 +26,7 @@ LEVELS: dict[str, int] = {
             "coalitions",
             "functional scores probing",
             "batches tasks",
-            "players layers chunks _evidence _phase_messages",
+            "players layers chunks _evidence _phase_messages _risk",
             "evaluate probes phases metrics _figure_data",
             "noise",
             "measure watchlist faults interactions history figures alerts writers budget",
@@ -127,7 +127,7 @@ def test_imports_point_downwards(path: Path) -> None:
 
 @every_module
 def test_private_modules_belong_to_their_own_neighbours(path: Path) -> None:
-    users = {"_evidence": {"phases"}, "_phase_messages": {"phases"}, "_figure_data": {"figures"}}
+    users = {"_evidence": {"phases"}, "_risk": {"phases"}, "_phase_messages": {"phases"}, "_figure_data": {"figures"}}
     for found in imports_of(path):
         parts = found.module.split(".")
         if parts[0] == NAME and parts[-1].startswith("_"):

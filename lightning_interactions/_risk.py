@@ -1,0 +1,71 @@
+"""From what was measured to the chance that a run will overfit: a logistic function of a few scale-free numbers.
+
+Its weights were fitted on recorded runs: the tuning half of ``tests/benchmarks/onset``, by ``calibrate.py`` there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+CAPS = {
+    "strength_growth": 4.0,
+    "rise_per_octave": 0.3,
+    "first_order_fall": 0.5,
+    "gap_growth": 2.0,
+    "val_growth": 0.5,
+    "train_fit": 1.0,
+}
+"""The numbers used, and the value beyond which more of each says nothing more; below 0 counts as 0."""
+
+
+@dataclass(frozen=True)
+class RiskModel:
+    """A fitted risk.
+
+    Attributes:
+        weights: By name of the number.
+        intercept: Log-odds with none of them.
+    """
+
+    weights: Mapping[str, float]
+    intercept: float
+
+    def log_odds(self, evidence: Mapping[str, float]) -> float:
+        """Log-odds of overfitting; missing numbers count as 0."""
+        return self.intercept + sum(w * clamped(name, evidence) for name, w in self.weights.items())
+
+    def risk(self, evidence: Mapping[str, float]) -> float:
+        """The same as a chance, 0 to 1."""
+        return 1 / (1 + math.exp(-self.log_odds(evidence)))
+
+
+def clamped(name: str, evidence: Mapping[str, float]) -> float:
+    """One of the numbers, between 0 and its cap; 0 if it is missing or ``nan``."""
+    value = evidence.get(name, 0.0)
+    return 0.0 if math.isnan(value) else min(max(value, 0.0), CAPS[name])
+
+
+def model_for(evidence: Mapping[str, float]) -> RiskModel:
+    """The model that uses what was measured."""
+    return WITH_LOSSES if "val_growth" in evidence else WITHOUT_LOSSES
+
+
+WITH_LOSSES = RiskModel(
+    weights={
+        "strength_growth": 0.64,
+        "gap_growth": 3.16,
+        "val_growth": 10.51,
+    },
+    intercept=-0.7,
+)
+
+WITHOUT_LOSSES = RiskModel(
+    weights={
+        "strength_growth": 0.55,
+        "rise_per_octave": 25.26,
+        "first_order_fall": 0.99,
+    },
+    intercept=-0.36,
+)
