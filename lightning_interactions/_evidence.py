@@ -261,6 +261,7 @@ class OrderTrack:
         """Octaves by which the total strength grew per octave of epochs, over the last octave of epochs."""
         epoch, now = self.totals[-1]
         earlier, then = next(record for record in self.totals if record[0] >= (epoch + 1) / 2 - 1)
+        # Half an octave at least: after few epochs, or many measurements in one, a small step is no steep growth.
         return (now - then) / max(math.log2((epoch + 1) / (earlier + 1)), 0.5)
 
     def restart(self) -> None:
@@ -272,9 +273,7 @@ class OrderTrack:
         """The numbers; orders from 1 to n, shares from 0 to 1."""
         order, shared = self.order, self.shared
         assert order.trough is not None  # something was measured
-        assert shared.trough is not None
         now = order.recent[-1]
-        octaves = math.log2((now.epoch + 1) / (order.trough.epoch + 1))
         return {
             "mean_order": now.value,
             "level": order.trough.value + order.rise,
@@ -284,13 +283,10 @@ class OrderTrack:
             "fall": order.fall,
             "noise": order.noise,
             "first_order_share": 1 - shared.recent[-1].value,
-            "first_order_peak": 1 - shared.trough.value,
             "first_order_fall": shared.rise,
             "first_order_noise": shared.noise,
             "z": rise_z(order.trough.contributions, now.contributions, paired=order.trough.probes == now.probes),
-            # Half an octave at least: two epochs after the second epoch are no long time.
             "strength_growth": self.growth(),
-            "rise_per_octave": max(order.rise, 0.0) / max(octaves, 0.5) / max(self.num_players - 1, 1),
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -319,7 +315,6 @@ class LossTrack:
     gap_low: float = math.inf
     best_val: float = math.inf
     best_epoch: int = -1
-    train: float = math.nan
 
     def add(self, epoch: int, train_loss: float | None, val_loss: float | None) -> None:
         """Take one pair of losses, in any unit."""
@@ -327,7 +322,6 @@ class LossTrack:
             return
         if not self.recent_val:
             self.first_val = val_loss
-        self.train = train_loss
         self.recent_gap = [*self.recent_gap, val_loss - train_loss][-2:]
         self.recent_val = [*self.recent_val, val_loss][-2:]
         self.gap_low = min(self.gap_low, self.recent_gap[-1])
@@ -348,7 +342,6 @@ class LossTrack:
             "best_val_loss": self.best_val,
             "best_val_epoch": float(self.best_epoch),
             "val_growth": (min(self.recent_val) - self.best_val) / unit,
-            "train_fit": 1 - self.train / unit,
         }
 
     def state_dict(self) -> dict[str, Any]:

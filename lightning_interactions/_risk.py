@@ -11,11 +11,8 @@ from dataclasses import dataclass
 
 CAPS = {
     "strength_growth": 4.0,
-    "rise_per_octave": 0.3,
-    "first_order_fall": 0.5,
     "gap_growth": 2.0,
     "val_growth": 0.5,
-    "train_fit": 1.0,
 }
 """The numbers used, and the value beyond which more of each says nothing more; below 0 counts as 0."""
 
@@ -54,18 +51,16 @@ def model_for(evidence: Mapping[str, float]) -> RiskModel:
 
 WITH_LOSSES = RiskModel(
     weights={
-        "strength_growth": 0.64,
-        "gap_growth": 3.16,
-        "val_growth": 10.51,
+        "strength_growth": 0.59,
+        "gap_growth": 3.62,
+        "val_growth": 7.89,
     },
-    intercept=-0.7,
+    intercept=-1.07,
 )
 
 WITHOUT_LOSSES = RiskModel(
     weights={
-        "strength_growth": 0.55,
-        "rise_per_octave": 25.26,
-        "first_order_fall": 0.99,
+        "strength_growth": 0.66,
     },
-    intercept=-0.36,
+    intercept=-0.59,
 )

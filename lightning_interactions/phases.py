@@ -83,11 +83,11 @@ class PhaseEvent:
 
 # Thresholds at a false alarm rate of 5 %, found on simulated noise and the tuning half of `tests/benchmarks/onset`.
 _RISE = 1.1  # rise of a curve, in the largest of so many records of pure noise, which is sqrt(2 ln records) noises
-_TURN = 8.0  # fall and rise together, in noises: noise has neither, so after a deep fall a small rise is enough
+_TURN = 6.0  # fall and rise together, in noises: noise has neither, so after a deep fall a small rise is enough
 _AGREE = 1.0  # rise in standard errors over the samples: a single sample cannot reach it
 _LEAST_RISE = 0.01  # orders; below it a mean order is flat, whatever its noise
 _GAP_ONSET = 0.01  # growth of the loss gap, relative to the lowest validation loss, from which it has begun to widen
-_OVERFIT_GAP, _OVERFIT_RISE = 0.4, 0.02  # growth of the loss gap and of the validation loss, likewise
+_OVERFIT_GAP, _OVERFIT_RISE = 0.4, 0.01  # growth of the loss gap and of the validation loss, likewise
 
 
 def overfitting_risk(evidence: Mapping[str, float]) -> float:
@@ -126,11 +126,11 @@ class PhaseDetector:
 
     - **boundary** at the trough of the mean order, once both curves are above their troughs for two records, one of
       them by more than noise could (as far as is usual for the largest of so many records, and fall and rise together
-      by 8 noises), the samples agree, and the loss gap has begun to widen. Without losses the interactions decide
+      by 6 noises), the samples agree, and the loss gap has begun to widen. Without losses the interactions decide
       alone. If the losses already show overfitting, any rise of the mean order will do, and the evidence says
       ``significant: 0.0``.
     - **overfitting** once there is a boundary, the loss gap has widened by 40 % of the lowest validation loss and the
-      validation loss has risen by 2 % of it, in two records. The losses decide: on recorded runs no number of the
+      validation loss has risen by 1 % of it, in two records. The losses decide: on recorded runs no number of the
       interactions told better at that point. Hence a run whose mean order only falls, or never moves (a linear model),
       gets no event, and neither does one without validation loss; their :attr:`overfitting_risk` still climbs.
     - **retracted** when after a boundary the mean order falls below its level there as clearly. The boundary and the

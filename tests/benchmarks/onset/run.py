@@ -217,7 +217,8 @@ def markdown(results: dict[str, Any]) -> str:
     what = results["runs"]
     parts = [
         "# Onset benchmark",
-        f"Reporting half: {what['runs']} runs on {what['data_sets']} data sets, {what['overfit']} of them overfit, "
+        f"The {results['half']} half: {what['runs']} runs on {what['data_sets']} data sets, {what['overfit']} of them "
+        "overfit, "
         f"{what['turning']} with a turning point. In brackets 90 % intervals over data sets and runs.",
         "## Alarm",
         _table(results["alarm"], ALARM),
