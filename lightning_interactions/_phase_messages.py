@@ -15,17 +15,18 @@ _ADVICE_WITHOUT_LOSS = "Keep checkpoints from here on and validate if you can; m
 def boundary_message(epoch: int, e: Mapping[str, float]) -> str:
     """Say where low-order dominance ended; ``e`` holds ``significant`` besides the usual numbers."""
     trough = int(e["trough_epoch"])
-    start = "" if e["fall"] > 0 else ", with no fall before it"
-    rise = f"mean order rose from {e['trough']:.2f} at epoch {trough} to {e['level']:.2f}, z = {e['z']:.1f}{start}"
     if not e["significant"]:
         return (
-            f"Epoch {epoch}: low-order dominance has probably ended (the {rise}: not significant by itself, but the "
-            f"losses show overfitting). {_advice(e)}"
+            f"Epoch {epoch}: phase 2 has begun by the losses, which show overfitting; the mean order was lowest at "
+            f"epoch {trough} ({e['trough']:.2f}) and has not risen significantly ({e['level']:.2f}, z = {e['z']:.1f}). "
+            f"{_advice(e)}"
         )
+    start = "" if e["fall"] > 0 else ", with no fall before it"
     widened = f" and the loss gap began to widen ({e['gap_low']:.3g} to {e['gap']:.3g})" if "gap" in e else ""
     return (
-        f"Epoch {epoch}: low-order dominance ended ({rise}){widened}: the network has started to learn over-fitted "
-        f"features. {_advice(e)}"
+        f"Epoch {epoch}: low-order dominance ended (mean order rose from {e['trough']:.2f} at epoch {trough} to "
+        f"{e['level']:.2f}, z = {e['z']:.1f}{start}){widened}: the network has started to learn over-fitted features. "
+        f"{_advice(e)}"
     )
 
 

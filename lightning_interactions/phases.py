@@ -127,17 +127,16 @@ class PhaseDetector:
     - **boundary** at the trough of the mean order, once both curves are above their troughs for two records, one of
       them by more than noise could (as far as is usual for the largest of so many records, and fall and rise together
       by 6 noises), the samples agree, and the loss gap has begun to widen. Without losses the interactions decide
-      alone. If the losses already show overfitting, any rise of the mean order will do, and the evidence says
-      ``significant: 0.0``.
-    - **overfitting** once there is a boundary, the loss gap has widened by 40 % of the lowest validation loss and the
-      validation loss has risen by 1 % of it, in two records. The losses decide: on recorded runs no number of the
-      interactions told better at that point. Hence a run whose mean order only falls, or never moves (a linear model),
-      gets no event, and neither does one without validation loss; their :attr:`overfitting_risk` still climbs.
-    - **retracted** when after a boundary the mean order falls below its level there as clearly. The boundary and the
-      overfitting declared after it are withdrawn, and the search resumes.
+      alone. Losses that show overfitting end phase 1 too, whatever the mean order does (this is how the papers find
+      the boundary); the evidence then says ``significant: 0.0``.
+    - **overfitting** once the loss gap has widened by 40 % of the lowest validation loss and the validation loss has
+      risen by 1 % of it, in two records. The losses decide alone: waiting for a turn of the mean order only delayed the
+      alarm on recorded runs, and without validation loss no number of the interactions was sure enough for one. They
+      do count in :attr:`overfitting_risk`.
+    - **retracted** when after a boundary the mean order falls clearly below its level there, and the losses do not show
+      overfitting. The boundary and the overfitting declared after it are withdrawn, and the search resumes.
 
-    Each event comes once. The losses showing overfitting do not bring back by themselves a boundary that was retracted;
-    a new significant rise does. Memory is bounded: per-sample values are kept for four records of each curve.
+    Each event comes once. Memory is bounded: per-sample values are kept for four records of each curve.
 
     Args:
         false_alarm_rate: Above 0, below 0.5. How often noise may pass for a turning point, and how readily the losses
@@ -183,7 +182,6 @@ class PhaseDetector:
         self.overfitting_risk = overfitting_risk({})
         self.evidence: dict[str, float] = {}
         self._orders, self._losses = OrderTrack(), LossTrack()
-        self._losses_may_declare = True
         self._last_epoch: int | None = None
 
     def __repr__(self) -> str:
@@ -239,16 +237,15 @@ class PhaseDetector:
         """Apply the rule; every event comes from here."""
         order = self._orders.order
         overfits = losses_show_overfitting(self.evidence, self._strictness)
-        self._losses_may_declare |= not overfits
+        turned = self._turned()
+        fell = -order.rise >= max(self._clear(order), _LEAST_RISE)
 
         events = []
-        if self.boundary_epoch is not None and -order.rise >= max(self._clear(order), _LEAST_RISE):
-            events.append(self._retract(epoch, step, overfits))
-        elif self.boundary_epoch is None and self._turned():
-            events.append(self._declare_boundary(epoch, step, significant=True))
-        elif self.boundary_epoch is None and overfits and self._losses_may_declare and order.rise >= _LEAST_RISE:
-            events.append(self._declare_boundary(epoch, step, significant=False))
-        if self.boundary_epoch is not None and self.overfitting_epoch is None and overfits:
+        if self.boundary_epoch is None and (turned or overfits):
+            events.append(self._declare_boundary(epoch, step, significant=turned))
+        elif self.boundary_epoch is not None and fell and not overfits:
+            events.append(self._retract(epoch, step))
+        if self.overfitting_epoch is None and overfits:
             events.append(self._declare_overfitting(epoch, step))
         return events
 
@@ -278,10 +275,8 @@ class PhaseDetector:
             "overfitting", epoch, epoch, step, dict(self.evidence), overfitting_message(epoch, self.evidence)
         )
 
-    def _retract(self, epoch: int, step: int, overfits: bool) -> PhaseEvent:
+    def _retract(self, epoch: int, step: int) -> PhaseEvent:
         boundary, self.boundary_epoch, self.overfitting_epoch = int(self.evidence["trough_epoch"]), None, None
-        # Else losses that go on proving overfitting would declare and lose a boundary at every wobble.
-        self._losses_may_declare = not overfits
         self._orders.restart()
         return PhaseEvent(
             "retracted", boundary, epoch, step, dict(self.evidence), retracted_message(epoch, self.evidence)
@@ -297,7 +292,6 @@ class PhaseDetector:
             "evidence": dict(self.evidence),
             "orders": self._orders.state_dict(),
             "losses": self._losses.state_dict(),
-            "losses_may_declare": self._losses_may_declare,
             "last_epoch": self._last_epoch,
         }
 
@@ -318,7 +312,6 @@ class PhaseDetector:
         self.evidence = dict(state.get("evidence", {}))
         self._orders = OrderTrack.from_state(state.get("orders", {}))
         self._losses = LossTrack.from_state(state.get("losses", {}))
-        self._losses_may_declare = state.get("losses_may_declare", True)
         self._last_epoch = state.get("last_epoch")
 
     def _check_order(self, epoch: int, num_players: int) -> None:
