@@ -85,6 +85,7 @@ class PhaseEvent:
 _RISE = 1.1  # rise of a curve, in the largest of so many records of pure noise, which is sqrt(2 ln records) noises
 _TURN = 6.0  # fall and rise together, in noises: noise has neither, so after a deep fall a small rise is enough
 _AGREE = 1.0  # rise in standard errors over the samples: a single sample cannot reach it
+_STEP = 0.15  # by which the thresholds of the orders change for each standard normal unit of the false alarm rate
 _LEAST_RISE = 0.01  # orders; below it a mean order is flat, whatever its noise
 _GAP_ONSET = 0.01  # growth of the loss gap, relative to the lowest validation loss, from which it has begun to widen
 _OVERFIT_GAP, _OVERFIT_RISE = 0.4, 0.01  # growth of the loss gap and of the validation loss, likewise
@@ -106,15 +107,15 @@ def overfitting_risk(evidence: Mapping[str, float]) -> float:
     return model_for(evidence).risk(evidence)
 
 
-def losses_show_overfitting(evidence: Mapping[str, float], strictness: float = 1.0) -> bool:
+def losses_show_overfitting(evidence: Mapping[str, float], factor: float = 1.0) -> bool:
     """Whether the loss gap has widened and the validation loss has risen far enough for an alarm.
 
     Args:
         evidence: As in :attr:`PhaseDetector.evidence`. Without the losses' numbers the answer is no.
-        strictness: Multiplies both thresholds.
+        factor: Multiplies both thresholds.
     """
     gap, rise = evidence.get("gap_growth", 0.0), evidence.get("val_growth", 0.0)
-    return gap >= _OVERFIT_GAP * strictness and rise >= _OVERFIT_RISE * strictness
+    return gap >= _OVERFIT_GAP * factor and rise >= _OVERFIT_RISE * factor
 
 
 class PhaseDetector:
@@ -139,9 +140,10 @@ class PhaseDetector:
     Each event comes once. Memory is bounded: per-sample values are kept for four records of each curve.
 
     Args:
-        false_alarm_rate: Above 0, below 0.5. How often noise may pass for a turning point, and how readily the losses
-            count as overfitting: it scales all thresholds. Fewer false alarms come later. What the default amounts to
-            on real runs is in ``tests/benchmarks/onset/results.md``.
+        false_alarm_rate: Above 0, below 0.5. Share of runs of 100 records of pure noise in which a boundary may be
+            told, and about the share of runs without overfitting in which it may be declared. It scales all thresholds;
+            fewer false alarms come later. What the default amounts to on real runs is in
+            ``tests/benchmarks/onset/results.md``.
 
     Attributes:
         phase: 1 until a boundary is confirmed, then 2.
@@ -175,7 +177,9 @@ class PhaseDetector:
         if not number or not 0 < false_alarm_rate < 0.5:
             raise bad_argument("false_alarm_rate", "a number above 0 and below 0.5", false_alarm_rate)
         self.false_alarm_rate = float(false_alarm_rate)
-        self._strictness = NormalDist().inv_cdf(1 - self.false_alarm_rate) / NormalDist().inv_cdf(0.95)
+        z, usual = NormalDist().inv_cdf(1 - self.false_alarm_rate), NormalDist().inv_cdf(0.95)
+        # Both found by trying: false alarms of noise, and of the losses of quiet runs, against the factor.
+        self._order_factor, self._loss_factor = 1 + _STEP * (z - usual), z / usual
 
         self.boundary_epoch: int | None = None
         self.overfitting_epoch: int | None = None
@@ -236,7 +240,7 @@ class PhaseDetector:
     def _decide(self, epoch: int, step: int) -> list[PhaseEvent]:
         """Apply the rule; every event comes from here."""
         order = self._orders.order
-        overfits = losses_show_overfitting(self.evidence, self._strictness)
+        overfits = losses_show_overfitting(self.evidence, self._loss_factor)
         turned = self._turned()
         fell = -order.rise >= max(self._clear(order), _LEAST_RISE)
 
@@ -252,17 +256,17 @@ class PhaseDetector:
     def _turned(self) -> bool:
         order, shared = self._orders.order, self._orders.shared
         both_rise = order.rise >= _LEAST_RISE and shared.rise >= 0
-        agree = self.evidence["z"] >= _AGREE * self._strictness
+        agree = self.evidence["z"] >= _AGREE * self._order_factor
         widened = self.evidence.get("gap_growth", math.inf) >= _GAP_ONSET
         return both_rise and agree and widened and (self._stands_out(order) or self._stands_out(shared))
 
     def _stands_out(self, curve: Curve) -> bool:
         turn = math.hypot(curve.rise, curve.fall)
-        return curve.rise >= self._clear(curve) and turn >= _TURN * self._strictness * curve.noise
+        return curve.rise >= self._clear(curve) and turn >= _TURN * self._order_factor * curve.noise
 
     def _clear(self, curve: Curve) -> float:
         """How far noise alone may well take a curve."""
-        return _RISE * self._strictness * curve.noise * math.sqrt(2 * math.log(max(curve.count, 2)))
+        return _RISE * self._order_factor * curve.noise * math.sqrt(2 * math.log(max(curve.count, 2)))
 
     def _declare_boundary(self, epoch: int, step: int, *, significant: bool) -> PhaseEvent:
         self.boundary_epoch = int(self.evidence["trough_epoch"])

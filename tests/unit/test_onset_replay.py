@@ -16,6 +16,9 @@ import torch
 from lightning_interactions._risk import CAPS, WITH_LOSSES, WITHOUT_LOSSES
 from lightning_interactions.phases import PhaseDetector, PhaseEvent
 
+RECALL, FALSE_ALARMS, FOUND = 0.94, 0.021, 0.98
+"""As measured on all recorded runs, both halves; results.md has those of the half nothing was tuned on."""
+
 ONSET = Path(__file__).resolve().parents[1] / "benchmarks" / "onset"
 
 
@@ -87,8 +90,7 @@ def test_the_weights_are_those_of_the_calibration() -> None:
 
 
 def test_quiet_runs_stay_quiet_and_overfit_runs_alarm(events: list[tuple[Any, list[PhaseEvent]]]) -> None:
-    """The rates measured on all runs, see results.md, with room for none."""
-    alarmed = {True: [], False: []}  # type: dict[bool, list[bool]]
+    alarmed: dict[bool, list[bool]] = {True: [], False: []}
     for run, found in events:
         alarmed[run.truth.overfit].append("overfitting" in kinds(found))
     assert np.mean(alarmed[True]) >= RECALL
@@ -134,7 +136,7 @@ def test_without_validation_loss_there_are_boundary_and_risk_but_no_alarm(report
         assert "val_growth" not in detector.evidence
         assert 0 < detector.overfitting_risk < 1
         found += detector.boundary_epoch is not None
-    assert found >= 0.8 * len(reporting)
+    assert found >= 0.75 * len(reporting)  # of which 71 % have a turning point by hindsight
 
 
 def test_a_boundary_that_the_curve_takes_back_is_retracted(reporting: list[Any]) -> None:
@@ -153,14 +155,14 @@ def test_a_boundary_that_the_curve_takes_back_is_retracted(reporting: list[Any])
 # --------------------------------------------------------------------------------------------------------- noise
 
 
-@pytest.mark.parametrize(("rate", "most"), [(0.05, 1), (0.2, 4)])
+@pytest.mark.parametrize(("rate", "most"), [(0.01, 0), (0.05, 1), (0.2, 4), (0.4, 8)])
 @pytest.mark.parametrize("common", [False, True])
 def test_noise_gives_boundaries_at_most_at_the_configured_rate(rate: float, most: int, common: bool) -> None:
     noise = onset("noise")
 
     def told(seed: int) -> Iterator[bool]:
         detector = PhaseDetector(false_alarm_rate=rate)
-        for epoch, strength in enumerate(noise.noise_only(seed, 50, common=noise.COMMON if common else 0.0)):
+        for epoch, strength in enumerate(noise.noise_only(seed, 100, common=noise.COMMON if common else 0.0)):
             yield bool(detector.update(epoch, strength, None, None))
 
     assert sum(any(told(seed)) for seed in range(20)) <= most
