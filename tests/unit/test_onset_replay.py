@@ -6,6 +6,7 @@ import importlib
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,79 @@ def test_a_boundary_that_the_curve_takes_back_is_retracted(reporting: list[Any])
     for epoch, i in enumerate(path):
         found += detector.update(epoch, torch.from_numpy(run.strength["val"][i]), None, None)
     assert kinds(found)[:2] == ["boundary", "retracted"]
+
+
+# ------------------------------------------------------------------------------------------- truth, rivals, measures
+
+
+def history(train: list[float], val: list[float], changes: list[int] | None = None) -> Any:
+    """A run with these losses (the test loss is the validation loss) whose mean order turns at epoch 3."""
+    recordings, truth = onset("recordings"), onset("truth")
+    epochs = np.arange(len(val))
+    high = 0.2 + 0.05 * np.abs(epochs - 3)
+    strength = np.stack([1 - high, high], -1)[:, None, None].repeat(4, 1).repeat(2, 2)
+    losses = np.array(train, dtype=float), np.array(val, dtype=float)
+    found = truth.truth_of(*losses, epochs, strength)
+    return recordings.Recording("x", {"data": "x"}, epochs, {"val": strength}, *losses[:1], {1000: losses[1]},
+                                np.array(changes or [0] * len(val)), found)  # fmt: skip
+
+
+VAL = [2.0, 1.5, 1.2, 1.0, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8]
+TRAIN = [2.0, 1.5, 1.2, 1.0, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05]
+
+
+def test_truth_by_hand() -> None:
+    truth = history(TRAIN, VAL).truth
+    assert truth.overfit
+    assert truth.turns
+    assert (truth.t_v, truth.t_g, truth.t_o) == (3, 3, 3)
+    assert not history(TRAIN, [*VAL[:5], *[1.0] * 8]).truth.overfit
+
+
+@pytest.mark.parametrize(
+    ("name", "alarm"),
+    [
+        ("patience 3", 6),  # lowest at epoch 3
+        ("patience 5", 8),
+        ("patience 10", None),
+        ("Prechelt GL5", 5),  # 10 % above at epoch 5
+        ("Prechelt PQ2", None),  # the training loss still falls fast: progress of 560 and more
+        ("Prechelt UP4", None),  # only two ends of strips
+    ],
+)
+def test_rivals_by_hand(name: str, alarm: int | None) -> None:
+    assert onset("rivals").RIVALS[name](history(TRAIN, VAL), 1000) == alarm
+
+
+def test_rivals_that_need_more() -> None:
+    rivals = onset("rivals").RIVALS
+    stalled = history([0.1] * 60, [*np.linspace(1, 0.5, 10), *np.linspace(0.5, 1, 50)])
+    assert rivals["Prechelt PQ2"](stalled, 1000) == 14  # first end of a strip past the minimum; no progress at all
+    assert rivals["Prechelt UP4"](stalled, 1000) == 29  # strips end at 9, 14, 19, 24, 29: the fourth rise
+    assert rivals["gap CUSUM"](history(TRAIN, VAL), 1000) is not None
+    assert rivals["gap CUSUM"](history(TRAIN, TRAIN), 1000) is None
+    # moving averages of epochs 1-3, 2-4, ...: 20, 14, 9, 11
+    waves = [99, 30, 20, 10, 12, 5, 16, 3]
+    assert rivals["Label Wave"](history(VAL[:8], VAL[:8], waves), 1000) == 6
+
+
+def test_measures_by_hand() -> None:
+    measures = onset("measures")
+    run, quiet = history(TRAIN, VAL), history(TRAIN, [*VAL[:5], *[1.0] * 8])
+    outcomes = [measures.Outcome(run, alarm=5, boundary=1, told=7, first_boundary=1, first_told=7),
+                measures.Outcome(quiet, alarm=None)]  # fmt: skip
+    found = measures.alarm_numbers(outcomes)
+    assert (found["recall"], found["false_alarms"], found["lead"]) == (1.0, 0.0, -2.0)
+    assert found["regret_overfit_median"] == pytest.approx(0.1)
+    assert found["regret_mean"] == pytest.approx(0.05)
+    assert found["kept_overfit_median"] == 0.0
+    boundary = measures.boundary_numbers(outcomes)
+    assert (boundary["found"], boundary["error_median"], boundary["delay"]) == (0.5, 1.0, 1.0)
+    risks = ((run, 0.9), (run, 0.4), (quiet, 0.5), (quiet, 0.1))
+    risky = [measures.Outcome(replace(of, name=f"run {r}"), None, risk=((0, r),)) for of, r in risks]
+    forecast = measures.forecast_numbers(risky, {o.run.name: 1.0 for o in risky})
+    assert forecast["auroc"] == 0.75  # one of four pairs is the wrong way round
+    assert forecast["brier"] == pytest.approx((0.01 + 0.36 + 0.25 + 0.01) / 4)
 
 
 # --------------------------------------------------------------------------------------------------------- noise

@@ -45,7 +45,8 @@ def alarm_numbers(outcomes: Sequence[Outcome]) -> Numbers:
     """Recall, false alarms, signed lead, regret and saved epochs.
 
     Lead is ``t_v`` minus the alarm, in epochs: positive before the lowest test loss. Regret is the test loss at the
-    alarm (or at the end) over its minimum, minus 1.
+    alarm (or at the end) over its minimum, minus 1; ``kept`` is that of the checkpoint of the lowest validation loss
+    (of the largest validation set) until then.
     """
     overfit = [o for o in outcomes if o.run.truth.overfit]
     quiet = [o for o in outcomes if not o.run.truth.overfit]
@@ -57,6 +58,8 @@ def alarm_numbers(outcomes: Sequence[Outcome]) -> Numbers:
         "regret_overfit_median": _median([regret[id(o)] for o in overfit]),
         "regret_overfit_p90": _quantile([regret[id(o)] for o in overfit], 0.9),
         "regret_mean": _mean([regret[id(o)] for o in outcomes]),
+        "kept_overfit_median": _median([_kept_regret(o) for o in overfit]),
+        "kept_overfit_p90": _quantile([_kept_regret(o) for o in overfit], 0.9),
         "epochs_saved": _mean([1 - (o.alarm + 1) / _length(o) if o.alarm is not None else 0.0 for o in overfit]),
     }
 
@@ -141,6 +144,12 @@ def bootstrap(
 def _regret(outcome: Outcome) -> float:
     loss = outcome.run.truth.test_loss
     return float(loss[-1 if outcome.alarm is None else outcome.alarm] / loss.min() - 1)
+
+
+def _kept_regret(outcome: Outcome) -> float:
+    loss, val = outcome.run.truth.test_loss, outcome.run.val(1000)
+    end = len(loss) if outcome.alarm is None else outcome.alarm + 1
+    return float(loss[int(val[:end].argmin())] / loss.min() - 1)
 
 
 def _length(outcome: Outcome) -> int:

@@ -179,6 +179,8 @@ ALARM = {
     "regret, overfit runs: median": "regret_overfit_median",
     "90th percentile": "regret_overfit_p90",
     "mean regret, all runs": "regret_mean",
+    "regret of the kept checkpoint: median": "kept_overfit_median",
+    "its 90th percentile": "kept_overfit_p90",
     "lead (epochs)": "lead",
     "epochs saved": "epochs_saved",
 }

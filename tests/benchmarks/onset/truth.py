@@ -44,6 +44,12 @@ def median3(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.concatenate([middle[:1], middle, middle[-1:]])
 
 
+def _lowest(values: NDArray[np.float64]) -> int:
+    """Place of the lowest median of three. Neighbouring medians are often the same value: the lowest value decides."""
+    smooth = median3(values)
+    return int(np.where(smooth == smooth.min(), values, np.inf).argmin())
+
+
 def mean_orders(strength: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean order ``(M,)`` of strengths ``(M, samples, 2, n)``."""
     totals = strength.astype(np.float64).sum((1, 2))
@@ -68,12 +74,13 @@ def truth_of(
     gap = test - train
     low = np.minimum.accumulate(gap)
     closed = gap - low <= GAP_SHARE * max(gap[-1] - gap.min(), 0.0)
-    orders = median3(mean_orders(strength))
+    raw_orders = mean_orders(strength)
+    orders = median3(raw_orders)
     return Truth(
         overfit=bool(test[-1] >= OVERFIT * test.min()),
-        t_v=int(test.argmin()),
+        t_v=_lowest(test_loss),
         t_g=int(np.flatnonzero(closed)[-1]),
-        t_o=int(epochs[orders.argmin()]),
+        t_o=int(epochs[_lowest(raw_orders)]),
         turns=bool(orders[-1] - orders.min() >= TURN),
         test_loss=test,
     )
