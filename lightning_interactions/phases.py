@@ -108,14 +108,15 @@ def overfitting_risk(evidence: Mapping[str, float]) -> float:
 
 
 def losses_show_overfitting(evidence: Mapping[str, float], factor: float = 1.0) -> bool:
-    """Whether the loss gap has widened and the validation loss has risen far enough for an alarm.
+    """Whether the validation loss has risen, and away from the training loss, far enough for an alarm.
 
     Args:
         evidence: As in :attr:`PhaseDetector.evidence`. Without the losses' numbers the answer is no.
         factor: Multiplies both thresholds.
     """
     gap, rise = evidence.get("gap_growth", 0.0), evidence.get("val_growth", 0.0)
-    return gap >= _OVERFIT_GAP * factor and rise >= _OVERFIT_RISE * factor
+    # With label noise the gap begins far below zero; until it is above, people would not call it overfitting.
+    return gap >= _OVERFIT_GAP * factor and rise >= _OVERFIT_RISE * factor and evidence["gap"] > 0
 
 
 class PhaseDetector:
@@ -130,10 +131,10 @@ class PhaseDetector:
       by 6 noises), the samples agree, and the loss gap has begun to widen. Without losses the interactions decide
       alone. Losses that show overfitting end phase 1 too, whatever the mean order does (this is how the papers find
       the boundary); the evidence then says ``significant: 0.0``.
-    - **overfitting** once the loss gap has widened by 40 % of the lowest validation loss and the validation loss has
-      risen by 1 % of it, in two records. The losses decide alone: waiting for a turn of the mean order only delayed the
-      alarm on recorded runs, and without validation loss no number of the interactions was sure enough for one. They
-      do count in :attr:`overfitting_risk`.
+    - **overfitting** once the validation loss is above the training loss, the gap between them has widened by 40 % of
+      the lowest validation loss, and the validation loss has risen by 1 % of it, in two records. The losses decide
+      alone: waiting for a turn of the mean order only delayed the alarm on recorded runs, and without validation loss
+      no number of the interactions was sure enough for one. They do count in :attr:`overfitting_risk`.
     - **retracted** when after a boundary the mean order falls clearly below its level there, and the losses do not show
       overfitting. The boundary and the overfitting declared after it are withdrawn, and the search resumes.
 
@@ -255,7 +256,7 @@ class PhaseDetector:
 
     def _turned(self) -> bool:
         order, shared = self._orders.order, self._orders.shared
-        both_rise = order.rise >= _LEAST_RISE and shared.rise >= 0
+        both_rise = order.rise >= _LEAST_RISE and shared.rise > 0
         agree = self.evidence["z"] >= _AGREE * self._order_factor
         widened = self.evidence.get("gap_growth", math.inf) >= _GAP_ONSET
         return both_rise and agree and widened and (self._stands_out(order) or self._stands_out(shared))

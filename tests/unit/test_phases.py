@@ -276,6 +276,23 @@ def test_a_rise_of_one_sample_is_not_significant() -> None:
     assert boundary.evidence["significant"] == 0.0
 
 
+def test_no_overfitting_while_the_training_loss_is_above_the_validation_loss() -> None:
+    """Noisy training labels: the gap begins far below zero."""
+    below = [gap - GAP[-1] - 0.1 for gap in GAP]
+    assert kinds(replay(records(V, below, VAL))) == ["boundary"]
+    assert kinds(replay(records(V, [gap + 0.2 for gap in below], VAL))) == ["boundary", "overfitting"]
+
+
+def test_both_curves_must_rise() -> None:
+    """Second orders turn into third ones: the mean order rises, the share of the first order does not fall."""
+    run = []
+    for epoch, high in enumerate(curve([(0, 0.8), (10, 0.1), (30, 0.8)])):
+        first = 0.3 + 0.002 * epoch
+        shape = torch.tensor([first, (1 - first) * (1 - high), (1 - first) * high])
+        run.append((epoch, shape.repeat(8, 2, 1) * (1 + torch.arange(8.0)).view(8, 1, 1), None, None))
+    assert replay(run) == []
+
+
 def test_quiet_losses_never_alarm() -> None:
     events = replay(records(V, curve([(0, 0.0), (30, 0.2)]), curve([(0, 2.0), (30, 1.0)])))
     assert kinds(events) == ["boundary"]
