@@ -67,7 +67,7 @@ class TwoPhaseMonitor(Callback):
         salience: Interactions below this fraction of ``mean |v(N) - v(empty)|`` do not count.
         every_n_epochs: Measure at validations at least this many epochs apart.
         max_overhead: Skip measurements to keep their time below this share of the training time.
-        detector: A `PhaseDetector` with other settings.
+        detector: A `PhaseDetector` with another ``false_alarm_rate``.
         monitor: Key of a logged validation loss, instead of the loss on up to 512 fixed validation samples.
         train_monitor: Key of a training loss logged in ``training_step``, instead of the loss on up to 512 fixed
             training samples in eval mode. The decision then waits for the end of the training epoch; a checkpoint

@@ -166,7 +166,7 @@ class PhaseDetector:
         ...     strength = torch.tensor([1 - high, high]).repeat(8, 2, 1).clamp(min=0)
         ...     for event in detector.update(epoch, strength, train_loss=None, val_loss=None):
         ...         print(event.kind, event.epoch, event.detected_epoch)
-        boundary 5 7
+        boundary 5 8
         >>> detector.phase, detector.boundary_epoch
         (2, 5)
     """

@@ -1,9 +1,11 @@
 """Train the runs of `runs.py` and record what detectors, rivals and hindsight need, one file a run.
 
-    python tests/benchmarks/onset/record.py FOLDER --part 0/2   # and 1/2 beside it, several hours
+    python tests/benchmarks/onset/record.py FOLDER --part 0/2   # and 1/2 beside it: an hour on two cores
     python tests/benchmarks/onset/record.py FOLDER --store      # all of them into recordings.npz
 
-A file that is there already is not made again. Each holds, with `E` epochs, `M` measured ones, sizes `V`:
+It needs `../shared/data`, scikit-learn and river, and gives the same numbers every time (up to the last digits of the
+masked forward passes). A file that is there already is not made again. Each holds, with `E` epochs, `M` measured ones
+and `V` validation sets:
 
 | array | meaning |
 | --- | --- |
