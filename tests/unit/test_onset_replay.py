@@ -239,3 +239,12 @@ def test_noise_gives_boundaries_at_most_at_the_configured_rate(common: float) ->
     told = {rate: sum(told_in_noise(rate, seed, common) for seed in range(20)) for rate in (0.01, 0.05, 0.2, 0.4)}
     assert all(found <= 20 * rate for rate, found in told.items())
     assert told[0.01] < told[0.4]
+
+
+def test_noise_after_a_fall_is_rarely_taken_for_a_turn() -> None:
+    told = 0
+    for seed in range(20):
+        detector = PhaseDetector()
+        sequence = onset("noise").noise_only(seed, 40, fall=0.4)
+        told += any(detector.update(epoch, strength, None, None) for epoch, strength in enumerate(sequence))
+    assert told <= 3

@@ -293,6 +293,15 @@ def test_both_curves_must_rise() -> None:
     assert replay(run) == []
 
 
+def test_a_lower_false_alarm_rate_waits_for_more() -> None:
+    told = []
+    for rate in (0.3, 0.05, 0.01):
+        boundary, overfitting = replay(FULL, PhaseDetector(false_alarm_rate=rate))
+        told.append((boundary.detected_epoch, overfitting.detected_epoch))
+    assert told[0][0] <= told[1][0] <= told[2][0]
+    assert told[0][1] < told[1][1] < told[2][1]
+
+
 def test_quiet_losses_never_alarm() -> None:
     events = replay(records(V, curve([(0, 0.0), (30, 0.2)]), curve([(0, 2.0), (30, 1.0)])))
     assert kinds(events) == ["boundary"]
