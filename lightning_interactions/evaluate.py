@@ -39,6 +39,7 @@ def evaluate_coalitions(
     score: ScoreFn,
     chunk_size: int | ChunkSize | None = None,
     cut: LayerCut | None = None,
+    cells: range | None = None,
 ) -> Tensor:
     """Value function of every sample at every coalition.
 
@@ -54,9 +55,12 @@ def evaluate_coalitions(
         chunk_size: Largest number of masked inputs in one forward; by default the fastest is found on the way, and a
             `ChunkSize` that is kept starts there the next time. It is halved when memory does not suffice.
         cut: Mask the output of this inner layer instead of the input; ``players`` then refer to that output.
+        cells: Evaluate only these of the `count_cells` pairs of sample and coalition; not empty. They are numbered
+            sample by sample, those with the most players first.
 
     Returns:
         Float64 ``(B, 2**n)`` (float32 on devices without float64); ``nan`` or ``inf`` where the model returned such.
+        With ``cells`` a flat tensor of those only, see `table_of`.
 
     Raises:
         ModelOutputError: If the outputs are not one row of logits per masked input.
@@ -70,27 +74,76 @@ def evaluate_coalitions(
         tensor([[0., 1., 2., 3.]], dtype=torch.float64)
     """
     chunks = ChunkSize.of(chunk_size)
-    masked = samples if cut is None else layer_features(forward, samples, cut, chunks.rows or None)
-    chunks.suit(masked)
-    counts, order, parts = player_counts(players), [], []
-    for count in sorted(set(counts.tolist())):  # a sample with fewer players has fewer coalitions that differ
-        rows = (counts == count).nonzero().flatten()
-        same = slice(None) if len(rows) == len(samples) else rows
-        values = _fill(
-            forward, samples[same], masked[same], players[same], targets[same],
-            masker=masker, coalitions=coalition_masks(count, samples.device), score=score, chunks=chunks, cut=cut,
-        )  # fmt: skip
-        order.append(rows)
-        parts.append(values.repeat(1, 2 ** (num_players - count)))
-    return parts[0] if len(parts) == 1 else torch.cat(parts)[torch.cat(order).argsort()]
+    wanted = range(count_cells(players)) if cells is None else cells
+    parts, passed = [], 0
+    for rows, count in _games(players):
+        own = range(max(wanted.start - passed, 0), min(wanted.stop - passed, len(rows) << count))
+        passed += len(rows) << count
+        if own:
+            touched = rows[own.start >> count : ((own.stop - 1) >> count) + 1]
+            same = slice(None) if len(touched) == len(samples) else touched
+            values = _fill(
+                forward, samples[same], players[same], targets[same], own.start & ((1 << count) - 1), len(own),
+                masker=masker, coalitions=coalition_masks(count, samples.device), score=score, chunks=chunks, cut=cut,
+            )  # fmt: skip
+            parts.append(values)
+    flat = torch.cat(parts)
+    return table_of(flat, players, num_players) if cells is None else flat
+
+
+def count_cells(players: Tensor) -> int:
+    """Number of pairs of sample and coalition: a sample with fewer players has fewer coalitions that differ.
+
+    Args:
+        players: ``(B, ...)`` player ids.
+
+    Example:
+        >>> count_cells(torch.tensor([[0, 1, 2], [0, 1, 1]]))
+        12
+    """
+    return sum(len(rows) << count for rows, count in _games(players))
+
+
+def table_of(flat: Tensor, players: Tensor, num_players: int) -> Tensor:
+    """Put the values of all cells in their places.
+
+    Args:
+        flat: ``(count_cells(players),)``, in the order in which cells are numbered.
+        players: ``(B, ...)`` player ids.
+        num_players: ``n``.
+
+    Returns:
+        ``(B, 2**n)``; the players a sample lacks make no difference.
+
+    Example:
+        >>> table_of(torch.arange(6.0), torch.tensor([[0, 0], [0, 1]]), 2)
+        tensor([[4., 5., 4., 5.],
+                [0., 1., 2., 3.]])
+    """
+    games = _games(players)
+    parts = torch.split(flat, [len(rows) << count for rows, count in games])
+    wide = [
+        part.view(len(rows), -1).repeat(1, 1 << (num_players - count))
+        for part, (rows, count) in zip(parts, games, strict=True)
+    ]
+    if len(games) == 1:
+        return wide[0]
+    return torch.cat(wide)[torch.cat([rows for rows, _ in games]).argsort()]
+
+
+def _games(players: Tensor) -> list[tuple[Tensor, int]]:
+    """Samples by their number of players, the most first: the sizes then divide each other."""
+    counts = player_counts(players)
+    return [((counts == m).nonzero().flatten(), m) for m in sorted(set(counts.tolist()), reverse=True)]
 
 
 def _fill(
     forward: Forward,
     samples: Tensor,
-    masked: Tensor,
     players: Tensor,
     targets: Tensor,
+    start: int,
+    size: int,
     *,
     masker: Masker,
     coalitions: Tensor,
@@ -98,13 +151,15 @@ def _fill(
     chunks: ChunkSize,
     cut: LayerCut | None,
 ) -> Tensor:
-    """Fill the table of samples by coalitions, block by block; ``masked`` is what the coalitions apply to."""
+    """Fill ``size`` cells of the table of samples by coalitions from a cell of the first row on, block by block."""
+    masked = samples if cut is None else layer_features(forward, samples, cut, chunks.rows or None)
+    chunks.suit(masked)
     layout = memory_format_of(masked)
     values = samples.new_empty(0)
 
     def step(position: int, at_most: int) -> int:
         nonlocal values
-        some, which = _block(position, at_most, len(samples), len(coalitions))
+        some, which = _block(start + position, start + size, at_most, len(coalitions))
         inputs = masker.mask_batch(masked[some], players[some], coalitions[which]).contiguous(memory_format=layout)
         output = forward(inputs) if cut is None else cut.resume(forward, samples[some], inputs)
         scores = score_rows(output, targets[some], which.stop - which.start, score)
@@ -113,8 +168,8 @@ def _fill(
         values[some, which] = scores
         return scores.numel()
 
-    chunks.run(len(samples) * len(coalitions), step, samples.device)
-    return values
+    chunks.run(size, step, samples.device)
+    return values.flatten()[start : start + size]
 
 
 def layer_features(forward: Forward, samples: Tensor, cut: LayerCut, chunk_size: int | None = None) -> Tensor:
@@ -204,21 +259,24 @@ def score_rows(output: Any, targets: Tensor, repeats: int, score: ScoreFn) -> Te
     return values.to(logits.dtype).view(len(targets), repeats)
 
 
-def _block(position: int, at_most: int, samples: int, coalitions: int) -> tuple[slice, slice]:
-    """Rectangle of the samples-by-coalitions table that begins at a cell, of at most so many cells.
+def _block(position: int, stop: int, at_most: int, coalitions: int) -> tuple[slice, slice]:
+    """Rectangle of the samples-by-coalitions table that begins at a cell, ends before `stop`, and has few enough cells.
 
     Whole rows of the table where they fit, in blocks of equal height; else a part of one row, a power of two wide.
 
     Example:
-        >>> _block(0, 10, samples=3, coalitions=4)
+        >>> _block(0, 12, at_most=10, coalitions=4)
         (slice(0, 2, None), slice(0, 4, None))
-        >>> _block(6, 3, samples=3, coalitions=4)
+        >>> _block(6, 12, at_most=3, coalitions=4)
         (slice(1, 2, None), slice(2, 4, None))
+        >>> _block(4, 6, at_most=10, coalitions=4)
+        (slice(1, 2, None), slice(0, 2, None))
     """
     sample, first = divmod(position, coalitions)
-    if first or at_most < coalitions:
-        width = 1 << (min(at_most, coalitions - first).bit_length() - 1)
+    room = min(at_most, stop - position)
+    if first or room < coalitions:
+        width = 1 << (min(room, coalitions - first).bit_length() - 1)
         return slice(sample, sample + 1), slice(first, first + width)
-    left = samples - sample
-    blocks = -(-left // (at_most // coalitions))
-    return slice(sample, sample - (-left // blocks)), slice(0, coalitions)
+    rows = (stop - position) // coalitions
+    blocks = -(-rows // (at_most // coalitions))
+    return slice(sample, sample - (-rows // blocks)), slice(0, coalitions)

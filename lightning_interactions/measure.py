@@ -1,6 +1,7 @@
 """One measurement: from the watched samples and the present weights to strengths, on however many ranks there are.
 
-Each rank evaluates its share of the samples; a few small tensors are exchanged; every rank ends with the same numbers.
+Each rank evaluates its share of the (sample, coalition) pairs, then splits its share of the samples into interactions;
+a few small tensors are exchanged; every rank ends with the same numbers.
 No Lightning here: the ranks are described by `Ranks`.
 """
 
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,7 +17,15 @@ from torch import Tensor
 from lightning_interactions.batches import Batch
 from lightning_interactions.chunks import ChunkSize, default_chunk_size
 from lightning_interactions.errors import InteractionsError
-from lightning_interactions.evaluate import Masker, evaluate_coalitions, layer_features, plain_logits, score_rows
+from lightning_interactions.evaluate import (
+    Masker,
+    count_cells,
+    evaluate_coalitions,
+    layer_features,
+    plain_logits,
+    score_rows,
+    table_of,
+)
 from lightning_interactions.functional import (
     SPLIT_TOLERANCE,
     SparseAndOr,
@@ -41,8 +50,17 @@ from lightning_interactions.tasks import Target, Task, find_task
 NOISE_WORTH_MENTIONING = 0.01
 """Rounding noise below this share of all strength is not worth a warning."""
 
+PROBLEM_BYTES = 400
+"""Ranks tell each other so much of what went wrong."""
+
+CELLS = 32
+"""Pairs of sample and coalition are shared out in units of so many: a forward of fewer rows is not worth its call."""
+
 SMALLEST_SIZE = 1e-3
 """Where histograms begin if every interaction is salient, in units of the scale."""
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -76,6 +94,39 @@ class Ranks:
         """
         return self.gather(local)[:size]
 
+    def cells(self, total: int) -> range:
+        """Return this rank's share of all (sample, coalition) pairs; the largest is one unit above the smallest.
+
+        Args:
+            total: Pairs in all.
+
+        Example:
+            >>> [Ranks(rank, 2).cells(200) for rank in range(2)]
+            [range(0, 96), range(96, 200)]
+        """
+        return self._cells(self.rank, total)
+
+    def join(self, local: Tensor, total: int) -> Tensor:
+        """Gather what each rank has found for its `cells`.
+
+        Args:
+            local: This rank's values, one for each of its cells.
+            total: Pairs in all.
+
+        Returns:
+            ``(total,)``.
+        """
+        shares = [len(self._cells(rank, total)) for rank in range(self.world_size)]
+        padded = local.new_zeros(max(shares))
+        padded[: len(local)] = local
+        parts = self.gather(padded).view(self.world_size, -1)
+        return torch.cat([part[:share] for part, share in zip(parts, shares, strict=True)])
+
+    def _cells(self, rank: int, total: int) -> range:
+        units = -(-total // CELLS)
+        first, end = (min(units * r // self.world_size * CELLS, total) for r in (rank, rank + 1))
+        return range(first, end)
+
     def agree(self, problem: str | None) -> str | None:
         """Learn whether any rank has a problem, so that all of them give up together instead of waiting for each other.
 
@@ -83,11 +134,18 @@ class Ranks:
             problem: This rank's, or ``None``.
 
         Returns:
-            The own problem, a word on the other rank's, or ``None`` if all is well.
+            The own problem, or that of the first rank that has one, or ``None`` if all is well.
         """
-        if not bool(self.gather(torch.tensor([problem is not None], dtype=torch.int64)).any()):
-            return None
-        return problem or "the measurement failed on another rank"
+        text = (problem or "").encode()[:PROBLEM_BYTES]
+        padded = torch.zeros(1, PROBLEM_BYTES + 1, dtype=torch.uint8)
+        padded[0, 0] = problem is not None
+        padded[0, 1 : len(text) + 1] = torch.tensor(list(text), dtype=torch.uint8)
+        everyone = self.gather(padded).cpu()
+        failed = everyone[:, 0].nonzero().flatten().tolist()
+        if problem is not None or not failed:
+            return problem
+        words = bytes(everyone[failed[0], 1:].tolist()).rstrip(b"\0").decode(errors="replace")
+        return f"on rank {failed[0]}: {words}"
 
 
 @dataclass(frozen=True)
@@ -284,24 +342,32 @@ class Measurer:
         Raises:
             MeasureError: On every rank, if one of them failed.
         """
-        cause: Exception | None = None
-        try:
+
+        def first_forwards() -> tuple[Mapping[str, Watched], dict[str, tuple[Tensor, Tensor]], dict[str, Tensor]]:
             with context():
                 forward = make_forward()
                 watched = players_of(forward)
-                values, answers = {}, {}
-                for name, item in watched.items():
-                    values[name], answers[name] = self._values(forward, item, cut)
-                noise = {name: self._noise(forward, item, values[name], cut) for name, item in watched.items()}
+                found = {name: self._values(forward, item, cut) for name, item in watched.items()}
                 losses = {name: self._losses(forward, probe) for name, probe in loss_probes.items()}
-            splits = {name: self._split(v) for name, v in values.items()}
-        except Exception as error:  # whatever a user's model, score or players may raise
-            cause = error
-        problem = self.ranks.agree(f"{type(cause).__name__}: {cause}" if cause else None)
-        if problem:
-            raise MeasureError(problem) from cause
+            return watched, found, losses
+
+        def second_forwards() -> tuple[dict[str, Tensor | None], dict[str, SparseAndOr]]:
+            with context():
+                forward = make_forward()
+                cells = {name: self._perturbed(forward, watched[name], v, cut) for name, v in values.items()}
+            return cells, {name: self._split(v[self.ranks.share(len(v))]) for name, v in values.items()}
+
+        watched, own, losses = self._together(first_forwards)
+        values = {name: self._join(own[name][0], item, slice(None)) for name, item in watched.items()}
+        perturbed, splits = self._together(second_forwards)
         found = {
-            name: self._summarise(values[name], split, noise[name], answers[name], watched[name])
+            name: self._summarise(
+                values[name],
+                split,
+                self._noise(watched[name], values[name], perturbed[name]),
+                own[name][1],
+                watched[name].player_counts,
+            )
             for name, split in splits.items()
         }
         means = {
@@ -309,37 +375,61 @@ class Measurer:
         }
         return found, means
 
-    def _values(self, forward: Forward, watched: Watched, cut: LayerCut | None) -> tuple[Tensor, Tensor]:
-        """Values ``(share, 2**n)`` of this rank's samples; target, prediction and what is followed ``(share, 3)``."""
-        share = self.ranks.share(len(watched.probe))
-        return self._evaluate(forward, watched, share, watched.masker, cut)
+    def _together(self, work: Callable[[], T]) -> T:
+        """Do this rank's part of the work, without any exchange inside, and learn whether all ranks got through."""
+        cause: Exception | None = None
+        try:
+            done = work()
+        except Exception as error:  # whatever a user's model, score or players may raise
+            cause = error
+        problem = self.ranks.agree(f"{type(cause).__name__}: {cause}" if cause else None)
+        if problem:
+            raise MeasureError(problem) from cause
+        return done
 
-    def _noise(self, forward: Forward, watched: Watched, values: Tensor, cut: LayerCut | None) -> Tensor:
-        """Rounding noise of the first sample of this rank that counts, ``(1, n)``; ``nan`` if none does."""
-        valid = values.isfinite().all(1).cpu()
-        if not valid.any():
-            return values.new_full((1, watched.num_players), torch.nan).double()
-        first = int(valid.int().argmax())
-        row = self.ranks.share(len(watched.probe))[first : first + 1]
-        if not watched.probe.inputs.is_floating_point() and cut is None:  # token ids cannot be off by a rounding
-            return values.new_full((1, watched.num_players), torch.nan).double()
-        perturbed, _ = self._evaluate(forward, watched, row, Perturbed(watched.masker, self.settings.rounding), cut)
-        return noise_by_order(values[first : first + 1], perturbed).double()
+    def _values(self, forward: Forward, watched: Watched, cut: LayerCut | None) -> tuple[Tensor, Tensor]:
+        """Scores of this rank's share of the pairs, flat; target, prediction and what is followed ``(B, 3)``."""
+        return self._evaluate(forward, watched, torch.arange(len(watched.probe)), watched.masker, cut)
+
+    def _perturbed(self, forward: Forward, watched: Watched, values: Tensor, cut: LayerCut | None) -> Tensor | None:
+        """Scores of the first sample that counts, with other rounding; ``None`` if there is none, or no rounding."""
+        first = _first_finite(values)
+        token_ids = not watched.probe.inputs.is_floating_point() and cut is None
+        if token_ids or not bool(values[first].isfinite().all()):
+            return None
+        return self._evaluate(forward, watched, first, Perturbed(watched.masker, self.settings.rounding), cut)[0]
+
+    def _noise(self, watched: Watched, values: Tensor, cells: Tensor | None) -> Tensor:
+        """Rounding noise of that sample ``(n,)``, or ``nan``."""
+        if cells is None:
+            return values.new_full((watched.num_players,), torch.nan)
+        first = _first_finite(values)
+        return noise_by_order(values[first], self._join(cells, watched, first))[0]
+
+    def _join(self, cells: Tensor, watched: Watched, rows: Tensor | slice) -> Tensor:
+        """Values ``(B, 2**n)`` of some samples, from the shares of all ranks."""
+        players = watched.labels[rows]
+        return table_of(self.ranks.join(cells, count_cells(players)), players, watched.num_players)
 
     def _evaluate(
         self, forward: Forward, watched: Watched, rows: Tensor, masker: Masker, cut: LayerCut | None
     ) -> tuple[Tensor, Tensor]:
-        probe, task = watched.probe, self.task
+        """Scores of this rank's share of some samples' pairs with coalitions, flat; answers for all these samples."""
+        probe, task, labels = watched.probe, self.task, watched.labels[rows]
         inputs, targets = self.arrange(probe.inputs[rows].to(self.device)), task.read(probe.targets[rows])
         logits = plain_logits(forward, inputs, self.chunk_rows)
         picked = task.pick(targets, logits, probe.keys[rows])
+        found = task.truth(targets, picked), task.predict(logits, picked), task.followed(picked)
+        answers = torch.stack([answer.to(logits) for answer in found], 1)
+        cells = self.ranks.cells(count_cells(labels))
+        if not cells:
+            return logits.new_zeros(0), answers
         values = evaluate_coalitions(
-            forward, inputs, watched.labels[rows].to(self.device), picked,
+            forward, inputs, labels.to(self.device), picked,
             masker=masker, num_players=watched.num_players, score=task.follow,
-            chunk_size=self.settings.chunk_size if masker is watched.masker else self.chunk_rows, cut=cut,
+            chunk_size=self.settings.chunk_size if masker is watched.masker else self.chunk_rows, cut=cut, cells=cells,
         )  # fmt: skip
-        answers = task.truth(targets, picked), task.predict(logits, picked), task.followed(picked)
-        return values, torch.stack([answer.to(values) for answer in answers], 1)
+        return values, answers
 
     def _split(self, values: Tensor) -> SparseAndOr:
         return sparse_and_or(values, noise_bound=self.settings.noise_bound, tol=SPLIT_TOLERANCE)
@@ -353,37 +443,35 @@ class Measurer:
         return task.loss(logits, task.read(probe.targets[share]))
 
     def _summarise(
-        self, values: Tensor, split: SparseAndOr, noise: Tensor, answers: Tensor, watched: Watched
+        self, values: Tensor, split: SparseAndOr, noise: Tensor, answers: Tensor, player_counts: Tensor
     ) -> Measurement:
-        """Sum up on the device; everything then leaves it, and reaches the other ranks, in one tensor."""
-        size = len(watched.probe)
-        and_, or_, gap, values = split.and_, split.or_, split.gap, values.to(split.gap)
-        valid, edges = gap.isfinite(), self.edges
-        effect = torch.where(valid, (values[:, -1] - values[:, 0]).abs(), torch.nan)
-        scale = self.ranks.collect(effect, size).nanmean().to(gap.device)
+        """Sum up on the device; everything then leaves it in one tensor."""
+        and_, or_, gap, edges = split.and_, split.or_, split.gap, self.edges
+        values = values.to(gap)
+        effect = (values[:, -1] - values[:, 0]).abs()
+        scale = torch.where(values.isfinite().all(1), effect, torch.nan).nanmean()
         threshold = self.settings.salience * scale
         columns = [
             order_strength(and_, or_, threshold).flatten(1),
             salient_count(and_, or_, threshold).unsqueeze(1),
             gap.unsqueeze(1),
             interaction_histogram(and_, or_, scale, edges.to(gap)).flatten(1),
-            noise.to(gap).expand(len(gap), -1),
-            scale.expand(len(gap), 1),
-            answers,
+            answers[self.ranks.share(len(values))],
         ]
-        own = torch.where(valid.unsqueeze(1), torch.cat([column.to(gap) for column in columns], 1), torch.nan)
-        everyone = self.ranks.collect(own, size).cpu()
-        parts = torch.split(everyone, [column.shape[1] for column in columns], 1)
-        strength, count, gap, histogram, noise, scales, answers = parts
+        own = torch.where(gap.isfinite().unsqueeze(1), torch.cat([c.to(gap) for c in columns], 1), torch.nan)
+        everyone = self.ranks.collect(own, len(values)).to(gap)
+        numbers = torch.cat([everyone.flatten(), noise.to(gap), scale.view(1)]).cpu()
+        table = numbers[: everyone.numel()].view(everyone.shape)
+        strength, count, gap, histogram, answers = torch.split(table, [c.shape[1] for c in columns], 1)
         return Measurement(
             strength=strength.view(len(strength), 2, -1),
             salient_count=count.squeeze(1),
             gap=gap.squeeze(1),
             histogram=histogram.nansum(0).view(-1, len(edges) - 1),
             edges=edges,
-            scale=float(scales.nanmean()),
-            noise=_first_finite(noise),
-            player_counts=watched.player_counts,
+            scale=float(numbers[-1]),
+            noise=numbers[everyone.numel() : -1],
+            player_counts=player_counts,
             target=answers[:, 0],
             prediction=answers[:, 1],
             followed=answers[:, 2],
@@ -422,7 +510,6 @@ def _nanmax(values: Tensor) -> Tensor:
     return finite.max() if len(finite) else values.new_tensor(torch.nan)
 
 
-def _first_finite(rows: Tensor) -> Tensor:
-    """The first row without ``nan``: that of the first sample of all that counts, on however many ranks."""
-    valid = rows.isfinite().all(1)
-    return rows[int(valid.int().argmax())]
+def _first_finite(values: Tensor) -> Tensor:
+    """Index ``(1,)`` of the first row without ``nan`` or infinity: the first sample that counts; 0 if none does."""
+    return values.isfinite().all(1).int().argmax(0, keepdim=True).cpu()

@@ -36,22 +36,32 @@ class Perturbed:
 
     Args:
         masker: The players.
-        rounding: Relative size of the error. Its signs are random, always the same; the global random state is not
-            touched.
+        rounding: Relative size of the error. Its signs look random, but are a hash of coalition and position: the same
+            in whatever chunks, and on however many ranks, the coalitions are evaluated.
     """
 
     def __init__(self, masker: Masker, rounding: float) -> None:
         self._masker = masker
         self._rounding = rounding
-        self._generator = torch.Generator().manual_seed(0)
 
     def mask_batch(self, samples: Tensor, players: Tensor, coalitions: Tensor) -> Tensor:
         """See `Players.mask_batch`."""
         masked = self._masker.mask_batch(samples, players, coalitions)
         if not masked.is_floating_point():
             return masked
-        signs = torch.randint(0, 2, masked.shape, generator=self._generator, dtype=torch.int8).to(masked.device)
-        return masked * (1 + self._rounding * (2 * signs - 1).to(masked.dtype))
+        bits = 1 << torch.arange(coalitions.shape[1], device=masked.device)
+        index = (coalitions * bits).sum(1).repeat(len(samples))
+        return masked * (1 + self._rounding * _signs(index, masked))
+
+
+def _signs(index: Tensor, like: Tensor) -> Tensor:
+    """Plus or minus one for every number of ``like``, row by row another pattern; 32 bits mixed as in murmur3."""
+    place = torch.arange(like[0].numel(), device=like.device, dtype=torch.int32).view(1, *like.shape[1:])
+    row = (index.to(torch.int32) * -1640531535).view(-1, *[1] * (like.ndim - 1))
+    x = (row ^ (place * -2048144789)) + place
+    x = (x ^ (x >> 15)) * -1028477387
+    x = (x ^ (x >> 13)) * -2048144789
+    return ((x ^ (x >> 16)) & 1).to(like.dtype) * 2 - 1
 
 
 def noise_by_order(values: Tensor, perturbed: Tensor) -> Tensor:

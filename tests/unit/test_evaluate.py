@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lightning_interactions.chunks import MAX_CHUNK, default_chunk_size, is_out_of_memory
 from lightning_interactions.errors import ModelOutputError
-from lightning_interactions.evaluate import evaluate_coalitions, score_rows
+from lightning_interactions.evaluate import count_cells, evaluate_coalitions, score_rows, table_of
 from lightning_interactions.layers import LayerCut
 from lightning_interactions.players import ImagePatches, TabularFeatures
 from lightning_interactions.probes import content_keys, draw_players
@@ -77,6 +77,29 @@ def test_every_cell_is_visited_once_in_chunks_that_fit(samples: int, n: int, chu
     assert max(rows) <= chunk_size
     # equal shapes: a compiled or tuned model sees at most two
     assert len(set(rows)) <= 2
+
+
+@given(st.data(), st.lists(st.integers(1, 6), min_size=1, max_size=6), st.integers(1, 40))
+def test_shares_put_together_are_the_whole_table(data: st.DataObject, counts: list[int], chunk_size: int) -> None:
+    """Samples with different numbers of players, cut at any cells."""
+    rows: list[int] = []
+
+    def model(x: Tensor) -> Tensor:
+        rows.append(len(x))
+        return x
+
+    n, size = max(counts), len(counts)
+    x = torch.arange(1.0, size + 1).unsqueeze(1) * 2 ** torch.arange(float(n))
+    players = torch.stack([torch.arange(n).where(torch.arange(n) < count, -1) for count in counts])
+    options = {"masker": MASKER, "num_players": n, "score": lambda z, y: z.sum(1), "chunk_size": chunk_size}
+    targets = torch.zeros(size, dtype=torch.long)
+    whole = evaluate_coalitions(model, x, players, targets, **options)
+    total = sum(2**count for count in counts)
+    assert count_cells(players) == total == sum(rows)
+    cuts = sorted({0, total, *data.draw(st.lists(st.integers(0, total), max_size=3))})
+    shares = [evaluate_coalitions(model, x, players, targets, cells=range(*ends), **options) for ends in pairwise(cuts)]
+    assert sum(rows) == 2 * total, "nothing runs twice"
+    assert torch.equal(table_of(torch.cat(shares), players, n), whole)
 
 
 @pytest.mark.parametrize("layer", [None, "0", "1"])

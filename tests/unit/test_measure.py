@@ -6,7 +6,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -23,6 +23,7 @@ from lightning_interactions.errors import BatchError, ModelOutputError
 from lightning_interactions.functional import interaction_histogram, mean_order
 from lightning_interactions.layers import LayerCut
 from lightning_interactions.measure import (
+    CELLS,
     MeasureError,
     Measurement,
     Measurer,
@@ -101,9 +102,10 @@ def measure(
     task: Task = TASK,
     players: Players | None = None,
     make_forward: Callable[[], Forward] | None = None,
+    features: int = 6,
 ) -> tuple[dict[str, Measurement], dict[str, float]]:
-    network = model or mlp(features=6)
-    watched = probe(size)
+    network = model or mlp(features=features)
+    watched = probe(size, features)
     measurer = Measurer(settings, task, ranks or Ranks(), CPU)
 
     def players_of(forward: Forward) -> dict[str, Watched]:
@@ -119,7 +121,7 @@ def measure(
         context,
         make_forward or (lambda: float32_forward(network)),
         players_of,
-        {"val": watched, "train": probe(7, seed=1)},
+        {"val": watched, "train": probe(7, features, seed=1)},
     )
 
 
@@ -250,13 +252,40 @@ def test_ranks_have_the_numbers_of_one(world_size: int, size: int) -> None:
         assert losses == pytest.approx(expected_losses, rel=1e-9)
 
 
-def test_ranks_share_the_forwards() -> None:
-    recorders = [Recorder(mlp(features=6)) for _ in range(2)]
-    on_ranks(2, lambda ranks: measure(ranks, size=6, model=recorders[ranks.rank]))
-    alone = Recorder(mlp(features=6))
-    measure(size=6, model=alone)
-    for recorder in recorders:
-        assert sum(recorder.rows) < 0.6 * sum(alone.rows)
+@pytest.mark.parametrize("world_size", [2, 3, 7])
+def test_ranks_share_the_pairs_evenly(world_size: int) -> None:
+    """Two samples, fewer than there are ranks: a rank's share is part of a sample, within one unit of the others'."""
+    settings = replace(SETTINGS, num_players=7)
+
+    def rows(ranks: Ranks) -> int:
+        masked: list[int] = []
+
+        class Counted(TabularFeatures):
+            def mask_batch(self, samples: Tensor, players: Tensor, coalitions: Tensor) -> Tensor:
+                masked.append(len(samples) * len(coalitions))
+                return super().mask_batch(samples, players, coalitions)
+
+        found, _ = measure(ranks, size=2, model=mlp(features=7), settings=settings, players=Counted("zero"), features=7)
+        assert found["val"].strength.shape == (2, 2, 7)
+        return sum(masked)
+
+    pairs = 2 * 2**7 + 2**7  # the rounding noise is measured on one more sample
+    shares = on_ranks(world_size, rows)
+    assert sum(shares) == pairs
+    assert all(abs(share - pairs / world_size) <= 2 * CELLS for share in shares), "a unit for each of the two tables"
+
+
+@pytest.mark.parametrize("total", [4, 32, 100, 160, 1024])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5, 8])
+def test_shares_of_cells_join_to_the_whole(world_size: int, total: int) -> None:
+    shares = [Ranks(rank, world_size).cells(total) for rank in range(world_size)]
+    assert [cell for share in shares for cell in share] == list(range(total))
+    assert max(map(len, shares)) - min(map(len, shares)) <= CELLS
+    joined = on_ranks(
+        world_size, lambda ranks: ranks.join(torch.tensor(ranks.cells(total), dtype=torch.float64), total)
+    )
+    for whole in joined:
+        assert torch.equal(whole, torch.arange(total, dtype=torch.float64))
 
 
 def test_a_failure_on_one_rank_stops_all_of_them() -> None:
@@ -266,7 +295,7 @@ def test_a_failure_on_one_rank_stops_all_of_them() -> None:
 
     healthy, broken = on_ranks(2, work)
     assert isinstance(healthy, MeasureError)
-    assert "another rank" in str(healthy)
+    assert str(healthy) == "on rank 1: ValueError: broken here"
     assert isinstance(broken, MeasureError)
     assert str(broken) == "ValueError: broken here"
     assert isinstance(broken.__cause__, ValueError)
@@ -274,9 +303,10 @@ def test_a_failure_on_one_rank_stops_all_of_them() -> None:
 
 @pytest.mark.parametrize(
     ("problems", "expected"),
-    [((None, None), (None, None)), (("mine", None), ("mine", "the measurement failed on another rank")),
+    [((None, None), (None, None)), (("mine", None), ("mine", "on rank 0: mine")),
+     ((None, "é" * 300), ("on rank 1: " + "é" * 200, "é" * 300)),
      (("mine", "yours"), ("mine", "yours"))],
-    ids=["well", "one", "both"],
+    ids=["well", "one", "long-text", "both"],
 )  # fmt: skip
 def test_ranks_agree(problems: tuple[str | None, ...], expected: tuple[str | None, ...]) -> None:
     assert tuple(on_ranks(2, lambda ranks: ranks.agree(problems[ranks.rank]))) == expected
