@@ -91,8 +91,10 @@ def ranks_of(trainer: Any) -> Ranks:
         return Ranks()
 
     def gather(local: Tensor) -> Tensor:
-        stacked: Tensor = trainer.strategy.all_gather(local.to(trainer.strategy.root_device))
-        return stacked.flatten(0, 1)
+        own = local.to(trainer.strategy.root_device).contiguous()
+        everyone = [torch.empty_like(own) for _ in range(trainer.world_size)]
+        dist.all_gather(everyone, own)
+        return torch.cat(everyone)
 
     return Ranks(trainer.global_rank, trainer.world_size, gather)
 
@@ -129,12 +131,12 @@ def logged_value(trainer: Any, key: str) -> float | None:
         key: Its key.
 
     Returns:
-        The value, ``None`` if nothing of that name was logged.
+        The mean over the ranks that have it (all ranks ask, or they would wait for each other), ``None`` if none has.
     """
     value = trainer.callback_metrics.get(key)
-    if value is None:
-        return None
-    return float(ranks_of(trainer).gather(torch.as_tensor(value, dtype=torch.float64).reshape(1)).mean())
+    own = torch.tensor([[0.0 if value is None else float(value), float(value is not None)]], dtype=torch.float64)
+    values, present = ranks_of(trainer).gather(own).unbind(1)
+    return float(values.sum() / present.sum()) if present.any() else None
 
 
 def rounding(trainer: Any, precision: str) -> float:

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning_interactions.errors import InteractionsError, InteractionsWarning
 
 MAX_FAILURES = 3
-"""After so many failures in a row the monitor is switched off for the rest of the run."""
+"""After so many failed measurements in a row the monitor is switched off for the rest of the run."""
 
 
 class Faults:
@@ -43,12 +43,13 @@ class Faults:
         self._told: set[str] = set()
 
     @contextmanager
-    def contain(self, what: str, happened: Callable[[str], object]) -> Iterator[None]:
+    def contain(self, what: str, happened: Callable[[str], object], *, counts: bool = False) -> Iterator[None]:
         """Catch whatever is raised inside, warn and go on.
 
         Args:
             what: What is being done, for the text: "measuring".
             happened: Called with the text, if it is a new one.
+            counts: Whether such failures in a row switch the monitor off; only for work that fails on all ranks alike.
         """
         try:
             yield
@@ -58,8 +59,8 @@ class Faults:
             problem = f"{what} failed: {error if isinstance(error, InteractionsError) else repr(error)}"
             if self.tell(problem):
                 happened(problem)
-            self._in_a_row += 1
-            if self._in_a_row >= MAX_FAILURES:
+            self._in_a_row += counts
+            if counts and self._in_a_row >= MAX_FAILURES:
                 self.switched_off = True
                 self.tell(f"switched off for the rest of this run after {MAX_FAILURES} failures in a row")
 

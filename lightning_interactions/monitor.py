@@ -330,12 +330,18 @@ class TwoPhaseMonitor(Callback):
 
     def _gate(self, trainer: Trainer) -> None:
         """Decide, together with the other ranks, whether this validation is measured."""
-        if not self._active or not bridge.is_fitting(trainer):
+        if not self._usable or not bridge.is_fitting(trainer):
             return
-        epoch, last = trainer.current_epoch, self.history.last
-        repeated = last is not None and (last["epoch"], last["step"]) == (epoch, bridge.logged_step(trainer))
-        due = not repeated and self.should_probe(epoch, trainer.global_step) and self._budget.allows()
+        due = False
+        with self._contained(trainer, "should_probe"):
+            due = self._active and self._is_due(trainer)
         self._due = bridge.same_on_all_ranks(trainer, due)
+
+    def _is_due(self, trainer: Trainer) -> bool:
+        epoch, last = trainer.current_epoch, self.history.last
+        if last is not None and (last["epoch"], last["step"]) == (epoch, bridge.logged_step(trainer)):
+            return False  # this validation was measured before the checkpoint this run resumed from
+        return self.should_probe(epoch, trainer.global_step) and self._budget.allows()
 
     def _check_batch(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
         chosen = self._session.check_batch(trainer, pl_module, batch)
@@ -345,7 +351,7 @@ class TwoPhaseMonitor(Callback):
     def _step(self, trainer: Trainer, pl_module: LightningModule, *, decide: bool) -> None:
         """Measure; decide, or log what needs no waiting."""
         self._due = False
-        with self._contained(trainer, "measuring"):
+        with self._contained(trainer, "measuring", counts=True):
             record = self._session.measure(trainer, pl_module, self._watchlist)
             self._account(record)
             self._pending.append(record)
@@ -373,7 +379,7 @@ class TwoPhaseMonitor(Callback):
         self._budget.spend(seconds)
         self._faults.recovered()
 
-    def _contained(self, trainer: Trainer, what: str) -> AbstractContextManager[None]:
+    def _contained(self, trainer: Trainer, what: str, *, counts: bool = False) -> AbstractContextManager[None]:
         """Keep a fault of ours away from the training run; it becomes an event."""
 
         def happened(problem: str) -> None:
@@ -381,7 +387,7 @@ class TwoPhaseMonitor(Callback):
             message = f"Epoch {epoch}: {problem}. Training is not affected."
             self.events.append(PhaseEvent("probe_failed", epoch, epoch, step, message=message))
 
-        return self._faults.contain(what, happened)
+        return self._faults.contain(what, happened, counts=counts)
 
     # -- deciding and acting -----------------------------------------------------------------------------------------
 
@@ -389,14 +395,16 @@ class TwoPhaseMonitor(Callback):
         """Decide on every waiting record, keep it, log it and act on it."""
         pending, self._pending = self._pending, []
         for record in pending:
+            events: list[PhaseEvent] = []
             with self._contained(trainer, "deciding"):
-                events, rehearsal = self._decide(trainer, record), bridge.is_fast_dev_run(trainer)
+                events = self._decide(trainer, record)
                 # Act first: a logger that fails must not swallow an alarm, or on rank 0 keep the other ranks waiting.
-                if not rehearsal:
+                if not bridge.is_fast_dev_run(trainer):
                     self._act(trainer, events)
+            with self._contained(trainer, "logging"):
                 log(record.scalars)
-                if not rehearsal:
-                    self._show(trainer, record, events)
+            if trainer.is_global_zero and not bridge.is_fast_dev_run(trainer):
+                self._show(trainer, record, events)
 
     def _decide(self, trainer: Trainer, record: Record) -> list[PhaseEvent]:
         main = record.deciding
@@ -463,11 +471,12 @@ class TwoPhaseMonitor(Callback):
             self._publisher.send(events)
 
     def _show(self, trainer: Trainer, record: Record, events: Sequence[PhaseEvent]) -> None:
-        """Write and draw, on rank 0."""
-        if trainer.is_global_zero:
+        """Write and draw. On rank 0 only."""
+        with self._contained(trainer, "writing histograms and texts"):
             self._publisher.write(trainer.loggers, record, events)
-            count = len(self.history)
-            if events or count & (count - 1) == 0:  # drawn at records 1, 2, 4, 8, ... and whenever something happened
+        count = len(self.history)
+        if events or count & (count - 1) == 0:  # drawn at records 1, 2, 4, 8, ... and whenever something happened
+            with self._contained(trainer, "drawing the run"):
                 self._draw(trainer, record.step)
 
     def _draw(self, trainer: Trainer, step: int) -> None:

@@ -23,9 +23,10 @@ Forward = Callable[[Tensor], Any]
 def probing(model: nn.Module, *, full_precision: bool = True) -> Iterator[None]:
     """Evaluation mode without gradients, leaving the model and the process exactly as they were, also after an error.
 
-    Restored: the training flag of every submodule, the random states (Python, NumPy, torch, the model's accelerator),
-    grad and inference mode, TF32 settings. Inside, ``log`` and ``log_dict`` of Lightning modules do nothing, autocast
-    and TF32 are off, and ``torch.compile``-d parts run eagerly (new batch shapes would recompile them).
+    Restored: the training flag of every submodule, buffers (some models count or average in evaluation mode too), the
+    random states (Python, NumPy, torch, the model's accelerator), grad and inference mode, TF32 settings. Inside,
+    ``log`` and ``log_dict`` of Lightning modules do nothing, autocast and TF32 are off, and ``torch.compile``-d parts
+    run eagerly (new batch shapes would recompile them).
 
     Args:
         model: The module about to be called.
@@ -48,6 +49,7 @@ def probing(model: nn.Module, *, full_precision: bool = True) -> Iterator[None]:
             stack.enter_context(_full_float32())
         stack.enter_context(torch.autocast(device.type, enabled=False))
         stack.enter_context(_eval_mode(model))
+        stack.enter_context(_buffers(model))
         stack.enter_context(_silent_log(model))
         if "torch._dynamo" in sys.modules:  # nothing can be compiled if it was never imported
             stack.enter_context(torch.compiler.set_stance("force_eager"))
@@ -204,6 +206,24 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in flags:
             module.training = training
+
+
+@contextmanager
+def _buffers(model: nn.Module) -> Iterator[None]:
+    owned = [
+        (m, name, b, _version(b), b.clone()) for m in model.modules() for name, b in m._buffers.items() if b is not None
+    ]
+    try:
+        yield
+    finally:
+        for module, name, buffer, version, copy in owned:
+            module._buffers[name] = buffer
+            if _version(buffer) != version:  # not written to unless it has to be: autograd counts that
+                buffer.copy_(copy)
+
+
+def _version(tensor: Tensor) -> int:
+    return -1 if tensor.is_inference() else tensor._version
 
 
 @contextmanager

@@ -181,8 +181,8 @@ class Session:
                 padding=known.masker.padding,
                 playable=known.masker.playable(found.inputs) if self._cut is None else None,
             )  # fmt: skip
-        except BatchError as error:
-            self.tell(f"a {split} batch is left out: {error}")
+        except Exception as error:  # it may come from the user's own input_fn or target_fn
+            self.tell(f"a {split} batch is left out: {error if isinstance(error, BatchError) else repr(error)}")
 
     def measure(self, trainer: Any, pl_module: Any, watchlist: Watchlist) -> Record:
         """Measure all splits under the present weights.

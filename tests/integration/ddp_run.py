@@ -1,24 +1,27 @@
-"""Run by test_ddp.py in its own process: one training on 1 or 2 processes; rank 0 saves what it found.
+"""Run by test_strategies.py in its own processes: several trainings on 2 ranks; each rank saves what it found.
 
-Usage: python ddp_run.py DEVICES SCENARIO OUTPUT
+Usage: python ddp_run.py FOLDER
 """
 
 from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+import torch.distributed as dist
 from lightning.pytorch.loggers import TensorBoardLogger
-from models import ColumnNet, column_data, small_monitor
-from torch.utils.data import DataLoader
+from lightning.pytorch.strategies import ModelParallelStrategy
+from models import ColumnNet, ScriptedDetector, column_data, loaders, small_monitor
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
 
-from lightning_interactions import PhaseDetector, PhaseEvent
-
-warnings.filterwarnings("ignore")
+from lightning_interactions import InteractionsWarning
 
 
 class FixedNet(ColumnNet):
@@ -27,73 +30,164 @@ class FixedNet(ColumnNet):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.0)
 
-    def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         self.net.eval()
         return super().training_step(batch, batch_idx)
 
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        super().validation_step(batch, batch_idx)
+        self.log("val_loss_of_rank_0", self.trainer.callback_metrics.get("train_loss", 0.0), rank_zero_only=True)
 
-def fails_on_rank_1(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    if torch.distributed.is_initialized() and torch.distributed.get_rank() == 1 and len(logits) > 4:
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def fails_on_rank_1(logits: Tensor, targets: Tensor) -> Tensor:
+    if rank() == 1 and len(logits) > 4:
         raise ValueError("this score fails on rank 1")
     return logits.gather(1, targets.unsqueeze(1)).squeeze(1)
 
 
-class BoundaryAtOne(PhaseDetector):
-    def update(self, epoch: int, *args: Any, **kwargs: Any) -> list[PhaseEvent]:
-        return [PhaseEvent("boundary", 1, 1)] if epoch == 1 else []
+class FullDisk(TensorBoardLogger):
+    """The disk is full, but Lightning's own scalars still get through."""
 
-
-class FailsToWrite(TensorBoardLogger):
-    """Fails on rank 0, the only one that writes, at the first histogram."""
+    class Writer:
+        def __getattr__(self, name: str) -> Any:
+            raise OSError(28, "No space left on device")
 
     @property
     def experiment(self) -> Any:
-        writer = super().experiment
-        writer.add_histogram_raw = None
-        return writer
+        return self.Writer() if rank() == 0 else super().experiment
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        pass
+
+    def log_hyperparams(self, *args: Any) -> None:
+        pass
+
+    def log_graph(self, *args: Any) -> None:
+        pass
+
+    def finalize(self, status: str) -> None:
+        pass
+
+    def save(self) -> None:
+        pass
+
+
+class Uneven(Sampler[int]):
+    """Three batches on rank 0, two on the others; nothing is repeated to make them equal."""
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(0, 33) if rank() == 0 else range(33, 49))
+
+    def __len__(self) -> int:
+        return 33 if rank() == 0 else 16
 
 
 SCENARIOS: dict[str, dict[str, Any]] = {
     "plain": {},
     "both": {"watch": "both"},
-    "logged_loss": {"monitor": "val_loss"},  # logged without sync_dist: ranks differ
-    "stop": {"stop_on": "boundary", "detector": BoundaryAtOne(), "on_error": "warn"},
+    "few": {"num_samples": 3, "num_players": 5},
+    "logged_loss": {"monitor": "val_loss", "stop_on": "overfitting", "detector": ScriptedDetector()},
+    "rank_zero_only": {"monitor": "val_loss_of_rank_0"},
+    "uneven": {},
     "fault": {"score": fails_on_rank_1, "on_error": "warn"},
+    "disk_full": {"stop_on": "boundary", "detector": ScriptedDetector(), "on_error": "warn"},
 }
+"""The monitor's options. 'logged_loss' is logged without ``sync_dist``: the ranks have different values."""
 
 
-def main(devices: int, scenario: str, output: Path) -> None:
+class Sharded(ColumnNet):
+    def configure_model(self) -> None:
+        from torch.distributed.fsdp import fully_shard
+
+        fully_shard(self.net, mesh=self.device_mesh["data_parallel"])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@contextmanager
+def collectives() -> Iterator[list[str]]:
+    """Collect the names of all collective calls."""
+    names = ("all_gather", "all_gather_object", "all_reduce", "barrier", "broadcast", "broadcast_object_list")
+    called: list[str] = []
+    originals = {name: getattr(dist, name) for name in names}
+
+    def noted(name: str) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            called.append(name)
+            return originals[name](*args, **kwargs)
+
+        return call
+
+    for name in names:
+        setattr(dist, name, noted(name))
+    try:
+        yield called
+    finally:
+        for name, original in originals.items():
+            setattr(dist, name, original)
+
+
+def main(devices: int, folder: Path, scenario: str) -> None:
     L.seed_everything(0, verbose=False)
     told: list[str] = []
-    monitor = small_monitor(
-        **{"num_samples": 7, "on_event": lambda event: told.append(event.kind)} | SCENARIOS[scenario]
-    )
+    options = {"num_samples": 7, "on_event": lambda event: told.append(event.kind)} | SCENARIOS[scenario]
+    monitor = small_monitor(**options)
+    uneven = scenario == "uneven"
     trainer = L.Trainer(
         max_epochs=3, accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto",
-        logger=FailsToWrite(output.parent) if scenario == "stop" else False,
-        enable_progress_bar=False, enable_model_summary=False, default_root_dir=output.parent,
-        enable_checkpointing=False, num_sanity_val_steps=1, callbacks=[monitor],
+        logger=FullDisk(folder) if scenario == "disk_full" else False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=folder, enable_checkpointing=False, num_sanity_val_steps=1,
+        use_distributed_sampler=not uneven, callbacks=[monitor],
     )  # fmt: skip
-    # 49 samples on 2 ranks: the sampler repeats one of them.
-    trainer.fit(
-        FixedNet(),
-        DataLoader(column_data(64, seed=1), 16, shuffle=True),
-        DataLoader(column_data(49, seed=2), 16),
-    )
+    validation = column_data(49, seed=2)  # on 2 ranks the sampler repeats one of them
+    with collectives() as called:
+        trainer.fit(
+            FixedNet(),
+            DataLoader(column_data(64, seed=1), 16, shuffle=True),
+            DataLoader(validation, 16, sampler=Uneven() if uneven and devices > 1 else None),
+        )
     state = monitor.state_dict()
-    torch.save(
-        {
-            "history": monitor.history.to_dict(),
-            "samples": monitor.history.samples,
-            "events": state["events"],
-            "keys": {split: probe["keys"] for split, probe in state["watchlist"].get("watched", {}).items()},
-            "weights": trainer.lightning_module.state_dict(),
-            "told": told,
-            "state": state,
-        },
-        output.with_suffix(f".rank{trainer.global_rank}"),
-    )
+    found = {
+        "history": monitor.history.to_dict(),
+        "events": state["events"],
+        "keys": {split: probe["keys"] for split, probe in state["watchlist"].get("watched", {}).items()},
+        "weights": trainer.lightning_module.state_dict(),
+        "told": told,
+        "state": state,
+        "epochs": trainer.current_epoch,
+        "collectives": called,
+    }
+    torch.save(found, folder / f"{scenario}_{devices}.rank{trainer.global_rank}")
+
+
+def train_sharded(folder: Path) -> None:
+    """A model sharded over 2 ranks, with the monitor and without."""
+    for name in ("with", "without"):
+        L.seed_everything(0, verbose=False)
+        monitor = small_monitor()
+        trainer = L.Trainer(
+            max_epochs=2, accelerator="cpu", devices=2,
+            strategy=ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1), logger=False,
+            enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+            default_root_dir=folder, callbacks=[monitor] if name == "with" else [],
+        )  # fmt: skip
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            trainer.fit(Sharded(), **loaders())
+        told = [str(w.message) for w in caught if issubclass(w.category, InteractionsWarning)]
+        # After the last forward pass the parameters of the outermost part are still whole.
+        weights = {k: getattr(p, "full_tensor", p.detach)() for k, p in trainer.lightning_module.named_parameters()}
+        if trainer.is_global_zero:
+            torch.save({"weights": weights, "measured": len(monitor.history), "told": told}, folder / f"sharded_{name}")
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
+    warnings.filterwarnings("ignore")
+    for scenario_ in SCENARIOS:
+        main(2, Path(sys.argv[1]), scenario_)
+    train_sharded(Path(sys.argv[1]))

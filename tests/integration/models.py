@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_interactions import TwoPhaseMonitor
+from lightning_interactions import PhaseDetector, PhaseEvent, TwoPhaseMonitor
 
 
 def column_data(size: int = 48, columns: int = 5, classes: int = 3, seed: int = 0) -> TensorDataset:
@@ -51,6 +51,16 @@ class ColumnNet(L.LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = torch.optim.AdamW(self.parameters(), lr=0.02)
         return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 2)}
+
+
+class ScriptedDetector(PhaseDetector):
+    """Announces a boundary at epoch 1 and overfitting at epoch 2, whatever it is shown."""
+
+    def update(self, epoch: int, *args: Any, **kwargs: Any) -> list[PhaseEvent]:
+        kind = {1: "boundary", 2: "overfitting"}.get(epoch)
+        if kind == "boundary":
+            self.boundary_epoch = epoch
+        return [PhaseEvent(kind, epoch, epoch, message=f"{kind} at {epoch}")] if kind else []
 
 
 def small_monitor(**options: Any) -> TwoPhaseMonitor:

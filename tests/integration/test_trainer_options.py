@@ -8,21 +8,11 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from models import ColumnNet, column_data, fit, loaders, small_monitor
+from models import ColumnNet, ScriptedDetector, column_data, fit, loaders, small_monitor
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_interactions import PhaseDetector, PhaseEvent, TabularFeatures, compute_interactions
-
-
-class ScriptedDetector(PhaseDetector):
-    """Announces a boundary at epoch 1 and overfitting at epoch 2, whatever it is shown."""
-
-    def update(self, epoch: int, *args: Any, **kwargs: Any) -> list[PhaseEvent]:
-        kind = {1: "boundary", 2: "overfitting"}.get(epoch)
-        if kind == "boundary":
-            self.boundary_epoch = epoch
-        return [PhaseEvent(kind, epoch, epoch, message=f"{kind} at {epoch}")] if kind else []
+from lightning_interactions import TabularFeatures, compute_interactions
 
 
 @pytest.mark.parametrize(("stop_on", "epochs"), [(None, 5), ("boundary", 2), ("overfitting", 3)])

@@ -208,6 +208,27 @@ def test_weights_buffers_and_gradients_are_untouched(fails: bool) -> None:
     assert versions == [t._version for t in (*model.parameters(), *model.buffers())]
 
 
+@however
+def test_buffers_that_change_in_evaluation_mode_are_restored(fails: bool) -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(()))
+            self.register_buffer("largest", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            self.largest = torch.maximum(self.largest, x.max())
+            return x
+
+    model = Counting()
+    model(torch.ones(2))
+    before = (model.calls, model.largest)
+    run(model, lambda: model(torch.full((2,), 9.0)), fails=fails)
+    assert (model.calls, model.largest) == (1, 1)
+    assert (model.calls is before[0], model.largest is before[1]) == (True, True), "no other tensor in their place"
+
+
 def test_dropout_is_off() -> None:
     model, x = Frozen(), torch.randn(4, 5)
     with probing(model):

@@ -1,0 +1,197 @@
+"""Several real processes give the numbers of one, never wait for each other, and only one of them speaks."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import ddp_run
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.strategies import FSDPStrategy
+from models import ColumnNet, fit, loaders, small_monitor
+from torch import Tensor
+
+from lightning_interactions import Alert, ImagePatches, InteractionsWarning, PhaseDetector, PhaseEvent
+from lightning_interactions.bridge import UNSUPPORTED_STRATEGIES
+
+Found = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with what two processes saved; one launch for everything, as starting them takes longest."""
+    folder = tmp_path_factory.mktemp("ranks")
+    environment = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE")}
+    command = [sys.executable, str(Path(ddp_run.__file__)), str(folder)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ranks(launched: Path) -> dict[str, list[Found]]:
+    """What both ranks found in every scenario."""
+    return {
+        name: [torch.load(launched / f"{name}_2.rank{rank}", weights_only=True) for rank in range(2)]
+        for name in ddp_run.SCENARIOS
+    }
+
+
+def assert_equal_histories(first: dict[str, list[Any]], second: dict[str, list[Any]], rel: float) -> None:
+    assert set(first) == set(second)
+    for key in set(first) - {"seconds", "step", "strength", "val/strength", "train/strength"}:
+        assert first[key] == pytest.approx(second[key], rel=rel, abs=1e-9, nan_ok=True), key
+    assert torch.allclose(torch.tensor(first["strength"]), torch.tensor(second["strength"]), rtol=rel, atol=1e-9)
+
+
+@pytest.mark.parametrize("scenario", ["plain", "both", "few", "uneven"])
+def test_two_ranks_give_the_numbers_of_one(
+    scenario: str, ranks: dict[str, list[Found]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ddp_run.main(1, tmp_path, scenario)
+    single = torch.load(tmp_path / f"{scenario}_1.rank0", weights_only=True)
+    assert single["history"]["epoch"] == [0, 1, 2]
+    for split, keys in single["keys"].items():
+        assert torch.equal(keys, ranks[scenario][0]["keys"][split]), "the same samples are watched"
+    assert_equal_histories(ranks[scenario][0]["history"], single["history"], rel=1e-5)
+
+
+@pytest.mark.parametrize("scenario", ddp_run.SCENARIOS)
+def test_all_ranks_make_the_same_collective_calls(scenario: str, ranks: dict[str, list[Found]]) -> None:
+    first, second = ranks[scenario]
+    assert first["collectives"] == second["collectives"]
+    assert "all_gather" in first["collectives"], "the calls were seen"
+
+
+@pytest.mark.parametrize("scenario", ddp_run.SCENARIOS)
+def test_all_ranks_have_the_same_state(scenario: str, ranks: dict[str, list[Found]]) -> None:
+    first, second = ranks[scenario]
+    assert_equal_histories(first["history"], second["history"], rel=0)
+    for key in ("keys", "epochs"):
+        assert str(first[key]) == str(second[key])
+    assert str(first["state"]["detector"]) == str(second["state"]["detector"])
+
+
+def test_losses_logged_without_sync_dist_are_averaged_and_one_rank_tells(ranks: dict[str, list[Found]]) -> None:
+    first, second = ranks["logged_loss"]
+    assert first["history"]["epoch"] == [0, 1, 2]
+    assert all(map(float.__eq__, first["history"]["val_loss"], second["history"]["val_loss"]))
+    assert first["told"] == ["boundary", "overfitting"]
+    assert second["told"] == []
+    assert [event["kind"] for event in second["events"]] == ["boundary", "overfitting"], "it knows all the same"
+
+
+def test_a_loss_logged_on_rank_0_only_is_read_by_all(ranks: dict[str, list[Found]]) -> None:
+    first, second = ranks["rank_zero_only"]
+    assert first["history"]["val_loss"] == second["history"]["val_loss"]
+    assert all(x == x for x in first["history"]["val_loss"])
+
+
+def test_a_fault_on_one_rank_stops_no_rank(ranks: dict[str, list[Found]]) -> None:
+    found = ranks["fault"]
+    assert all(rank["history"]["epoch"] == [] for rank in found)
+    for rank in found:
+        assert [event["kind"] for event in rank["events"]] == ["probe_failed"]
+        assert "this score fails on rank 1" in rank["events"][0]["message"], "rank 0 tells what happened elsewhere"
+    assert found[0]["epochs"] == found[1]["epochs"] == 3
+    assert all(torch.isfinite(w.float()).all() for w in found[0]["weights"].values())
+
+
+def test_a_full_disk_on_rank_0_keeps_no_rank_from_stopping(ranks: dict[str, list[Found]]) -> None:
+    for rank in ranks["disk_full"]:
+        assert rank["epochs"] == 2, "the boundary at epoch 1 stops training"
+        assert rank["history"]["epoch"] == [0, 1]
+    first, second = ranks["disk_full"]
+    assert "No space left" in first["events"][0]["message"]
+    assert first["told"] == ["boundary"]
+    assert second["told"] == []
+
+
+# -- other strategies ------------------------------------------------------------------------------------------------
+
+
+def score(logits: Tensor, targets: Tensor) -> Tensor:
+    return logits.gather(1, targets.unsqueeze(1)).squeeze(1)
+
+
+class Silent(Alert):
+    def send(self, event: PhaseEvent) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"players": ImagePatches(), "score": score, "on_event": Silent(), "detector": PhaseDetector()}],
+    ids=["defaults", "objects"],
+)
+def test_a_monitor_can_be_pickled(options: dict[str, Any]) -> None:
+    monitor = small_monitor(**options)
+    fit(monitor, model=ColumnNet) if not options else None
+    again = pickle.loads(pickle.dumps(monitor))
+    assert again.state_key == monitor.state_key
+    assert again.history.to_dict() == monitor.history.to_dict()
+
+
+class Checking(ColumnNet):
+    """Asserts in the process that trains that the monitor works there."""
+
+    def on_train_end(self) -> None:
+        (monitor,) = (c for c in self.trainer.callbacks if hasattr(c, "boundary_epoch"))
+        self.trainer.callback_metrics["measured"] = torch.tensor(len(monitor.history))
+
+
+def test_ddp_spawn() -> None:
+    trainer = fit(small_monitor(), model=Checking, strategy="ddp_spawn", max_epochs=2)
+    assert trainer.callback_metrics["measured"] == 2
+
+
+def test_model_parallel_switches_the_monitor_off_with_a_warning(launched: Path) -> None:
+    with_monitor, without = (torch.load(launched / f"sharded_{x}", weights_only=True) for x in ("with", "without"))
+    (told,) = with_monitor["told"]
+    assert "switched off for this run: ModelParallelStrategy splits the model" in told
+    assert with_monitor["measured"] == 0
+    for key, weight in without["weights"].items():
+        assert torch.equal(weight, with_monitor["weights"][key])
+
+
+def test_fsdp_needs_an_accelerator_says_lightning() -> None:
+    """If Lightning comes to allow it, this fails, and FSDP on the CPU has to be tested."""
+    with pytest.raises(ValueError, match="requires a GPU accelerator"):
+        L.Trainer(accelerator="cpu", strategy=FSDPStrategy())
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED_STRATEGIES)
+def test_every_strategy_that_splits_the_model_switches_the_monitor_off(name: str) -> None:
+    from lightning.pytorch import strategies
+    from lightning.pytorch.strategies import SingleDeviceStrategy
+
+    assert hasattr(strategies, name), "it is one of Lightning's"
+    subclass = type("Users", (type(name, (SingleDeviceStrategy,), {}),), {})  # known by name, through a subclass too
+    monitor = small_monitor()
+    with pytest.warns(InteractionsWarning, match=rf"switched off .* {name}"):
+        trainer = fit(monitor, strategy=subclass("cpu"), max_epochs=1)
+    assert (len(monitor.history), trainer.current_epoch) == (0, 1)
+
+
+@pytest.mark.cuda
+def test_fsdp_switches_the_monitor_off() -> None:
+    monitor = small_monitor()
+    with pytest.warns(InteractionsWarning, match="FSDPStrategy splits the model"):
+        fit(monitor, accelerator="cuda", devices=1, strategy=FSDPStrategy(), max_epochs=1)
+    assert len(monitor.history) == 0
+
+
+@pytest.mark.cuda
+def test_cuda_gives_the_numbers_of_the_cpu() -> None:
+    histories = []
+    for accelerator in ("cpu", "cuda"):
+        monitor = small_monitor()
+        fit(monitor, model=ddp_run.FixedNet, accelerator=accelerator, data=loaders())
+        histories.append(monitor.history.to_dict())
+    assert_equal_histories(*histories, rel=1e-3)
