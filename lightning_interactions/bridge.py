@@ -81,6 +81,21 @@ def tokenizer_of(trainer: Any, pl_module: Any) -> Any:
     return next((found for owner in owners if (found := getattr(owner, "tokenizer", None)) is not None), None)
 
 
+def averaging_before(trainer: Any, callback: Any) -> str | None:
+    """Name of a weight-averaging callback that gives the live weights back before another callback measures.
+
+    Args:
+        trainer: The Trainer.
+        callback: The other callback.
+    """
+    for other in trainer.callbacks:
+        if other is callback:
+            return None
+        if "WeightAveraging" in {cls.__name__ for cls in type(other).__mro__}:
+            return type(other).__name__
+    return None
+
+
 def ranks_of(trainer: Any) -> Ranks:
     """Describe the processes that take part in the training.
 
@@ -123,18 +138,31 @@ def same_on_all_ranks(trainer: Any, decision: bool) -> bool:
     return bool(trainer.strategy.broadcast(decision)) if trainer.world_size > 1 else decision
 
 
-def logged_value(trainer: Any, key: str) -> float | None:
+def is_fresh(trainer: Any, key: str, stale: object) -> bool:
+    """Whether a metric was logged since an earlier value was read: a new value is a new object.
+
+    Args:
+        trainer: The Trainer.
+        key: Its key.
+        stale: The earlier value, ``None`` if there was none.
+    """
+    value = trainer.callback_metrics.get(key)
+    return value is not None and value is not stale
+
+
+def logged_value(trainer: Any, key: str, stale: object = None) -> float | None:
     """Read a logged metric, averaged over ranks: they differ where the user logs without ``sync_dist``.
 
     Args:
         trainer: The Trainer.
         key: Its key.
+        stale: An earlier value that does not count any more.
 
     Returns:
         The mean over the ranks that have it (all ranks ask, or they would wait for each other), ``None`` if none has.
     """
-    value = trainer.callback_metrics.get(key)
-    own = torch.tensor([[0.0 if value is None else float(value), float(value is not None)]], dtype=torch.float64)
+    fresh = is_fresh(trainer, key, stale)
+    own = torch.tensor([[float(trainer.callback_metrics[key]) if fresh else 0.0, float(fresh)]], dtype=torch.float64)
     values, present = ranks_of(trainer).gather(own).unbind(1)
     return float(values.sum() / present.sum()) if present.any() else None
 

@@ -196,6 +196,8 @@ class TwoPhaseMonitor(Callback):
         self._pending: list[Record] = []
         self._usable = False
         self._due = False
+        self._stale: object = None
+        self._late = False
 
     # -- results -----------------------------------------------------------------------------------------------------
 
@@ -231,10 +233,15 @@ class TwoPhaseMonitor(Callback):
         if stage != "fit":
             return
         self._faults.reset()
-        self._pending.clear()
-        self._due = False
+        self._forget()
         self._session = self._new_session()
         self._usable = check_trainer(trainer, pl_module, self.watch, self.forward_fn)
+        averaging = bridge.averaging_before(trainer, self) if self._usable else None
+        if averaging is not None:
+            self._faults.tell(
+                f"listed after {averaging}, it measures the live weights while validation uses the averaged ones; list "
+                f"TwoPhaseMonitor before {averaging} to measure those"
+            )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the layer: all modules exist by now."""
@@ -252,6 +259,11 @@ class TwoPhaseMonitor(Callback):
         # A stop that still waits for the Trainer's minimum is not in the checkpoint, and its event does not come again.
         asked = any(event.kind == self.stop_on for event in self.events)
         trainer.should_stop = trainer.should_stop or (asked and bridge.is_below_minimum(trainer))
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Decide if the last epoch's training loss came late; note the value that will be stale at this epoch's end."""
+        self._settle_late(trainer)
+        self._stale = trainer.callback_metrics.get(self.train_monitor) if self.train_monitor else None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Look at the first batch, if the sanity check did not show one."""
@@ -309,18 +321,30 @@ class TwoPhaseMonitor(Callback):
                 self._step(trainer, pl_module, decide=self.monitor is None and self.train_monitor is None)
             self._stand_in(trainer, pl_module)
         if self._pending:
-            self._settle(trainer, self._publisher.scalars_with(trainer, pl_module))
+            # A module's own on_train_epoch_end comes after that of callbacks: what it logs is there at the next hook.
+            key = self.train_monitor
+            late = key is not None and not bridge.is_fresh(trainer, key, self._stale)
+            self._late = bridge.same_on_all_ranks(trainer, late)
+            if not self._late:
+                self._settle(trainer, self._publisher.scalars_with(trainer, pl_module))
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Decide before a checkpoint at the end of an epoch, which would lack the record otherwise."""
+        if self._late:
+            self._settle_late(trainer)
+            if self.state_key in checkpoint.get("callbacks", {}):
+                checkpoint["callbacks"][self.state_key] = self.state_dict()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the run once more."""
+        self._settle_late(trainer)
         if self._active and trainer.is_global_zero and not bridge.is_fast_dev_run(trainer):
             with self._contained(trainer, "drawing the run"):
                 self._draw(trainer, bridge.logged_step(trainer))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Forget what was under way."""
-        self._pending.clear()
-        self._due = False
+        self._forget()
 
     @property
     def _active(self) -> bool:
@@ -406,6 +430,16 @@ class TwoPhaseMonitor(Callback):
             if trainer.is_global_zero and not bridge.is_fast_dev_run(trainer):
                 self._show(trainer, record, events)
 
+    def _settle_late(self, trainer: Trainer) -> None:
+        if self._late:
+            self._late = False
+            self._settle(trainer, self._publisher.scalars_late(trainer))
+
+    def _forget(self) -> None:
+        self._pending.clear()
+        self._due = self._late = False
+        self._stale = None
+
     def _decide(self, trainer: Trainer, record: Record) -> list[PhaseEvent]:
         main = record.deciding
         train_loss = self._loss(trainer, self.train_monitor, record.losses.get("train"))
@@ -455,7 +489,7 @@ class TwoPhaseMonitor(Callback):
     def _loss(self, trainer: Trainer, key: str | None, own: float | None) -> float | None:
         if key is None:
             return own
-        value = bridge.logged_value(trainer, key)
+        value = bridge.logged_value(trainer, key, stale=self._stale if key == self.train_monitor else None)
         if value is None:
             known = ", ".join(sorted(map(str, trainer.callback_metrics))) or "none"
             self._faults.tell(f"no metric {key!r} was logged, so that loss is missing; logged are: {known}")

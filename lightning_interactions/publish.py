@@ -47,6 +47,8 @@ class Publisher:
         """
 
         def log(scalars: Mapping[str, float]) -> None:
+            if getattr(trainer, "barebones", False):
+                return  # Lightning would warn that it logs nothing
             # The values are equal on all ranks already; sync_dist only keeps Lightning from warning about it.
             pl_module.log_dict(
                 self._with_prefix(scalars), on_step=False, on_epoch=True, batch_size=1, sync_dist=trainer.world_size > 1

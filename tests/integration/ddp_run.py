@@ -15,6 +15,7 @@ from typing import Any
 import lightning as L
 import torch
 import torch.distributed as dist
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
 from models import ColumnNet, ScriptedDetector, column_data, loaders, small_monitor
@@ -32,11 +33,13 @@ class FixedNet(ColumnNet):
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         self.net.eval()
-        return super().training_step(batch, batch_idx)
+        loss = super().training_step(batch, batch_idx)
+        self.log("train_loss_of_rank_0", loss, on_epoch=True, rank_zero_only=True)
+        return loss
 
     def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
         super().validation_step(batch, batch_idx)
-        self.log("val_loss_of_rank_0", self.trainer.callback_metrics.get("train_loss", 0.0), rank_zero_only=True)
+        self.log("val_loss_of_rank_0", float(batch[0].mean()), rank_zero_only=True)
 
 
 def rank() -> int:
@@ -88,10 +91,11 @@ class Uneven(Sampler[int]):
 
 SCENARIOS: dict[str, dict[str, Any]] = {
     "plain": {},
+    "stopped": {},
     "both": {"watch": "both"},
     "few": {"num_samples": 3, "num_players": 5},
     "logged_loss": {"monitor": "val_loss", "stop_on": "overfitting", "detector": ScriptedDetector()},
-    "rank_zero_only": {"monitor": "val_loss_of_rank_0"},
+    "rank_zero_only": {"monitor": "val_loss_of_rank_0", "train_monitor": "train_loss_of_rank_0_epoch"},
     "uneven": {},
     "fault": {"score": fails_on_rank_1, "on_error": "warn"},
     "disk_full": {"stop_on": "boundary", "detector": ScriptedDetector(), "on_error": "warn"},
@@ -137,12 +141,12 @@ def main(devices: int, folder: Path, scenario: str) -> None:
     told: list[str] = []
     options = {"num_samples": 7, "on_event": lambda event: told.append(event.kind)} | SCENARIOS[scenario]
     monitor = small_monitor(**options)
-    uneven = scenario == "uneven"
+    uneven, strategy = scenario == "uneven", "ddp" if devices > 1 else "auto"
     trainer = L.Trainer(
-        max_epochs=3, accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto",
+        max_epochs=2 if scenario == "stopped" else 3, accelerator="cpu", devices=devices, strategy=strategy,
         logger=FullDisk(folder) if scenario == "disk_full" else False, enable_progress_bar=False,
-        enable_model_summary=False, default_root_dir=folder, enable_checkpointing=False, num_sanity_val_steps=1,
-        use_distributed_sampler=not uneven, callbacks=[monitor],
+        enable_model_summary=False, default_root_dir=folder, num_sanity_val_steps=1,
+        use_distributed_sampler=not uneven, callbacks=[monitor, ModelCheckpoint(folder, filename=scenario)],
     )  # fmt: skip
     validation = column_data(49, seed=2)  # on 2 ranks the sampler repeats one of them
     with collectives() as called:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lightning_interactions import PhaseDetector, PhaseEvent, TwoPhaseMonitor
 
@@ -53,6 +56,134 @@ class ColumnNet(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 2)}
 
 
+class QuietNet(ColumnNet):
+    """Logs nothing: ``self.log`` inside a compiled module fails on this pair of versions, with or without a monitor."""
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        self(batch[0])
+
+
+class ManualNet(ColumnNet):
+    """Manual optimisation with two optimizers; the outputs of a step are empty."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        for optimizer in self.optimizers():
+            optimizer.zero_grad()
+            self.manual_backward(F.cross_entropy(self(batch[0]), batch[1]))
+            optimizer.step()
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        first, last = self.net[0].parameters(), self.net[4].parameters()
+        return [torch.optim.SGD(first, lr=0.05, momentum=0.9), torch.optim.Adam(last, lr=0.01)]
+
+
+class SkippingNet(ColumnNet):
+    """Skips every third step."""
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor | None:
+        return None if batch_idx % 3 == 2 else super().training_step(batch, batch_idx)
+
+
+class PlateauNet(ColumnNet):
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "val_loss", "strict": False}}
+
+
+class LbfgsNet(ColumnNet):
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.LBFGS(self.parameters(), lr=0.1, max_iter=3)
+
+
+class TwoLoadersNet(ColumnNet):
+    def validation_step(self, batch: list[Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        super().validation_step(batch, batch_idx)
+
+
+class LoggingForward(ColumnNet):
+    """Logs inside forward, which our passes must not reach, and draws random numbers there."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = super().forward(x)
+        if self.trainer.state.stage != "sanity_check":
+            self.log("seen_in_forward", out.mean() + torch.rand(()) + random.random() + np.random.rand())
+        return out
+
+
+class HookedNet(ColumnNet):
+    """Hooks that change what passes and draw random numbers, and a buffer that counts in every mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+        self.net[0].register_forward_pre_hook(lambda module, args: (args[0] + 0.01 * torch.randn(()),))
+        self.net.register_forward_hook(lambda module, args, output: 2 * output)
+        torch.nn.utils.spectral_norm(self.net[4])
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(x)
+
+
+class ModeChanging(ColumnNet):
+    """Monte Carlo dropout: switches modes inside forward; and keeps its batch norm frozen in its own way."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.net[3].train()
+        return super().forward(x)
+
+    def on_train_epoch_start(self) -> None:
+        self.net[1].eval()
+
+    def on_validation_model_train(self) -> None:
+        self.net[0].train()
+        self.net[4].train()
+
+
+class PictureNet(ColumnNet):
+    """Convolutions on (1, 8, 8) images; the first batch norm is frozen by the user."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout2d(0.2), nn.Flatten(), nn.Linear(144, 3)
+        )
+
+    def on_train_epoch_start(self) -> None:
+        self.net[1].eval()
+
+
+def picture_loaders() -> dict[str, DataLoader[Any]]:
+    generator = torch.Generator().manual_seed(3)
+    data = TensorDataset(torch.randn(48, 1, 8, 8, generator=generator), torch.arange(48) % 3)
+    return {"train_dataloaders": DataLoader(data, 16, shuffle=True), "val_dataloaders": DataLoader(data, 16)}
+
+
+class Stream(IterableDataset[Any]):
+    """A data set without a length."""
+
+    def __init__(self, data: TensorDataset) -> None:
+        self.data = data
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self.data[i] for i in range(len(self.data)))
+
+
+def stream_loaders() -> dict[str, DataLoader[Any]]:
+    return {
+        "train_dataloaders": DataLoader(Stream(column_data(64, seed=1)), 16),
+        "val_dataloaders": DataLoader(Stream(column_data(40, seed=2)), 16),
+    }
+
+
 class ScriptedDetector(PhaseDetector):
     """Announces a boundary at epoch 1 and overfitting at epoch 2, whatever it is shown."""
 
@@ -73,14 +204,14 @@ def fit(
     monitor: L.Callback | None,
     folder: Path | None = None,
     *,
-    model: L.LightningModule | type[L.LightningModule] = ColumnNet,
+    model: nn.Module | Callable[[], nn.Module] = ColumnNet,
     data: dict[str, Any] | None = None,
     ckpt_path: str | None = None,
     callbacks: tuple[L.Callback, ...] = (),
     seed: int = 0,
     **options: Any,
 ) -> L.Trainer:
-    """Train on the CPU, quietly; a model given as a class is made after the seed, so runs are alike."""
+    """Train on the CPU, quietly; a model given as a function is made after the seed, so runs are alike."""
     L.seed_everything(seed, verbose=False)
     defaults: dict[str, Any] = {
         "max_epochs": 3,
@@ -95,5 +226,6 @@ def fit(
     }
     listed = [*([monitor] if monitor is not None else []), *callbacks]
     trainer = L.Trainer(callbacks=listed, **(defaults | options))
-    trainer.fit(model() if isinstance(model, type) else model, **(data or loaders()), ckpt_path=ckpt_path)
+    module = model if isinstance(model, nn.Module) else model()
+    trainer.fit(module, **(data or loaders()), ckpt_path=ckpt_path)
     return trainer

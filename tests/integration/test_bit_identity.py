@@ -1,122 +1,180 @@
-"""Training with the monitor is bit-identical to training without it."""
+"""Training with the monitor is bit-identical to training without it, whatever the Trainer does."""
 
 from __future__ import annotations
 
-import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import cycle
 from typing import Any
 
 import lightning as L
-import numpy as np
 import pytest
 import torch
-from models import ColumnNet, fit, small_monitor
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from identity import Spy, assert_identical, outcome
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    EMAWeightAveraging,
+    GradientAccumulationScheduler,
+    StochasticWeightAveraging,
+)
+from models import (
+    ColumnNet,
+    HookedNet,
+    LbfgsNet,
+    LoggingForward,
+    ManualNet,
+    ModeChanging,
+    PictureNet,
+    PlateauNet,
+    QuietNet,
+    SkippingNet,
+    TwoLoadersNet,
+    column_data,
+    fit,
+    loaders,
+    picture_loaders,
+    small_monitor,
+    stream_loaders,
+)
+from torch import nn
+from torch.utils.data import DataLoader
 
 from lightning_interactions import ImagePatches
 
 
-class ImageNet(ColumnNet):
-    """Convolutions; the first batch norm is frozen by the user."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = nn.Sequential(
-            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout2d(0.2), nn.Flatten(), nn.Linear(144, 3)
-        )
-
-    def on_train_epoch_start(self) -> None:
-        self.net[1].eval()
+def channels_last() -> nn.Module:
+    return PictureNet().to(memory_format=torch.channels_last)
 
 
-class LoggingForward(ColumnNet):
-    """Logs inside forward, which our passes must not reach, and draws random numbers there."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = super().forward(x)
-        if self.trainer.state.stage != "sanity_check":
-            self.log("seen_in_forward", out.mean() + torch.rand(()) + random.random() + np.random.rand())
-        return out
+def compiled_whole() -> nn.Module:
+    return torch.compile(QuietNet(), backend="eager")
 
 
-def image_loaders() -> dict[str, Any]:
-    generator = torch.Generator().manual_seed(3)
-    data = TensorDataset(torch.randn(48, 1, 8, 8, generator=generator), torch.arange(48) % 3)
-    return {"train_dataloaders": DataLoader(data, 16, shuffle=True), "val_dataloaders": DataLoader(data, 16)}
+def compiled_part() -> nn.Module:
+    model = ColumnNet()
+    model.net = torch.compile(model.net, backend="eager")
+    return model
 
 
-class Spy(L.Callback):
-    """Collects what a user sees during training."""
-
-    def __init__(self) -> None:
-        self.metrics: list[dict[str, float]] = []
-        self.modes: list[list[bool]] = []
-
-    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, batch_idx: int) -> None:
-        self.modes.append([m.training for m in module.modules()])
-
-    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        seen = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith("interactions/")}
-        self.metrics.append(seen)
+def two_loaders() -> dict[str, Any]:
+    data = loaders()
+    return data | {"val_dataloaders": [data["val_dataloaders"], DataLoader(column_data(20, seed=9), 8)]}
 
 
-def run(model: type[ColumnNet], with_monitor: bool, monitor_options: dict[str, Any], **options: Any) -> dict[str, Any]:
+def named_loaders() -> dict[str, Any]:
+    both = two_loaders()
+    return both | {"val_dataloaders": dict(zip("ab", both["val_dataloaders"], strict=True))}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to train.
+
+    Attributes:
+        records: How many measurements there should be.
+        model: Makes the model.
+        options: The Trainer's.
+        callbacks: Makes the user's callbacks.
+        data: Makes the loaders.
+        monitor: The monitor's options.
+    """
+
+    records: int = 3
+    model: Callable[[], nn.Module] = ColumnNet
+    options: dict[str, Any] = field(default_factory=dict)
+    callbacks: Callable[[], list[L.Callback]] = list
+    data: Callable[[], dict[str, Any]] = loaders
+    monitor: dict[str, Any] = field(default_factory=dict)
+
+
+CASES = {
+    "plain": Case(),
+    # the model
+    "log-and-random-numbers-in-forward": Case(model=LoggingForward),
+    "hooks-and-counting-buffer": Case(model=HookedNet),
+    "modes-changed-in-forward": Case(model=ModeChanging),
+    "frozen-batch-norm": Case(model=PictureNet, data=picture_loaders, monitor={"players": ImagePatches(grid=4)}),
+    "channels-last": Case(model=channels_last, data=picture_loaders, monitor={"players": ImagePatches(grid=4)}),
+    "compiled-module": Case(model=compiled_whole),
+    "compiled-part": Case(model=compiled_part),
+    # optimisation
+    "accumulation": Case(options={"accumulate_grad_batches": 3}),
+    "accumulation-scheduled": Case(callbacks=lambda: [GradientAccumulationScheduler({0: 1, 1: 2})]),
+    "clipping": Case(options={"gradient_clip_val": 0.1}),
+    "manual-with-two-optimizers": Case(model=ManualNet),
+    "skipped-steps": Case(model=SkippingNet),
+    "plateau-scheduler": Case(model=PlateauNet),
+    "closure-optimizer": Case(model=LbfgsNet),
+    "ema": Case(callbacks=lambda: [EMAWeightAveraging(decay=0.9)]),
+    "swa": Case(4, callbacks=lambda: [StochasticWeightAveraging(0.01, swa_epoch_start=1)]),
+    "early-stopping": Case(2, callbacks=lambda: [EarlyStopping("val_loss", min_delta=10.0, patience=1)]),
+    # loops
+    "validation-twice-an-epoch": Case(6, options={"val_check_interval": 0.5}),
+    "validation-every-second-epoch": Case(1, options={"check_val_every_n_epoch": 2}),
+    "validation-by-steps": Case(4, options={"val_check_interval": 3, "check_val_every_n_epoch": None}),
+    "max-steps": Case(2, options={"max_epochs": -1, "max_steps": 8}),
+    "min-epochs": Case(options={"min_epochs": 2, "limit_train_batches": 3, "limit_val_batches": 2}),
+    "fast-dev-run": Case(1, options={"fast_dev_run": 2}),
+    "overfit-batches": Case(options={"overfit_batches": 2}),
+    "no-sanity-check": Case(options={"num_sanity_val_steps": 0}),
+    "long-sanity-check": Case(options={"num_sanity_val_steps": -1}),
+    "reloaded-loaders": Case(options={"reload_dataloaders_every_n_epochs": 1}),
+    "deterministic": Case(options={"deterministic": True}),
+    "barebones": Case(options={"barebones": True, "enable_checkpointing": None, "logger": None,
+                               "enable_progress_bar": None, "enable_model_summary": None, "log_every_n_steps": None},
+                      model=QuietNet),
+    "anomaly-detection": Case(options={"detect_anomaly": True}),
+    "inference-mode-off": Case(options={"inference_mode": False}),
+    # data
+    "streams": Case(data=stream_loaders, options={"val_check_interval": 4}),
+    "two-loaders": Case(model=TwoLoadersNet, data=two_loaders),
+    "named-loaders": Case(model=TwoLoadersNet, data=named_loaders),
+    # the monitor
+    "both-splits": Case(monitor={"watch": "both"}),
+    "train-split": Case(monitor={"watch": "train"}),
+    "resampled": Case(monitor={"resample": True}),
+    "inner-layer": Case(monitor={"layer": "net.2", "chunk_size": 8}),
+    "inherited-precision": Case(monitor={"precision": "inherit"}),
+    "logged-losses": Case(monitor={"monitor": "val_loss", "train_monitor": "train_loss"}),
+    "residual-allowed": Case(monitor={"noise_bound": 0.02}),
+}  # fmt: skip
+
+PRECISIONS = ("bf16-mixed", "bf16-true", "64-true")
+
+
+def run(case: Case, with_monitor: bool, **options: Any) -> dict[str, Any]:
     spy = Spy()
-    monitor = small_monitor(**monitor_options) if with_monitor else None
-    data = image_loaders() if model is ImageNet else None
-    trainer = fit(monitor, model=model, data=data, callbacks=(spy,), seed=7, **options)
+    monitor = small_monitor(**case.monitor) if with_monitor else None
+    trainer = fit(
+        monitor, model=case.model, data=case.data(), callbacks=(spy, *case.callbacks()), seed=7,
+        **(case.options | options),
+    )  # fmt: skip
     if monitor is not None:
-        assert len(monitor.history) == 3, "the monitor must have measured, or the comparison says nothing"
-    return {
-        "model": trainer.model.state_dict(),
-        "optimizer": trainer.optimizers[0].state_dict(),
-        "scheduler": trainer.lr_scheduler_configs[0].scheduler.state_dict(),
-        "metrics": spy.metrics,
-        "modes": spy.modes,
-        "python": random.getstate(),
-        "numpy": np.random.get_state(),
-        "torch": torch.get_rng_state(),
-    }
+        assert len(monitor.history) == case.records, "it must have measured, or the comparison says nothing"
+    return outcome(trainer, spy)
 
 
-def assert_identical(first: Any, second: Any, where: str = "") -> None:
-    assert type(first) is type(second), where
-    if isinstance(first, Tensor):
-        assert torch.equal(first, second), where
-    elif isinstance(first, np.ndarray):
-        assert np.array_equal(first, second), where
-    elif isinstance(first, dict):
-        assert list(first) == list(second), where
-        for key in first:
-            assert_identical(first[key], second[key], f"{where}/{key}")
-    elif isinstance(first, (list, tuple)):
-        assert len(first) == len(second), where
-        for i, (a, b) in enumerate(zip(first, second, strict=True)):
-            assert_identical(a, b, f"{where}/{i}")
-    else:
-        assert first == second, where
-
-
-@pytest.mark.parametrize(
-    ("model", "precision", "options"),
-    [
-        pytest.param(ColumnNet, "32-true", {}, id="float32"),
-        pytest.param(ColumnNet, "bf16-mixed", {}, id="bf16-mixed"),
-        pytest.param(ColumnNet, "bf16-mixed", {"precision": "inherit"}, id="bf16-mixed-inherited"),
-        pytest.param(ColumnNet, "bf16-true", {}, id="bf16-true"),
-        pytest.param(ColumnNet, "64-true", {}, id="float64"),
-        pytest.param(ColumnNet, "32-true", {"watch": "both"}, id="both-splits"),
-        pytest.param(ColumnNet, "32-true", {"resample": True}, id="resampled"),
-        pytest.param(ColumnNet, "32-true", {"layer": "net.2", "chunk_size": 8}, id="inner-layer"),
-        pytest.param(ImageNet, "32-true", {"players": ImagePatches(grid=4)}, id="images-frozen-batch-norm"),
-        pytest.param(LoggingForward, "32-true", {}, id="log-and-random-numbers-in-forward"),
-    ],
-)
-def test_training_is_bit_identical(model: type[ColumnNet], precision: Any, options: dict[str, Any]) -> None:
-    without = run(model, False, options, precision=precision)
-    with_monitor = run(model, True, options, precision=precision)
-    assert without["metrics"], "the user's metrics were seen"
+def check(name: str, precision: str) -> None:
+    without, with_monitor = (run(CASES[name], each, precision=precision) for each in (False, True))
     assert_identical(without, with_monitor)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_training_is_bit_identical(name: str) -> None:
+    check(name, "32-true")
+
+
+@pytest.mark.parametrize(("name", "precision"), list(zip(CASES, cycle(PRECISIONS), strict=False)))
+def test_training_is_bit_identical_in_other_precisions(name: str, precision: str) -> None:
+    """Each case in one of the other precisions; the slow test has all of them."""
+    check(name, precision)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["32-true", "16-true", "16-mixed", *PRECISIONS])
+@pytest.mark.parametrize("name", CASES)
+def test_training_is_bit_identical_in_the_whole_matrix(name: str, precision: str) -> None:
+    check(name, precision)
 
 
 def test_the_comparison_can_fail() -> None:
@@ -124,9 +182,9 @@ def test_the_comparison_can_fail() -> None:
         def on_validation_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
             torch.rand(())
 
-    without, spoiled = ({} for _ in range(2))
-    for target, callbacks in ((without, ()), (spoiled, (Careless(),))):
-        trainer = fit(None, callbacks=callbacks)
-        target.update(trainer.model.state_dict())
+    found = []
+    for callbacks in ((), (Careless(),)):
+        spy = Spy()
+        found.append(outcome(fit(None, callbacks=(spy, *callbacks)), spy))
     with pytest.raises(AssertionError):
-        assert_identical(dict(without), dict(spoiled))
+        assert_identical(*found)

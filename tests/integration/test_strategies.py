@@ -14,8 +14,9 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.strategies import FSDPStrategy
-from models import ColumnNet, fit, loaders, small_monitor
+from models import ColumnNet, column_data, fit, loaders, small_monitor
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from lightning_interactions import Alert, ImagePatches, InteractionsWarning, PhaseDetector, PhaseEvent
 from lightning_interactions.bridge import UNSUPPORTED_STRATEGIES
@@ -89,8 +90,9 @@ def test_losses_logged_without_sync_dist_are_averaged_and_one_rank_tells(ranks: 
 
 def test_a_loss_logged_on_rank_0_only_is_read_by_all(ranks: dict[str, list[Found]]) -> None:
     first, second = ranks["rank_zero_only"]
-    assert first["history"]["val_loss"] == second["history"]["val_loss"]
-    assert all(x == x for x in first["history"]["val_loss"])
+    for key in ("val_loss", "train_loss"):
+        assert first["history"][key] == second["history"][key]
+        assert all(x == x for x in first["history"][key])
 
 
 def test_a_fault_on_one_rank_stops_no_rank(ranks: dict[str, list[Found]]) -> None:
@@ -111,6 +113,16 @@ def test_a_full_disk_on_rank_0_keeps_no_rank_from_stopping(ranks: dict[str, list
     assert "No space left" in first["events"][0]["message"]
     assert first["told"] == ["boundary"]
     assert second["told"] == []
+
+
+def test_a_run_of_two_ranks_resumes_on_one(ranks: dict[str, list[Found]], launched: Path) -> None:
+    assert ranks["stopped"][0]["history"]["epoch"] == [0, 1]
+    resumed = small_monitor(num_samples=7, on_event=None)
+    validation = DataLoader(column_data(49, seed=2), 16)
+    fit(resumed, model=ddp_run.FixedNet, data=loaders() | {"val_dataloaders": validation},
+        ckpt_path=str(launched / "stopped.ckpt"))  # fmt: skip
+    assert resumed.history.column("epoch") == [0, 1, 2]
+    assert_equal_histories(resumed.history.to_dict(), ranks["plain"][0]["history"], rel=1e-5)
 
 
 # -- other strategies ------------------------------------------------------------------------------------------------
