@@ -8,10 +8,11 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
@@ -77,6 +78,32 @@ class DigitsNet(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=self.learning_rate, momentum=0.9)
 
 
+class DigitsData(LightningDataModule):
+    """Scikit-learn's digits, some training labels replaced by random ones.
+
+    Args:
+        train_size: Training images, 10 to 1000.
+        label_noise: Fraction of them that get a random label.
+        batch_size: Images per training step.
+        seed: Seed of shuffles and noise.
+    """
+
+    def __init__(self, train_size: int = 200, label_noise: float = 0.1, batch_size: int = 32, seed: int = 0) -> None:
+        super().__init__()
+        self.batch_size = batch_size
+        self.seed = seed
+        self._train, self._validation = load_digits_data(train_size, label_noise, seed)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Shuffled training images."""
+        generator = torch.Generator().manual_seed(self.seed)
+        return DataLoader(self._train, batch_size=self.batch_size, shuffle=True, generator=generator)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """All validation images."""
+        return DataLoader(self._validation, batch_size=256)
+
+
 def load_digits_data(train_size: int, label_noise: float, seed: int) -> tuple[TensorDataset, TensorDataset]:
     """Load the digits, shuffled, with some training labels replaced by random ones.
 
@@ -139,7 +166,7 @@ def run_demo(
     if epochs < 1:
         raise bad_argument("epochs", "at least 1", epochs)
     folder = Path(folder)
-    train, validation = load_digits_data(train_size, label_noise, seed)
+    data = DigitsData(train_size, label_noise, seed=seed)
     torch.manual_seed(seed)
     monitor = TwoPhaseMonitor(on_event=_print_event, seed=seed)
     trainer = Trainer(
@@ -159,11 +186,7 @@ def run_demo(
         # Advice on worker processes and Lightning's own deprecations would bury the one sentence this is about.
         warnings.filterwarnings("ignore", module="lightning.pytorch")
         warnings.filterwarnings("ignore", message=".*num_workers.*")
-        trainer.fit(
-            DigitsNet(),
-            DataLoader(train, batch_size=32, shuffle=True, generator=torch.Generator().manual_seed(seed)),
-            DataLoader(validation, batch_size=256),
-        )
+        trainer.fit(DigitsNet(), datamodule=data)
     return _report(monitor, folder, Path(trainer.log_dir or folder))
 
 

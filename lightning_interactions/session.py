@@ -68,6 +68,10 @@ class Known:
     call: Call
     fields: tuple[Field, ...]
 
+    def describe(self) -> str:
+        """Say in few words what every rank should have found."""
+        return f"{type(self.masker).__name__} and {self.task.outputs} outputs for {self.task.kind}"
+
 
 @dataclass
 class Session:
@@ -200,11 +204,9 @@ class Session:
             MeasureError: On every rank, if one of them failed.
         """
         started = time.perf_counter()
-        known = self.known
-        watchlist.freeze(
-            lambda item: bridge.gather_objects(trainer, item), known.masker.padding if known is not None else None
-        )
-        if known is None or not watchlist.watched:
+        known = self._agree(trainer)
+        watchlist.freeze(lambda item: bridge.gather_objects(trainer, item), known.masker.padding)
+        if not watchlist.watched:
             raise BatchError("no batch with usable samples has passed")
         self._chunks = self._chunks or ChunkSize.of(self.settings.chunk_size)
         settings = replace(self.settings, rounding=bridge.rounding(trainer, self.precision), chunk_size=self._chunks)
@@ -230,6 +232,13 @@ class Session:
         }
         scalars["seconds"] = time.perf_counter() - started
         return Record(trainer.current_epoch, bridge.logged_step(trainer), scalars, found, losses)
+
+    def _agree(self, trainer: Any) -> Known:
+        """Make sure that all ranks have seen the same kind of batches; each looked at the first of its own."""
+        seen = bridge.gather_objects(trainer, self.known.describe() if self.known is not None else "nothing usable")
+        if self.known is None or len(set(seen)) > 1:
+            raise BatchError(f"the first batch showed {', '.join(f'{x} on rank {i}' for i, x in enumerate(seen))}")
+        return self.known
 
     def _players_of(
         self, masker: Players, watchlist: Watchlist, forward: Forward, measurer: Measurer

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Generator, Tensor
 
@@ -13,8 +15,8 @@ class FeatureMask(RegionPlayers):
     """Any regions, the same for all samples: an integer player id per element, as Captum's ``feature_mask``.
 
     Args:
-        mask: Integer tensor that broadcasts to a sample, aligned at the last dimensions; -1 is background (always
-            present). The ids need not be consecutive.
+        mask: Integer tensor (or nested lists) that broadcasts to a sample, aligned at the last dimensions; -1 is
+            background (always present). The ids need not be consecutive.
         baseline: What an absent region shows: ``"zero"``, ``"mean"`` (of every element over the watched samples), a
             number, or a tensor that broadcasts to a sample.
 
@@ -28,8 +30,9 @@ class FeatureMask(RegionPlayers):
         tensor([[0., 0., 1., 1.]])
     """
 
-    def __init__(self, mask: Tensor, baseline: Baseline = "zero") -> None:
+    def __init__(self, mask: Tensor | list[Any], baseline: Baseline = "zero") -> None:
         super().__init__(baseline)
+        mask = torch.tensor(mask) if isinstance(mask, list) else mask
         whole = isinstance(mask, Tensor) and not mask.is_floating_point() and mask.dtype != torch.bool
         if not whole or len(set(mask[mask >= 0].tolist())) < 2:
             raise bad_argument(

@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from lightning_interactions import InteractionsWarning
+from lightning_interactions._auto import AutoMonitor
 
 
 class FixedNet(ColumnNet):
@@ -50,6 +52,12 @@ def fails_on_rank_1(logits: Tensor, targets: Tensor) -> Tensor:
     if rank() == 1 and len(logits) > 4:
         raise ValueError("this score fails on rank 1")
     return logits.gather(1, targets.unsqueeze(1)).squeeze(1)
+
+
+def unreadable_on_rank_1(batch: list[Tensor]) -> Tensor:
+    if rank() == 1:
+        raise KeyError("no target on rank 1")
+    return batch[1]
 
 
 class FullDisk(TensorBoardLogger):
@@ -98,6 +106,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "rank_zero_only": {"monitor": "val_loss_of_rank_0", "train_monitor": "train_loss_of_rank_0_epoch"},
     "uneven": {},
     "fault": {"score": fails_on_rank_1, "on_error": "warn"},
+    "unreadable": {"target_fn": unreadable_on_rank_1, "on_error": "warn"},
     "disk_full": {"stop_on": "boundary", "detector": ScriptedDetector(), "on_error": "warn"},
 }
 """The monitor's options. 'logged_loss' is logged without ``sync_dist``: the ranks have different values."""
@@ -140,7 +149,9 @@ def main(devices: int, folder: Path, scenario: str) -> None:
     L.seed_everything(0, verbose=False)
     told: list[str] = []
     options = {"num_samples": 7, "on_event": lambda event: told.append(event.kind)} | SCENARIOS[scenario]
-    monitor = small_monitor(**options)
+    # Where one rank cannot read its batches, an explicit monitor raises there; that of the environment steps aside.
+    make = partial(AutoMonitor, num_players=4, verbose=False) if scenario == "unreadable" else small_monitor
+    monitor = make(**options)
     uneven, strategy = scenario == "uneven", "ddp" if devices > 1 else "auto"
     trainer = L.Trainer(
         max_epochs=2 if scenario == "stopped" else 3, accelerator="cpu", devices=devices, strategy=strategy,

@@ -184,6 +184,21 @@ def stream_loaders() -> dict[str, DataLoader[Any]]:
     }
 
 
+class AnyBatchNet(ColumnNet):
+    """Trains without looking at the batch."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self(torch.randn(4, 5)).square().mean()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        pass
+
+    @staticmethod
+    def strange_batches() -> dict[str, DataLoader[Any]]:
+        loader: DataLoader[Any] = DataLoader([{"name": f"sample {i}", "size": i} for i in range(12)], 4)
+        return {"train_dataloaders": loader, "val_dataloaders": loader}
+
+
 class ScriptedDetector(PhaseDetector):
     """Announces a boundary at epoch 1 and overfitting at epoch 2, whatever it is shown."""
 

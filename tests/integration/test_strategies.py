@@ -105,6 +105,13 @@ def test_a_fault_on_one_rank_stops_no_rank(ranks: dict[str, list[Found]]) -> Non
     assert all(torch.isfinite(w.float()).all() for w in found[0]["weights"].values())
 
 
+def test_batches_that_one_rank_cannot_read_stop_no_rank(ranks: dict[str, list[Found]]) -> None:
+    for rank in ranks["unreadable"]:
+        assert (rank["history"]["epoch"], rank["epochs"]) == ([], 3)
+        (event,) = rank["events"]
+        assert "TabularFeatures and 3 outputs for classes on rank 0, nothing usable on rank 1" in event["message"]
+
+
 def test_a_full_disk_on_rank_0_keeps_no_rank_from_stopping(ranks: dict[str, list[Found]]) -> None:
     for rank in ranks["disk_full"]:
         assert rank["epochs"] == 2, "the boundary at epoch 1 stops training"
