@@ -550,8 +550,14 @@ class TwoPhaseMonitor(Callback):
             state_dict: What `state_dict` returned.
 
         Raises:
-            StateError: If it was written with settings under which the epochs could not be compared.
+            StateError: If it was written with settings under which the epochs could not be compared, or by a newer
+                version.
         """
+        if state_dict.get("version", 0) > STATE_VERSION:
+            raise StateError(
+                f"The checkpoint was written by a newer version of lightning_interactions (state version "
+                f"{state_dict['version']}, this one reads up to {STATE_VERSION}). Update the package."
+            )
         saved, own = state_dict.get("settings", {}), self._identity()
         different = [f"{k}={saved[k]} (now {own[k]})" for k in own if k in saved and saved[k] != own[k]]
         if different:

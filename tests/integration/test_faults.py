@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import warnings
 from pathlib import Path
 from typing import Any
@@ -9,11 +11,22 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from identity import Spy, assert_identical, outcome
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from models import ColumnNet, fit, small_monitor
+from models import ColumnNet, ScriptedDetector, fit, small_monitor
 from torch import Tensor
 
-from lightning_interactions import Alert, InteractionsWarning, PhaseEvent, TabularFeatures, scores, writers
+from lightning_interactions import (
+    Alert,
+    InteractionsWarning,
+    PhaseDetector,
+    PhaseEvent,
+    TabularFeatures,
+    TwoPhaseMonitor,
+    scores,
+    writers,
+)
 
 
 def our_warnings(caught: list[warnings.WarningMessage]) -> list[str]:
@@ -170,3 +183,148 @@ def test_noise_that_looks_like_high_orders_is_told(precision: Any, noisy: bool) 
     floor = [monitor.history.column(f"noise_floor/order_{k:02d}")[-1] for k in range(1, 6)]
     strength = sum(map(sum, monitor.history.last["strength"]))
     assert (sum(floor) > 0.01 * strength) == noisy
+
+
+# -- signals, loggers, disks, user code ------------------------------------------------------------------------------
+
+
+def run_to_its_end(monitor: L.Callback | None, *callbacks: L.Callback, **options: Any) -> tuple[dict[str, Any], str]:
+    """Train; what is left of it, and by what exception it ended."""
+    spy, ended, trainers = Spy(), "", []
+
+    class Keep(L.Callback):
+        def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+            trainers.append(trainer)
+
+    try:
+        fit(monitor, callbacks=(spy, Keep(), *callbacks), **options)
+    except BaseException as error:
+        ended = repr(error)
+    return outcome(trainers[0], spy), ended
+
+
+def test_sigterm_in_a_measurement_ends_the_run_as_without_the_monitor(tmp_path: Path) -> None:
+    class Terminating:
+        """Sends the signal once, in the middle of the first measurement."""
+
+        sent = False
+
+        def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+            if len(logits) > 2 and not self.sent:
+                self.sent = True
+                os.kill(os.getpid(), signal.SIGTERM)
+            return scores.log_odds(logits, targets)
+
+    class Terminates(L.Callback):
+        sent = False
+
+        def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            if not trainer.sanity_checking and not self.sent:
+                self.sent = True
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    keep = {"enable_checkpointing": True, "max_epochs": 3}
+    keepers = [ModelCheckpoint(tmp_path / name, filename="x", every_n_train_steps=1) for name in ("with", "without")]
+    score = Terminating()
+    monitor = small_monitor(score=score, on_error="warn", on_event=None)
+    with_monitor, ended = run_to_its_end(monitor, keepers[0], **keep)
+    without, ended_without = run_to_its_end(None, Terminates(), keepers[1], **keep)
+    assert score.sent
+    assert "SIGTERM" in ended == ended_without
+    for part in set(without) - {"callbacks"}:
+        assert_identical(with_monitor[part], without[part], part)
+    first, second = (torch.load(tmp_path / x / "x.ckpt", weights_only=True) for x in ("with", "without"))
+    assert_identical(first["state_dict"], second["state_dict"])
+    assert first["global_step"] == second["global_step"]
+
+
+class FullDisk(TensorBoardLogger):
+    """Scalars get through; whatever else is written finds the disk full."""
+
+    class Writer:
+        def __getattr__(self, name: str) -> Any:
+            raise OSError(28, "No space left on device")
+
+    @property
+    def experiment(self) -> Any:
+        return self.Writer()
+
+    log_metrics = log_graph = log_hyperparams = finalize = save = lambda self, *args, **kwargs: None  # type: ignore
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["logged-in-time", "logged-late"])
+def test_a_logger_that_raises_costs_only_what_it_should_have_written(late: bool, tmp_path: Path) -> None:
+    class Refusing(FullDisk):
+        def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+            if late and "interactions/loss_gap" in metrics:  # ours, not Lightning's own call
+                raise ConnectionError("the tracking server is gone")
+
+    options = {"monitor": "val_loss"} if late else {}
+    sent: list[str] = []
+    monitor = small_monitor(
+        on_error="warn", detector=ScriptedDetector(), on_event=lambda e: sent.append(e.kind), **options
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with_monitor, ended = run_to_its_end(monitor, logger=Refusing(tmp_path), max_epochs=6)
+    without, _ = run_to_its_end(None, logger=Refusing(tmp_path), max_epochs=6)
+    assert ended == ""
+    assert_identical(with_monitor, without)
+    assert len(monitor.history) == 6
+    assert sent == ["boundary", "overfitting"], "people are told all the same"
+    told = our_warnings(caught)
+    assert len([text for text in told if "No space left" in text and "writing" in text]) == 1
+    assert len([text for text in told if "server is gone" in text]) == late
+    assert not any("switched off" in text for text in told)
+
+
+def test_a_run_figure_that_cannot_be_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monitor = small_monitor(on_error="warn")
+    monkeypatch.setattr(monitor, "plot", lambda: 1 / 0)
+    trainer, told = fit_and_listen(monitor, logger=TensorBoardLogger(tmp_path))
+    assert (trainer.current_epoch, len(monitor.history)) == (3, 3)
+    assert len([text for text in told if "ZeroDivisionError" in text]) == 1
+
+
+@pytest.mark.parametrize("option", ["input_fn", "target_fn"])
+def test_a_batch_the_users_function_cannot_read_later_is_left_out(option: str) -> None:
+    class FromTheThirdOn:
+        calls = 0
+
+        def __call__(self, batch: list[Tensor]) -> Tensor:
+            self.calls += 1
+            if self.calls > 3:
+                raise KeyError("a field that later batches lack")
+            return batch[option == "target_fn"]
+
+    monitor = small_monitor(on_error="warn", **{option: FromTheThirdOn()})
+    plain, told_nothing = run_to_its_end(None)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found, ended = run_to_its_end(monitor)
+    assert ended == told_nothing == ""
+    assert_identical(found, plain)
+    assert any("left out" in text and "later batches lack" in text for text in our_warnings(caught))
+
+
+def test_a_rhythm_that_raises_measures_nothing() -> None:
+    class Broken(TwoPhaseMonitor):
+        def should_probe(self, epoch: int, step: int) -> bool:
+            raise IndexError("a user's mistake")
+
+    monitor = Broken(num_samples=4, num_players=3, verbose=False)
+    trainer, told = fit_and_listen(monitor)
+    assert (trainer.current_epoch, len(monitor.history)) == (3, 0)
+    assert len([text for text in told if "should_probe" in text and "a user's mistake" in text]) == 1
+
+
+def test_a_detector_that_raises_keeps_what_was_measured_in_the_logs(tmp_path: Path) -> None:
+    class Broken(PhaseDetector):
+        def update(self, *args: Any, **kwargs: Any) -> list[PhaseEvent]:
+            raise ArithmeticError("a user's mistake")
+
+    monitor = small_monitor(on_error="warn", detector=Broken())
+    trainer, told = fit_and_listen(monitor)
+    assert trainer.current_epoch == 3
+    assert "interactions/mean_order" in trainer.callback_metrics
+    assert len([text for text in told if "a user's mistake" in text]) == 1

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from models import fit, small_monitor
+from models import ScriptedDetector, fit, small_monitor
 
 from lightning_interactions import InteractionsWarning, StateError, TwoPhaseMonitor, watchlist
+from lightning_interactions.monitor import STATE_VERSION
 
 
 def history_without_times(monitor: TwoPhaseMonitor) -> dict[str, list[Any]]:
@@ -136,3 +137,45 @@ def test_second_fit_begins_anew_and_continued_fit_goes_on() -> None:
     assert monitor.history.column("epoch") == [0, 1, 2, 3]
     fit(monitor, max_epochs=2)
     assert monitor.history.column("epoch") == [0, 1]
+
+
+def test_an_alert_is_not_repeated_after_a_resume(tmp_path: Path) -> None:
+    told: list[tuple[str, int]] = []
+
+    def make() -> TwoPhaseMonitor:
+        return small_monitor(detector=ScriptedDetector(), on_event=lambda e: told.append((e.kind, e.epoch)))
+
+    keeper = ModelCheckpoint(tmp_path, filename="stop")
+    fit(make(), callbacks=(keeper,), max_epochs=2, enable_checkpointing=True)
+    assert told == [("boundary", 1)]
+    resumed = make()
+    fit(resumed, max_epochs=4, ckpt_path=str(tmp_path / "stop.ckpt"))
+    assert told == [("boundary", 1), ("overfitting", 2)]
+    assert [(event.kind, event.epoch) for event in resumed.events] == told, "the earlier one is still known"
+
+
+def test_resume_with_weights_only_loading(tmp_path: Path) -> None:
+    """What torch does by default: builtin containers and tensors, nothing that runs code."""
+    keeper = ModelCheckpoint(tmp_path, filename="stop")
+    fit(small_monitor(watch="both"), callbacks=(keeper,), max_epochs=2, enable_checkpointing=True)
+    state = torch.load(tmp_path / "stop.ckpt", weights_only=True)
+    assert small_monitor(watch="both").state_key in state["callbacks"]
+    resumed = small_monitor(watch="both")
+    fit(resumed, max_epochs=3, ckpt_path=str(tmp_path / "stop.ckpt"))
+    assert resumed.history.column("epoch") == [0, 1, 2]
+
+
+def test_state_of_a_newer_version_is_refused() -> None:
+    with pytest.raises(StateError, match="newer version"):
+        small_monitor().load_state_dict({"version": STATE_VERSION + 1})
+
+
+@pytest.mark.parametrize("lacking", ["version", "settings", "history", "events", "detector", "watchlist"])
+def test_state_without_a_part_loads(lacking: str) -> None:
+    first = small_monitor()
+    fit(first, max_epochs=1)
+    state = first.state_dict()
+    del state[lacking]
+    second = small_monitor()
+    second.load_state_dict(state | {"from_another_time": 1})
+    assert len(second.history) == (0 if lacking == "history" else 1)
