@@ -8,6 +8,9 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from identity import assert_identical
+from lightning.pytorch.callbacks import LearningRateFinder
+from lightning.pytorch.tuner import Tuner
 from models import ColumnNet, ScriptedDetector, column_data, fit, loaders, small_monitor
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -33,31 +36,6 @@ def test_min_epochs_is_respected() -> None:
     assert trainer.current_epoch == 4
 
 
-def test_several_validations_per_epoch() -> None:
-    monitor = small_monitor()
-    fit(monitor, val_check_interval=0.5, max_epochs=2)
-    assert monitor.history.column("epoch") == [0, 0, 1, 1]
-    assert monitor.history.column("step") == sorted(set(monitor.history.column("step")))
-
-
-def test_validation_every_second_epoch() -> None:
-    monitor = small_monitor()
-    fit(monitor, check_val_every_n_epoch=2, max_epochs=4)
-    assert monitor.history.column("epoch") == [1, 3]
-
-
-def test_validation_by_steps() -> None:
-    monitor = small_monitor()
-    fit(monitor, val_check_interval=3, check_val_every_n_epoch=None, max_epochs=3)
-    assert len(monitor.history) == 4
-
-
-def test_sanity_check_leaves_no_record() -> None:
-    monitor = small_monitor()
-    fit(monitor, num_sanity_val_steps=2, max_epochs=1)
-    assert monitor.history.column("epoch") == [0]
-
-
 def test_fast_dev_run_is_a_smoke_test(tmp_path: Path) -> None:
     told: list[str] = []
     monitor = small_monitor(detector=ScriptedDetector(), on_event=lambda e: told.append(e.kind), stop_on="boundary")
@@ -71,19 +49,6 @@ def test_validate_alone_measures_nothing() -> None:
     trainer = L.Trainer(accelerator="cpu", callbacks=[monitor], logger=False, enable_progress_bar=False)
     trainer.validate(ColumnNet(), loaders()["val_dataloaders"], verbose=False)
     assert len(monitor.history) == 0
-
-
-def test_several_validation_loaders_watch_the_first() -> None:
-    class TwoLoaders(ColumnNet):
-        def validation_step(self, batch: list[Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
-            super().validation_step(batch, batch_idx)
-
-    data = loaders()
-    other = DataLoader(column_data(32, columns=5, seed=9), 8)
-    first, both = small_monitor(), small_monitor()
-    fit(first, data=loaders())
-    fit(both, model=TwoLoaders, data=data | {"val_dataloaders": [data["val_dataloaders"], other]})
-    assert torch.equal(first._watchlist.watched["val"].keys, both._watchlist.watched["val"].keys)
 
 
 def test_two_monitors_in_one_trainer() -> None:
@@ -179,27 +144,6 @@ def test_binary_model_with_one_logit() -> None:
     )
 
 
-def test_compiled_module_is_measured_without_recompiling() -> None:
-    import torch._dynamo
-
-    class Quiet(ColumnNet):  # self.log inside a compiled module fails on this pair of versions, monitor or not
-        def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-            return nn.functional.cross_entropy(self(batch[0]), batch[1])
-
-        def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
-            self(batch[0])
-
-    def compiled_graphs(monitor: Any) -> int:
-        torch._dynamo.reset()
-        torch._dynamo.utils.counters.clear()
-        fit(monitor, model=torch.compile(Quiet(), backend="eager"))
-        return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
-
-    monitor = small_monitor()
-    assert compiled_graphs(monitor) == compiled_graphs(None) > 0
-    assert len(monitor.history) == 3
-
-
 def test_chunk_size_bounds_every_forward_of_ours() -> None:
     rows: list[int] = []
 
@@ -210,3 +154,50 @@ def test_chunk_size_bounds_every_forward_of_ours() -> None:
     for layer in (None, "net.2"):
         fit(small_monitor(layer=layer, chunk_size=4, forward_fn=counted, players=TabularFeatures("mean")))
     assert max(rows) == 4
+
+
+@pytest.mark.parametrize("how", ["lr_find", "scale_batch_size", "callback"])
+def test_tuning_finds_the_same_with_the_monitor(how: str, tmp_path: Path) -> None:
+    class Tunable(ColumnNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lr, self.batch_size = 0.01, 2
+
+        def train_dataloader(self) -> Any:
+            return DataLoader(column_data(64, seed=1), self.batch_size)
+
+        def val_dataloader(self) -> Any:
+            return loaders()["val_dataloaders"]
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=self.lr)
+
+    found = []
+    for monitor in (None, small_monitor()):
+        L.seed_everything(0, verbose=False)
+        model, callbacks = Tunable(), [monitor] if monitor is not None else []
+        finder = [LearningRateFinder(num_training_steps=8, update_attr=True)] if how == "callback" else []
+        trainer = L.Trainer(
+            max_epochs=2, accelerator="cpu", devices=1, logger=False, enable_progress_bar=False,
+            enable_model_summary=False, default_root_dir=tmp_path, callbacks=[*callbacks, *finder],
+        )  # fmt: skip
+        if how == "lr_find":
+            Tuner(trainer).lr_find(model, num_training=8, update_attr=True)
+        elif how == "scale_batch_size":
+            Tuner(trainer).scale_batch_size(model, max_trials=2, steps_per_trial=1)
+        if monitor is not None:
+            assert len(monitor.history) == 0, "trial steps are not measured"
+        trainer.fit(model)
+        found.append({"lr": model.lr, "batch_size": model.batch_size, "weights": dict(model.state_dict())})
+    assert_identical(*found)
+    assert monitor.history.column("epoch") == [0, 1]
+
+
+def test_two_fits_of_one_trainer_and_a_validation_between() -> None:
+    monitor = small_monitor()
+    trainer = fit(monitor, max_epochs=2)
+    trainer.validate(trainer.lightning_module, loaders()["val_dataloaders"], verbose=False)
+    assert monitor.history.column("epoch") == [0, 1]
+    trainer.fit_loop.max_epochs = 3
+    trainer.fit(trainer.lightning_module, **loaders())
+    assert monitor.history.column("epoch") == [0, 1, 2]
