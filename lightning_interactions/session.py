@@ -108,6 +108,10 @@ class Session:
     _chunks: ChunkSize | None = None
     _watched: dict[str, Watched] = field(default_factory=dict)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle as new: what was learned belongs to one run, and the cut would take the whole model along."""
+        return self.__dict__ | {"known": None, "_cut": None, "_chunks": None, "_watched": {}}
+
     def cut_model(self, pl_module: Any) -> None:
         """Find the inner layer.
 

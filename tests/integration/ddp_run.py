@@ -16,6 +16,7 @@ from typing import Any
 import lightning as L
 import torch
 import torch.distributed as dist
+from identity import Spy, outcome
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
@@ -122,6 +123,15 @@ class Sharded(ColumnNet):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
+COMPARED: dict[str, dict[str, Any]] = {
+    "float32": {"precision": "32-true", "val_check_interval": 0.5},
+    "mixed": {"precision": "bf16-mixed", "accumulate_grad_batches": 2},
+    "bfloat16": {"precision": "bf16-true", "gradient_clip_val": 0.5},
+    "float64": {"precision": "64-true", "check_val_every_n_epoch": 2},
+}
+"""The Trainer's options of the runs that are compared bit by bit."""
+
+
 @contextmanager
 def collectives() -> Iterator[list[str]]:
     """Collect the names of all collective calls."""
@@ -180,6 +190,22 @@ def main(devices: int, folder: Path, scenario: str) -> None:
     torch.save(found, folder / f"{scenario}_{devices}.rank{trainer.global_rank}")
 
 
+def compare(folder: Path) -> None:
+    """Trainings with dropout and batch norm, with the monitor and without: each rank saves what is left of them."""
+    for name, options in COMPARED.items():
+        for monitored in (True, False):
+            L.seed_everything(0, verbose=False)
+            spy, monitor = Spy(), small_monitor(watch="both")
+            trainer = L.Trainer(
+                accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_progress_bar=False,
+                enable_model_summary=False, enable_checkpointing=False, default_root_dir=folder,
+                callbacks=[monitor, spy] if monitored else [spy], **({"max_epochs": 2} | options),
+            )  # fmt: skip
+            trainer.fit(ColumnNet(), **loaders())
+            found = {"left": outcome(trainer, spy), "measured": len(monitor.history)}
+            torch.save(found, folder / f"{name}_{monitored}.rank{trainer.global_rank}")
+
+
 def train_sharded(folder: Path) -> None:
     """A model sharded over 2 ranks, with the monitor and without."""
     for name in ("with", "without"):
@@ -205,4 +231,5 @@ if __name__ == "__main__":
     warnings.filterwarnings("ignore")
     for scenario_ in SCENARIOS:
         main(2, Path(sys.argv[1]), scenario_)
+    compare(Path(sys.argv[1]))
     train_sharded(Path(sys.argv[1]))
