@@ -186,6 +186,7 @@ def main(devices: int, folder: Path, scenario: str) -> None:
         "state": state,
         "epochs": trainer.current_epoch,
         "collectives": called,
+        "samples": monitor.history.samples,
     }
     torch.save(found, folder / f"{scenario}_{devices}.rank{trainer.global_rank}")
 

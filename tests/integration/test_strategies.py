@@ -53,15 +53,19 @@ def assert_equal_histories(first: dict[str, list[Any]], second: dict[str, list[A
 
 
 @pytest.mark.parametrize("scenario", ["plain", "both", "few", "uneven"])
-def test_two_ranks_give_the_numbers_of_one(
-    scenario: str, ranks: dict[str, list[Found]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_ranks_give_the_numbers_of_one(scenario: str, ranks: dict[str, list[Found]], tmp_path: Path) -> None:
     ddp_run.main(1, tmp_path, scenario)
     single = torch.load(tmp_path / f"{scenario}_1.rank0", weights_only=True)
     assert single["history"]["epoch"] == [0, 1, 2]
     for split, keys in single["keys"].items():
         assert torch.equal(keys, ranks[scenario][0]["keys"][split]), "the same samples are watched"
     assert_equal_histories(ranks[scenario][0]["history"], single["history"], rel=1e-5)
+    for rank in ranks[scenario]:
+        assert len(rank["samples"]) == len(single["samples"]) > 0
+        for one, other in zip(rank["samples"], single["samples"], strict=True):
+            for key, value in other.items():
+                close = pytest.approx(value, rel=1e-5, abs=1e-9) if isinstance(value, float) else value
+                assert one[key] == close, key
 
 
 @pytest.mark.parametrize("scenario", ddp_run.SCENARIOS)
