@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from lightning_interactions.errors import InteractionsWarning, bad_argument
 from lightning_interactions.phases import PhaseEvent
@@ -53,7 +54,11 @@ class CallAlert(Alert):
         self.function(event)
 
 
-def resolve_alerts(on_event: str | Alert | Callable[[PhaseEvent], object] | Sequence[Alert] | None) -> list[Alert]:
+OnEvent = Literal["warn"] | Alert | Callable[[PhaseEvent], object]
+"""What can be told of events, alone or in a list."""
+
+
+def resolve_alerts(on_event: OnEvent | Sequence[OnEvent] | None) -> list[Alert]:
     """Return the alerts the ``on_event`` argument stands for.
 
     Args:

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lightning_interactions import bridge
-from lightning_interactions.alerts import Alert, resolve_alerts
+from lightning_interactions.alerts import OnEvent, resolve_alerts
 from lightning_interactions.budget import Budget
 from lightning_interactions.errors import StateError
 from lightning_interactions.faults import Faults
@@ -144,7 +144,7 @@ class TwoPhaseMonitor(Callback):
         detector: PhaseDetector | None = None,
         monitor: str | None = None,
         train_monitor: str | None = None,
-        on_event: Literal["warn"] | Alert | Callable[[PhaseEvent], object] | Sequence[Alert] | None = "warn",
+        on_event: OnEvent | Sequence[OnEvent] | None = "warn",
         stop_on: Literal["boundary", "overfitting"] | None = None,
         chunk_size: int | None = None,
         precision: Literal["32-true", "inherit"] = "32-true",

@@ -85,7 +85,7 @@ def annotated_forward(module: Any, inputs: Any) -> Any:
 TOLD: list[PhaseEvent] = []
 
 
-def annotated_event(event: PhaseEvent) -> object:
+def announce(event: PhaseEvent) -> object:
     return TOLD.append(event)
 
 
@@ -94,7 +94,7 @@ FUNCTIONS = {
     "input_fn": annotated_input,
     "target_fn": annotated_target,
     "forward_fn": annotated_forward,
-    "on_event": annotated_event,
+    "on_event": announce,
 }
 
 
@@ -112,6 +112,7 @@ FUNCTIONS = {
         ("resample", True),
         ("on_event", None),
         ("on_event", {"class_path": "lightning_interactions.WarnAlert"}),
+        ("on_event", ["warn", {"class_path": "lightning_interactions.WarnAlert"}, "test_configuration.announce"]),
         ("stop_on", "boundary"),
         ("precision", "inherit"),
     ],
@@ -127,7 +128,9 @@ def test_every_kind_of_value_can_be_configured(option: str, value: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # jsonargparse is about to rename this method
         monitor = parser.instantiate_classes(configured).callback
-    if option in FUNCTIONS and option != "on_event" and str(value).startswith("test_"):
+    if isinstance(value, list):
+        assert len(monitor._publisher.alerts) == len(value)
+    elif option in FUNCTIONS and option != "on_event" and str(value).startswith("test_"):
         assert getattr(monitor, option).__name__ == FUNCTIONS[option].__name__
     elif option not in ("on_event", "players"):
         assert getattr(monitor, option) == value

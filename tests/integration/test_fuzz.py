@@ -196,7 +196,8 @@ MONITOR = some(
     max_overhead=[0.001], layer=["net.2", "net", "nowhere"], noise_bound=[0.05], salience=[0.0], chunk_size=[1, 5],
     score=["logit", "probability", lambda z, y: z.sum(1), lambda z, y: z], target=["predicted", 0, 7],
     monitor=["val_loss", "unknown"], train_monitor=["train_loss", "unknown"], precision=["inherit"], seed=[5],
-    players=[TabularFeatures("zero"), Tokens(mask_token_id=1)], log_key_prefix=["interactions/other/"], log_figures=[False],
+    players=[TabularFeatures("zero"), Tokens(mask_token_id=1)], log_figures=[False],
+    log_key_prefix=["interactions/other/"],
 )  # fmt: skip
 
 
