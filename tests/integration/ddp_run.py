@@ -24,7 +24,7 @@ from models import ColumnNet, ScriptedDetector, column_data, loaders, small_moni
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from lightning_interactions import InteractionsWarning
+from lightning_interactions import InteractionsWarning, TabularFeatures
 from lightning_interactions._auto import AutoMonitor
 
 
@@ -59,6 +59,16 @@ def unreadable_on_rank_1(batch: list[Tensor]) -> Tensor:
     if rank() == 1:
         raise KeyError("no target on rank 1")
     return batch[1]
+
+
+class Counted(TabularFeatures):
+    """Counts the pairs of sample and coalition that this rank evaluates."""
+
+    pairs = 0
+
+    def mask_batch(self, samples: Tensor, players: Tensor, coalitions: Tensor) -> Tensor:
+        Counted.pairs += len(samples) * len(coalitions)
+        return super().mask_batch(samples, players, coalitions)
 
 
 class FullDisk(TensorBoardLogger):
@@ -102,6 +112,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "plain": {},
     "stopped": {},
     "both": {"watch": "both"},
+    "shared": {"num_samples": 9, "num_players": 5, "players": Counted()},
     "few": {"num_samples": 3, "num_players": 5},
     "logged_loss": {"monitor": "val_loss", "stop_on": "overfitting", "detector": ScriptedDetector()},
     "rank_zero_only": {"monitor": "val_loss_of_rank_0", "train_monitor": "train_loss_of_rank_0_epoch"},
@@ -157,6 +168,7 @@ def collectives() -> Iterator[list[str]]:
 
 def main(devices: int, folder: Path, scenario: str) -> None:
     L.seed_everything(0, verbose=False)
+    Counted.pairs = 0
     told: list[str] = []
     options = {"num_samples": 7, "on_event": lambda event: told.append(event.kind)} | SCENARIOS[scenario]
     # Where one rank cannot read its batches, an explicit monitor raises there; that of the environment steps aside.
@@ -186,6 +198,7 @@ def main(devices: int, folder: Path, scenario: str) -> None:
         "state": state,
         "epochs": trainer.current_epoch,
         "collectives": called,
+        "pairs": Counted.pairs,
         "samples": monitor.history.samples,
     }
     torch.save(found, folder / f"{scenario}_{devices}.rank{trainer.global_rank}")

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 
 from lightning_interactions import Alert, ImagePatches, InteractionsWarning, PhaseDetector, PhaseEvent
 from lightning_interactions.bridge import UNSUPPORTED_STRATEGIES
+from lightning_interactions.measure import CELLS
 
 Found = dict[str, Any]
 
@@ -52,7 +53,7 @@ def assert_equal_histories(first: dict[str, list[Any]], second: dict[str, list[A
     assert torch.allclose(torch.tensor(first["strength"]), torch.tensor(second["strength"]), rtol=rel, atol=1e-9)
 
 
-@pytest.mark.parametrize("scenario", ["plain", "both", "few", "uneven"])
+@pytest.mark.parametrize("scenario", ["plain", "both", "shared", "few", "uneven"])
 def test_two_ranks_give_the_numbers_of_one(scenario: str, ranks: dict[str, list[Found]], tmp_path: Path) -> None:
     ddp_run.main(1, tmp_path, scenario)
     single = torch.load(tmp_path / f"{scenario}_1.rank0", weights_only=True)
@@ -66,6 +67,13 @@ def test_two_ranks_give_the_numbers_of_one(scenario: str, ranks: dict[str, list[
             for key, value in other.items():
                 close = pytest.approx(value, rel=1e-5, abs=1e-9) if isinstance(value, float) else value
                 assert one[key] == close, key
+
+
+def test_two_ranks_share_the_work(ranks: dict[str, list[Found]]) -> None:
+    """Nine samples, and one more for the rounding noise, each with 32 coalitions, three times: half for each rank."""
+    first, second = (rank["pairs"] for rank in ranks["shared"])
+    assert first + second == 3 * (9 + 1) * 32
+    assert abs(first - second) <= 3 * 2 * CELLS, "the shares of both tables differ by one unit at most"
 
 
 @pytest.mark.parametrize("scenario", ddp_run.SCENARIOS)
