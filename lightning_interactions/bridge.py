@@ -7,10 +7,13 @@ compared by value and classes by name.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from lightning_interactions.measure import Ranks
@@ -18,6 +21,20 @@ from lightning_interactions.noise import rounding_of
 
 UNSUPPORTED_STRATEGIES = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy", "XLAStrategy")
 """Strategies under which a rank does not hold the whole model, so that it cannot be called on its own."""
+
+
+def callback_base() -> type:
+    """Choose what the monitor derives from: Lightning's `Callback`.
+
+    Before 2.6 the Trainer of `pytorch_lightning` refuses callbacks that are not its own; there the monitor is both.
+    """
+    try:
+        older = tuple(map(int, version("pytorch-lightning").split(".")[:2])) < (2, 6)
+    except (PackageNotFoundError, ValueError):
+        return Callback
+    if not older:
+        return Callback
+    return type("Callback", (Callback, import_module("pytorch_lightning").Callback), {})
 
 
 def is_fitting(trainer: Any) -> bool:

@@ -34,13 +34,17 @@ if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
     from matplotlib.figure import Figure
 
+    Base = Callback
+else:
+    Base = bridge.callback_base()
+
 STATE_VERSION = 1
 
 DECISION_KEYS = ("phase", "boundary_epoch", "overfitting_risk", "val_loss_before_alarm")
 """Logged keys that other callbacks act on."""
 
 
-class TwoPhaseMonitor(Callback):
+class TwoPhaseMonitor(Base):
     """Watches which interactions a network learns, and flags the epoch at which over-fitted features begin.
 
     Each measured epoch a few fixed validation samples are masked in all ``2**n`` ways; the network's scores on them are

@@ -20,7 +20,7 @@ from lightning.pytorch.cli import LightningCLI
 from models import AnyBatchNet, ColumnNet, fit, loaders, small_monitor
 from torch import Tensor
 
-from lightning_interactions import ArgumentError, InteractionsWarning, PhaseEvent, TwoPhaseMonitor
+from lightning_interactions import ArgumentError, InteractionsWarning, PhaseEvent, TwoPhaseMonitor, bridge
 from lightning_interactions._auto import AutoMonitor
 from lightning_interactions._factory import callbacks_from_environment
 
@@ -245,6 +245,18 @@ def test_the_environments_monitor_makes_way_for_the_users() -> None:
 
 
 # -- the other distribution ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("found", "both"), [("2.5.6", True), ("2.6.0", False), ("unknown", False)])
+def test_older_versions_of_it_get_a_callback_of_their_own(
+    found: str, both: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pytorch_lightning as pl
+
+    monkeypatch.setattr(bridge, "version", lambda name: found)
+    base = bridge.callback_base()
+    assert issubclass(base, L.Callback)
+    assert issubclass(base, pl.Callback) == both
 
 
 def test_pytorch_lightning_gives_the_same_history(tmp_path: Path) -> None:
