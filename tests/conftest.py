@@ -30,6 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def random_states() -> Iterator[None]:
     """Give every test the same random numbers, and leave none of its own behind."""
     python, numpy, torch_ = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    deterministic = torch.are_deterministic_algorithms_enabled()  # a Trainer may switch it on, and does so for good
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
@@ -37,3 +38,4 @@ def random_states() -> Iterator[None]:
     random.setstate(python)
     np.random.set_state(numpy)
     torch.set_rng_state(torch_)
+    torch.use_deterministic_algorithms(deterministic)

@@ -37,12 +37,14 @@ class FixedNet(ColumnNet):
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         self.net.eval()
         loss = super().training_step(batch, batch_idx)
-        self.log("train_loss_of_rank_0", loss, on_epoch=True, rank_zero_only=True)
+        if self.global_rank == 0:
+            self.log("train_loss_of_rank_0", loss, on_epoch=True, rank_zero_only=True)
         return loss
 
     def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
         super().validation_step(batch, batch_idx)
-        self.log("val_loss_of_rank_0", float(batch[0].mean()), rank_zero_only=True)
+        if self.global_rank == 0:
+            self.log("val_loss_of_rank_0", float(batch[0].mean()), rank_zero_only=True)
 
 
 def rank() -> int:
