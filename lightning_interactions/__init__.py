@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning_interactions import functional, metrics
-    from lightning_interactions.alerts import Alert, CallAlert, WarnAlert
+    from lightning_interactions.alerts import Alert, CallAlert, WandbAlert, WarnAlert, WebhookAlert
     from lightning_interactions.errors import (
         ArgumentError,
         BatchError,
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
         TabularFeatures,
         Tokens,
     )
+    from lightning_interactions.postmortem import analyze_checkpoints
+    from lightning_interactions.report import write_report
+    from lightning_interactions.runrecord import RunRecord
+    from lightning_interactions.writers import log_histogram
 
 _HOME = {
     "Alert": "alerts",
@@ -51,12 +55,18 @@ _HOME = {
     "Players": "players",
     "PointClusters": "players",
     "RegionPlayers": "players",
+    "RunRecord": "runrecord",
     "StateError": "errors",
     "TabularFeatures": "players",
     "Tokens": "players",
     "TwoPhaseMonitor": "monitor",
+    "WandbAlert": "alerts",
     "WarnAlert": "alerts",
+    "WebhookAlert": "alerts",
+    "analyze_checkpoints": "postmortem",
     "compute_interactions": "interactions",
+    "log_histogram": "writers",
+    "write_report": "report",
 }
 _SUBPACKAGES = ("functional", "metrics")
 
@@ -78,14 +88,20 @@ __all__ = [
     "Players",
     "PointClusters",
     "RegionPlayers",
+    "RunRecord",
     "StateError",
     "TabularFeatures",
     "Tokens",
     "TwoPhaseMonitor",
+    "WandbAlert",
     "WarnAlert",
+    "WebhookAlert",
+    "analyze_checkpoints",
     "compute_interactions",
     "functional",
+    "log_histogram",
     "metrics",
+    "write_report",
 ]
 
 

@@ -23,6 +23,8 @@ class RunData:
         strength: ``(E, 2, n)``.
         train_loss: ``(E,)``, nan where there is none.
         val_loss: ``(E,)``, nan where there is none.
+        band: ``(2, E)``, lower and upper end of the mean order's confidence interval, nan where there is none.
+        risk: ``(E,)``, overfitting risk, nan where there is none.
         boundary_epoch: Where phase 1 ended, if it has.
         overfitting_epoch: Where overfitting began, if it has.
     """
@@ -32,6 +34,8 @@ class RunData:
     strength: Tensor
     train_loss: Tensor
     val_loss: Tensor
+    band: Tensor
+    risk: Tensor
     boundary_epoch: int | None
     overfitting_epoch: int | None
 
@@ -58,9 +62,20 @@ class RunData:
         if strength.ndim != 3 or strength.shape[1] != 2:
             raise ArgumentError(f"Expected `strength` of shape (epochs, 2, n), but got {tuple(strength.shape)}.")
         missing = [None] * count
-        train, val = (_with_gaps(history.get(key, missing)) for key in ("train_loss", "val_loss"))
+
+        def column(key: str) -> Tensor:
+            return _with_gaps(history.get(key) or history.get(f"val/{key}") or missing)
+
         epoch = torch.as_tensor(history["epoch"])
-        return cls(epoch, _places(epoch), strength, train, val, boundary, overfitting)
+        band = torch.stack([column("mean_order_lower"), column("mean_order_upper")])
+        train, val, risk = column("train_loss"), column("val_loss"), column("overfitting_risk")
+        return cls(epoch, _places(epoch), strength, train, val, band, risk, boundary, overfitting)
+
+    @property
+    def events(self) -> list[tuple[str, int, str]]:
+        """Name, epoch and line style of every event that happened."""
+        all_ = ("boundary", self.boundary_epoch, "--"), ("overfitting", self.overfitting_epoch, "-")
+        return [(name, at, style) for name, at, style in all_ if at is not None]
 
     @property
     def lowest_val(self) -> int | None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
+import time
+import urllib.error
+import urllib.request
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from lightning_interactions.errors import InteractionsWarning, bad_argument
 from lightning_interactions.phases import PhaseEvent
@@ -36,7 +41,8 @@ class WarnAlert(Alert):
 
     def send(self, event: PhaseEvent) -> None:
         """See `Alert.send`."""
-        warnings.warn(event.message, InteractionsWarning, stacklevel=2)
+        # Told as from the epoch, not from a line of this file: that line would be printed below the sentence.
+        warnings.warn_explicit(event.message, InteractionsWarning, "TwoPhaseMonitor", event.detected_epoch)
 
 
 class CallAlert(Alert):
@@ -52,6 +58,118 @@ class CallAlert(Alert):
     def send(self, event: PhaseEvent) -> None:
         """See `Alert.send`."""
         self.function(event)
+
+
+class _Throttled(Alert):
+    """An alert to the outside: each kind of event at most once in a while, and a failure is only ever a warning."""
+
+    def __init__(self, wait: float) -> None:
+        if isinstance(wait, bool) or not isinstance(wait, (int, float)) or not 0 <= wait < float("inf"):
+            raise bad_argument("wait", "seconds, not below 0", wait)
+        self.wait = float(wait)
+        self._sent: dict[str, float] = {}
+
+    def send(self, event: PhaseEvent) -> None:
+        """See `Alert.send`."""
+        now = time.monotonic()
+        if now - self._sent.get(event.kind, -float("inf")) < self.wait:
+            return
+        self._sent[event.kind] = now
+        problem = self._deliver(event)
+        if problem is not None:
+            warnings.warn(f"{type(self).__name__}: {problem}. The event was: {event.message}", InteractionsWarning, 2)
+
+    @abstractmethod
+    def _deliver(self, event: PhaseEvent) -> str | None:
+        """Tell the event; return what went wrong, without anything secret in it."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Clocks of other processes mean nothing here.
+        return self.__dict__ | {"_sent": {}}
+
+
+class WebhookAlert(_Throttled):
+    """Posts the event's sentence to a webhook that understands Slack's ``{"text": ...}`` (Slack, Mattermost, Discord).
+
+    The address is a secret. It is read from the environment when an event is sent, and never kept, logged or put into a
+    checkpoint.
+
+    Args:
+        variable: Name of the environment variable that holds the address.
+        title: Begin of the message, for example the name of the run.
+        timeout: Seconds after which it gives up; training waits as long.
+        wait: Seconds in which an event of the same kind is not sent again.
+
+    Raises:
+        ArgumentError: If the variable is not set to an ``http(s)`` address, or a number is out of range.
+
+    Example:
+        >>> os.environ["MY_WEBHOOK"] = "https://hooks.example.com/services/secret"
+        >>> WebhookAlert("MY_WEBHOOK", title="run 7")
+        WebhookAlert('MY_WEBHOOK')
+    """
+
+    def __init__(
+        self, variable: str, *, title: str = "TwoPhaseMonitor", timeout: float = 5.0, wait: float = 60.0
+    ) -> None:
+        super().__init__(wait)
+        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < float("inf"):
+            raise bad_argument("timeout", "seconds, above 0", timeout)
+        if not isinstance(variable, str) or "://" in variable:  # never repeat what may be the address itself
+            raise bad_argument("variable", "the name of an environment variable, not the address", "something else")
+        self.variable = variable
+        self.title = title
+        self.timeout = float(timeout)
+        if self._address() is None:
+            raise bad_argument(
+                "variable", "the name of an environment variable with an http(s) address in it", variable, "Export it."
+            )
+
+    def __repr__(self) -> str:
+        return f"WebhookAlert({self.variable!r})"
+
+    def _address(self) -> str | None:
+        address = os.environ.get(self.variable, "").strip()
+        return address if address.lower().startswith(("https://", "http://")) else None
+
+    def _deliver(self, event: PhaseEvent) -> str | None:
+        address = self._address()
+        if address is None:
+            return f"the environment variable {self.variable} holds no http(s) address"
+        body = json.dumps({"text": f"*{self.title}* {event.message}"}).encode()
+        try:
+            request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
+            with urllib.request.urlopen(request, timeout=self.timeout):
+                return None
+        except urllib.error.HTTPError as error:
+            return f"the webhook answered {error.code}"
+        except Exception as error:  # the text of some errors repeats the address
+            return f"the webhook could not be reached ({type(error).__name__})"
+
+
+class WandbAlert(_Throttled):
+    """An alert of the Weights & Biases run that is active (mail or Slack, as set up there).
+
+    Args:
+        title: Its title.
+        wait: Seconds in which an event of the same kind is not sent again.
+    """
+
+    def __init__(self, *, title: str = "TwoPhaseMonitor", wait: float = 60.0) -> None:
+        super().__init__(wait)
+        self.title = title
+
+    def _deliver(self, event: PhaseEvent) -> str | None:
+        try:
+            import wandb
+
+            if wandb.run is None:
+                return "there is no active Weights & Biases run"
+            level = {"overfitting": "WARN", "probe_failed": "ERROR"}.get(event.kind, "INFO")
+            wandb.run.alert(title=f"{self.title}: {event.kind}", text=event.message, level=level)
+        except Exception as error:
+            return f"the alert could not be sent ({type(error).__name__})"
+        return None
 
 
 OnEvent = Literal["warn"] | Alert | Callable[[PhaseEvent], object]

@@ -17,11 +17,9 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
-from tqdm import tqdm
 
 from lightning_interactions.errors import ArgumentError, bad_argument
 from lightning_interactions.monitor import TwoPhaseMonitor
-from lightning_interactions.phases import PhaseEvent
 
 VALIDATION_SIZE = 797
 """The digits have 1797 images: these many for validation, up to 1000 to train on."""
@@ -168,7 +166,7 @@ def run_demo(
     folder = Path(folder)
     data = DigitsData(train_size, label_noise, seed=seed)
     torch.manual_seed(seed)
-    monitor = TwoPhaseMonitor(on_event=_print_event, seed=seed)
+    monitor = TwoPhaseMonitor(seed=seed)
     trainer = Trainer(
         max_epochs=epochs,
         accelerator="cpu",
@@ -192,25 +190,17 @@ def run_demo(
 
 def _report(monitor: TwoPhaseMonitor, folder: Path, log_dir: Path) -> DemoResult:
     history = monitor.history.to_dict()
-    figure = log_dir / "run.png"
+    figure, report = log_dir / "run.png", log_dir / "report.html"
     monitor.plot().savefig(figure)
+    monitor.report(report)
     monitor.history.to_csv(log_dir / "history.csv")
     losses = history["val_loss"]
     best = history["epoch"][min(range(len(losses)), key=losses.__getitem__)]
-    boundary = monitor.boundary_epoch
-    found = f"epoch {boundary}" if boundary is not None else "none found; train longer, or on fewer images"
+    if monitor.boundary_epoch is None:
+        print("\nNo boundary was found: train longer, or on fewer images.")
     print(
-        f"\nPhase boundary:          {found}"
-        f"\nLowest validation loss:  epoch {best} ({min(losses):.3f}; at the end {losses[-1]:.3f})"
-        f"\nMean order:              {history['mean_order'][0]:.2f} at the start, {min(history['mean_order']):.2f} at "
-        f"its lowest, {history['mean_order'][-1]:.2f} at the end"
-        f"\nTime spent measuring:    {sum(history['seconds']):.0f} s, every split certified within "
-        f"{max(history['solver_gap']):.1%} of the sparsest"
-        f"\nRun figure:              {figure}"
-        f"\nCurves and histograms:   tensorboard --logdir {folder}"
+        f"\nRun figure:             {figure}"
+        f"\nReport:                 {report}"
+        f"\nCurves and histograms:  tensorboard --logdir {folder}"
     )
-    return DemoResult(boundary, best, figure, folder)
-
-
-def _print_event(event: PhaseEvent) -> None:
-    tqdm.write(f"\n>> {event.message}\n")
+    return DemoResult(monitor.boundary_epoch, best, figure, folder)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # Okabe-Ito: told apart with every kind of colour vision, and in print.
 BLUE, VERMILLION = "#0072B2", "#D55E00"
 ORDER_LABEL = "order (number of players)"
-LONGEST_LINE = 84  # characters of the headline that fit into the run figure
+LONGEST_LINE = 69  # characters of the headline that fit into the run figure
 
 
 def order_distribution_figure(strength: Tensor, *, epoch: int | None = None) -> Figure:
@@ -68,7 +68,8 @@ def run_figure(
         overfitting_epoch: Where overfitting was found to begin, if it was.
 
     Returns:
-        A figure of 10 x 8 inches; its axes are the three panels, the heat map, its colour bar and the losses.
+        A figure of 8.4 x 7.6 inches, drawn to be read as a thumbnail too; its axes are the three panels, the heat map,
+        its colour bar and the losses.
 
     Raises:
         ArgumentError: If nothing has been measured, or columns are missing or of unequal length.
@@ -81,7 +82,7 @@ def run_figure(
     from matplotlib.figure import Figure
 
     run = RunData.read(history, boundary_epoch, overfitting_epoch)
-    figure = Figure(figsize=(10, 8), dpi=100, layout="constrained")
+    figure = Figure(figsize=(8.4, 7.6), dpi=120, layout="constrained")
     figure.get_layout_engine().set(h_pad=0.06, hspace=0.03)  # type: ignore[union-attr, call-arg]
     grid = figure.add_gridspec(3, 4, height_ratios=[1.0, 1.35, 1.1], width_ratios=[1, 1, 1, 0.05])
     _draw_panels([figure.add_subplot(grid[0, i]) for i in range(3)], run)
@@ -93,6 +94,55 @@ def run_figure(
     _draw_losses(losses, run)
     _draw_events(heat, losses, run)
     figure.suptitle(_headline(run), fontsize=14, fontweight="bold")
+    return figure
+
+
+def curves_figure(
+    history: Mapping[str, Sequence[Any]], *, boundary_epoch: int | None = None, overfitting_epoch: int | None = None
+) -> Figure:
+    """Draw what the decision looks at over time: mean order with its confidence band, loss gap, overfitting risk.
+
+    Args:
+        history: Columns of equal length, see `run_figure`; also ``mean_order_lower``, ``mean_order_upper`` and
+            ``overfitting_risk`` if there are any.
+        boundary_epoch: Where phase 1 ended, if it has.
+        overfitting_epoch: Where overfitting was found to begin, if it was.
+
+    Returns:
+        A figure of 10 x 6.5 inches with three axes.
+
+    Raises:
+        ArgumentError: If nothing has been measured, or columns are missing or of unequal length.
+
+    Example:
+        >>> history = {"epoch": [0, 1], "strength": [[[1.0, 3.0], [0.0, 0.0]], [[3.0, 1.0], [0.0, 0.0]]]}
+        >>> [axes.get_ylabel() for axes in curves_figure(history).axes]
+        ['mean order', 'loss gap', 'overfitting risk']
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    run = RunData.read(history, boundary_epoch, overfitting_epoch)
+    figure = Figure(figsize=(10, 6.5), dpi=100, layout="constrained")
+    orders, gap, risk = figure.subplots(3, 1, sharex=True, height_ratios=[1.5, 1, 1])
+    place = run.place.numpy()
+    orders.fill_between(place, *run.band.numpy(), color=BLUE, alpha=0.2, linewidth=0)
+    curves = {
+        "mean order": (orders, mean_order(run.strength), BLUE),
+        "loss gap": (gap, run.val_loss - run.train_loss, VERMILLION),
+        "overfitting risk": (risk, run.risk, "black"),
+    }
+    for name, (axes, values, colour) in curves.items():
+        axes.plot(place, values.numpy(), color=colour, linewidth=2, marker="o" if len(place) < 3 else None)
+        axes.set_ylabel(name)
+        axes.grid(axis="y", color="0.9")
+        for event, at, style in run.events:
+            axes.axvline(at, color="black", linestyle=style, linewidth=1.4, gid=event)
+    risk.set_ylim(0, 1)
+    risk.set_xlabel("epoch")
+    risk.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
+    orders.set_title("Phase 1: the mean order falls. Phase 2: it rises and the loss gap widens", fontsize=11)
+    _label_events(gap, sorted((at, f"{name} {at}") for name, at, _ in run.events), *orders.get_xlim())
     return figure
 
 
@@ -112,7 +162,7 @@ def _describe(strength: Tensor) -> str:
 
 
 def _headline(run: RunData) -> str:
-    """Say in a sentence what is to be seen, on two lines if it is long."""
+    """Say in a sentence what is to be seen, on more lines if it is long."""
     count = len(run.epoch)
     parts = [f"No phase boundary so far ({count} measured epoch{'s' * (count > 1)})"]
     if run.boundary_epoch is not None:
@@ -122,8 +172,11 @@ def _headline(run: RunData) -> str:
     if (lowest := run.lowest_val) is not None and count > 1:
         at = "is at its lowest now" if lowest == count - 1 else f"was lowest at epoch {int(run.epoch[lowest])}"
         parts.append(f"validation loss {at}")
-    text = "; ".join(parts)
-    return text if len(text) <= LONGEST_LINE else ";\n".join(text.rsplit("; ", 1))
+    lines = [parts[0]]
+    for part in parts[1:]:
+        longer = f"{lines[-1]}; {part}"
+        lines = [*lines[:-1], longer] if len(longer) <= LONGEST_LINE else [*lines, part]
+    return ";\n".join(lines)
 
 
 def _draw_bars(axes: Axes, signed: Tensor) -> None:
@@ -152,9 +205,10 @@ def _draw_panels(panels: list[Axes], run: RunData) -> None:
         if known:
             axes.axvline(order, color="black", linestyle=":", linewidth=1.6)
         title = f"{name} (epoch {int(run.epoch[index])})"
-        axes.set_title(f"{title}: mean order {order:.1f}" if known else title, fontsize=10)
+        axes.set_title(f"{title}\nmean order {order:.1f}" if known else title, fontsize=12)
+        axes.set_xticks(range(1, shares.shape[-1] + 1, 1 + (shares.shape[-1] > 8)))
     # The direction is in the label: a legend would cover bars in one run or another.
-    panels[0].set_ylabel("share of strength (%)\n\u2190 negative    positive \u2192")
+    panels[0].set_ylabel("share of strength (%)\n\u2190 negative  positive \u2192")
 
 
 def _draw_heat_map(axes: Axes, run: RunData) -> Any:
@@ -173,9 +227,9 @@ def _draw_heat_map(axes: Axes, run: RunData) -> Any:
     order = mean_order(run.strength).tolist()
     (line,) = axes.plot(run.place.tolist(), order, color="white", linewidth=2.4, marker=marker, zorder=3)
     line.set_path_effects([Stroke(linewidth=4.5, foreground="black"), Normal()])
-    axes.set_yticks(range(1, n + 1))
+    axes.set_yticks(range(1, n + 1, 1 + (n > 8)))
     axes.set_ylabel(ORDER_LABEL)
-    axes.set_title("Share of every order in the strength; the line is the mean order (dotted above)", fontsize=11)
+    axes.set_title("Share of every order over time; the line is the mean order", fontsize=12)
     axes.tick_params(labelbottom=False)
     if not torch.isfinite(shares).any():
         axes.text(0.5, 0.5, "no salient interactions", transform=axes.transAxes, ha="center", va="center")
@@ -189,7 +243,7 @@ def _draw_losses(axes: Axes, run: RunData) -> None:
         if known.any():
             marker = "o" if known.sum() < 3 else None
             x, y = run.place[known].tolist(), values[known].tolist()
-            axes.plot(x, y, color=colour, linewidth=2, marker=marker, label=name)
+            axes.plot(x, y, color=colour, linewidth=2.6, marker=marker, label=name)
     train, val = run.train_loss.numpy(), run.val_loss.numpy()
     if (run.val_loss > run.train_loss).any():
         axes.fill_between(
@@ -203,7 +257,7 @@ def _draw_losses(axes: Axes, run: RunData) -> None:
             label="loss gap",
         )
     if (lowest := run.lowest_val) is not None:
-        label = f"lowest validation loss (epoch {int(run.epoch[lowest])})"
+        label = f"lowest (epoch {int(run.epoch[lowest])})"
         axes.plot(
             run.place[lowest].item(), val[lowest], "*", color="black", markersize=13, linestyle="none", label=label
         )
@@ -212,7 +266,15 @@ def _draw_losses(axes: Axes, run: RunData) -> None:
     axes.grid(axis="y", color="0.9")
     if axes.get_legend_handles_labels()[0]:
         # Below the axes, where it covers neither curves nor event lines.
-        axes.legend(fontsize=10, loc="upper center", bbox_to_anchor=(0.5, -0.24), ncol=4, frameon=False)
+        axes.legend(
+            fontsize=11,
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.3),
+            ncol=4,
+            frameon=False,
+            borderaxespad=0,
+            columnspacing=1.2,
+        )
     else:
         axes.set_yticks([])
         axes.text(0.5, 0.5, "no losses recorded", transform=axes.transAxes, ha="center", va="center")
@@ -221,9 +283,7 @@ def _draw_losses(axes: Axes, run: RunData) -> None:
 def _draw_events(heat: Axes, losses: Axes, run: RunData) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    events = [("boundary", run.boundary_epoch, "--"), ("overfitting", run.overfitting_epoch, "-")]
-    known = [(name, at, style) for name, at, style in events if at is not None]
-    edges = run.edges
+    known, edges = run.events, run.edges
     left = min([edges[0].item(), *(at - 0.5 for _, at, _ in known)])
     right = max([edges[-1].item(), *(at + 0.5 for _, at, _ in known)])
     heat.set_xlim(left, right)
@@ -244,4 +304,4 @@ def _label_events(axes: Axes, events: list[tuple[int, str]], left: float, right:
         else:
             sides = ["right", "left"]
     for (at, text), side in zip(events, sides, strict=True):
-        axes.text(at, 1.03, text, transform=axes.get_xaxis_transform(), ha=side, va="bottom", fontsize=10)
+        axes.text(at, 1.03, text, transform=axes.get_xaxis_transform(), ha=side, va="bottom", fontsize=12)

@@ -9,18 +9,30 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from html import escape
 from types import MappingProxyType
 from typing import Any, SupportsFloat, cast
 
 from torch import Tensor
 
 from lightning_interactions.errors import ArgumentError, StateError, bad_argument
+from lightning_interactions.files import write_whole
 
 Strength = Tensor | Sequence[Sequence[float]]
 """Positive and negative strength by order, ``(2, n)``."""
 
 RESERVED = ("epoch", "step", "strength", "samples")
+NOTEBOOK_ROWS = 12
+NOTEBOOK_COLUMNS = (
+    "mean_order",
+    "val/mean_order",
+    "high_order_share",
+    "train_loss",
+    "val_loss",
+    "phase",
+    "overfitting_risk",
+    "seconds",
+)
 
 
 class History:
@@ -93,6 +105,17 @@ class History:
         columns = ", ".join(key for key in self._keys() if key not in ("epoch", "step"))
         first, last = self._records[0]["epoch"], self._records[-1]["epoch"]
         return f"History({len(self)} epoch{'s' * (len(self) > 1)}, {first} to {last}: {columns})"
+
+    def _repr_html_(self) -> str:
+        """Show the latest records in a notebook."""
+        if not self._records:
+            return "<p>History(empty)</p>"
+        rows = [_flat(record) for record in self._records[-NOTEBOOK_ROWS:]]
+        keys = ["epoch", *(key for key in NOTEBOOK_COLUMNS if any(key in row for row in rows))]
+        head = "".join(f"<th>{key}</th>" for key in keys)
+        body = "".join(f"<tr>{''.join(f'<td>{_short(row.get(key))}</td>' for key in keys)}</tr>" for row in rows)
+        first = f"<caption>{escape(repr(self))}; the last {len(rows)}</caption>"
+        return f"<table>{first}<tr>{head}</tr>{body}</table>"
 
     @property
     def samples(self) -> list[dict[str, Any]]:
@@ -169,7 +192,7 @@ class History:
             path: Where to. Missing folders are made; an older file is replaced only once the new one is complete.
         """
         content: dict[str, Any] = self.to_dict() | ({"samples": self.samples} if self._samples else {})
-        _write(path, json.dumps(_without_nan(content), allow_nan=False, indent=1) + "\n")
+        write_whole(path, json.dumps(without_nan(content), allow_nan=False, indent=1) + "\n")
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write one row per record, strengths flattened into ``order_01_pos``, ``order_01_neg``, ...
@@ -186,7 +209,7 @@ class History:
         writer = csv.DictWriter(text, header, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        _write(path, text.getvalue())
+        write_whole(path, text.getvalue())
 
     def _check_orders(self, strengths: Mapping[str, list[list[float]]]) -> None:
         # Records of different numbers of players could not be put into one table or heat map.
@@ -226,6 +249,10 @@ def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
     return {"epoch": record["epoch"], "step": record["step"], **record["scalars"], **strengths}
 
 
+def _short(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
 def _spread(record: Mapping[str, Any]) -> dict[str, Any]:
     row = {"epoch": record["epoch"], "step": record["step"], **record["scalars"]}
     for key, (positive, negative) in record["strengths"].items():
@@ -235,21 +262,14 @@ def _spread(record: Mapping[str, Any]) -> dict[str, Any]:
     return row
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
+    """Replace numbers JSON does not have (nan, infinity) by ``None``.
+
+    Args:
+        value: Nested dictionaries and lists.
+    """
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _write(path: str | os.PathLike[str], text: str) -> None:
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # A run that is killed while writing must not leave half a file where a whole one was.
-    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from html import escape
 from typing import Any, NamedTuple
 
 import torch
@@ -34,6 +35,8 @@ from lightning_interactions.probes import content_keys, draw_players
 from lightning_interactions.probing import device_of, float32_forward, in_format_of, probing
 from lightning_interactions.scores import ScoreFn, resolve_score
 from lightning_interactions.tasks import Target, check_target_option, find_task
+
+NOTEBOOK_SAMPLES = 4
 
 
 class Interaction(NamedTuple):
@@ -127,6 +130,19 @@ class Interactions:
         """Summarise in one line."""
         batch, gap = len(self.values), float(self.gap.max()) if len(self.gap) else float("nan")
         return f"Interactions(samples={batch}, num_players={self.num_players}, largest certified gap={gap:.2%})"
+
+    def _repr_html_(self) -> str:
+        """Show the strongest interactions of the first samples in a notebook."""
+        few = min(len(self.values), NOTEBOOK_SAMPLES)
+        first = replace(self, **{f.name: getattr(self, f.name)[:few] for f in fields(self)})
+        rows = "".join(
+            f"<tr><td>{sample}</td><td>{found.kind}</td><td>{', '.join(map(str, found.players))}</td>"
+            f"<td>{found.value:+.3g}</td></tr>"
+            for sample, strongest in enumerate(first.top_k(5))
+            for found in strongest
+        )
+        head = "<tr><th>sample</th><th>kind</th><th>players</th><th>effect on the score</th></tr>"
+        return f"<table><caption>{escape(repr(self))}</caption>{head}{rows}</table>"
 
 
 def compute_interactions(

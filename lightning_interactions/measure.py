@@ -39,6 +39,7 @@ from lightning_interactions.functional import (
     sparse_and_or,
     symlog_edges,
 )
+from lightning_interactions.interval import mean_order_interval
 from lightning_interactions.layers import LayerCut
 from lightning_interactions.noise import ROUNDING, Perturbed, noise_by_order
 from lightning_interactions.players import Players, player_counts
@@ -269,8 +270,11 @@ class Measurement:
     def scalars(self) -> dict[str, float]:
         """The numbers logged of it, by key; ``nan`` where there is no strength at all."""
         mean = self.mean_strength
+        lower, upper = mean_order_interval(self.strength)
         numbers = {
             "mean_order": mean_order(mean),
+            "mean_order_lower": torch.tensor(lower),
+            "mean_order_upper": torch.tensor(upper),
             "low_order_share": low_order_share(mean),
             "high_order_share": high_order_share(mean),
             "cancellation": cancellation(mean),

@@ -4,30 +4,33 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal
 
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lightning_interactions import bridge
-from lightning_interactions.alerts import OnEvent, resolve_alerts
+from lightning_interactions.alerts import OnEvent, WarnAlert, resolve_alerts
 from lightning_interactions.budget import Budget
 from lightning_interactions.errors import StateError
 from lightning_interactions.faults import Faults
 from lightning_interactions.figures import run_figure
 from lightning_interactions.history import History
 from lightning_interactions.measure import MeasureSettings
-from lightning_interactions.options import check_options, check_trainer
+from lightning_interactions.options import check_options, check_trainer, describe_options
 from lightning_interactions.phases import PhaseDetector, PhaseEvent
 from lightning_interactions.players import Players
 from lightning_interactions.publish import Publisher
+from lightning_interactions.report import write_report
+from lightning_interactions.runrecord import RunRecord, summary
 from lightning_interactions.samples import SampleTracks
 from lightning_interactions.scores import ScoreFn
 from lightning_interactions.session import Record, Session
 from lightning_interactions.tasks import Target
+from lightning_interactions.terminal import measuring, say, short_sentence, table
 from lightning_interactions.watchlist import Watchlist
 
 if TYPE_CHECKING:
@@ -92,7 +95,8 @@ class TwoPhaseMonitor(Base):
         log_figures: Draw figures for loggers that can show them.
         seed: Seed of the choice of samples and players; independent of the global one.
         on_error: ``"warn"``: a fault in the monitor is told once and training goes on; ``"raise"``: for debugging.
-        verbose: Print what was chosen and what it costs.
+        verbose: Print what was chosen and what it costs, events in one short sentence (unless ``on_event`` warns of
+            them), and a table at the end; show long measurements in Lightning's progress bar.
 
     Attributes:
         history: `History` of all measured epochs; ``history.to_dict()`` gives plain lists, ``history.samples`` the
@@ -107,7 +111,8 @@ class TwoPhaseMonitor(Base):
         StateError: If a checkpoint was written by a monitor with other settings.
 
     Note:
-        Logged keys, with the prefix: ``mean_order``, ``low_order_share`` (orders 1 to 3), ``high_order_share`` (orders
+        Logged keys, with the prefix: ``mean_order``, ``mean_order_lower``, ``mean_order_upper`` (95 % confidence
+        interval over the watched samples), ``low_order_share`` (orders 1 to 3), ``high_order_share`` (orders
         from n/2), ``cancellation``, ``salient_count``, ``strength/order_01_pos`` ... ``strength/order_10_neg`` (all
         averaged over the watched samples), ``train_loss``, ``val_loss``, ``loss_gap``, ``phase`` (1 or 2),
         ``boundary_epoch`` (-1 while there is none), ``overfitting_risk`` (0 to 1), ``val_loss_before_alarm``
@@ -117,8 +122,10 @@ class TwoPhaseMonitor(Base):
         ``onset/q50``, ``onset/q90`` (epoch by which a tenth, half, nine tenths of them had; -1 while fewer have; none
         of the four with ``resample=True``), ``skipped_samples``, ``mean_players`` (texts may have fewer than
         ``num_players``), ``seconds``. With ``watch="both"`` those of the interactions and onsets have a part
-        ``train/`` or ``val/``. TensorBoard also gets histograms
-        (``histogram/order_01``, ..., ``order_distribution``) and figures (``run``, ``strength_by_order``).
+        ``train/`` or ``val/``. Loggers that can take them also get histograms (``histogram/order_01``, ...,
+        ``order_distribution``), figures (``run``, ``strength_by_order``; at records 1, 2, 4, 8, ..., at events and at
+        the end) and the events with their evidence (``events``); TensorBoard the three charts of *Custom Scalars* too,
+        with ``boundary_line``. Those that keep files get ``interactions.json``, which `write_report` reads.
 
         The state key is made of ``watch`` and ``log_key_prefix``; give two monitors different prefixes.
 
@@ -218,6 +225,27 @@ class TwoPhaseMonitor(Base):
             overfitting_epoch=self.detector.overfitting_epoch,
         )
 
+    def report(self, path: str | os.PathLike[str]) -> None:
+        """Write all that is known of the run as one HTML file that needs no network, see `write_report`.
+
+        Args:
+            path: Where to.
+
+        Raises:
+            ArgumentError: If nothing has been measured.
+        """
+        write_report(self._run(), path)
+
+    def _run(self) -> RunRecord:
+        return RunRecord(
+            self.history.to_dict(),
+            self.events,
+            self.boundary_epoch,
+            self.detector.overfitting_epoch,
+            describe_options(self),
+            self.history.samples,
+        )
+
     # -- policy, for subclasses --------------------------------------------------------------------------------------
 
     def should_probe(self, epoch: int, step: int) -> bool:
@@ -263,6 +291,9 @@ class TwoPhaseMonitor(Base):
         # A stop that still waits for the Trainer's minimum is not in the checkpoint, and its event does not come again.
         asked = any(event.kind == self.stop_on for event in self.events)
         trainer.should_stop = trainer.should_stop or (asked and bridge.is_below_minimum(trainer))
+        if self._writes(trainer):
+            with self._contained(trainer, "preparing the loggers"):
+                self._publisher.open(trainer.loggers, ["val", "train"] if self.watch == "both" else [self.watch])
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Decide if the last epoch's training loss came late; note the value that will be stale at this epoch's end."""
@@ -340,19 +371,28 @@ class TwoPhaseMonitor(Base):
                 checkpoint["callbacks"][self.state_key] = self.state_dict()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the run once more."""
+        """Draw the run once more, and sum it up."""
         self._settle_late(trainer)
-        if self._active and trainer.is_global_zero and not bridge.is_fast_dev_run(trainer):
-            with self._contained(trainer, "drawing the run"):
+        if self._writes(trainer) and len(self.history):
+            with self._contained(trainer, "summing up the run"):
                 self._draw(trainer, bridge.logged_step(trainer))
+                if self.verbose:
+                    say(trainer, "\n" + table("TwoPhaseMonitor", summary(self._run())))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Forget what was under way."""
+        """Forget what was under way; keep what was measured."""
         self._forget()
+        if self._writes(trainer) and len(self.history):
+            with self._contained(trainer, "keeping the history"):
+                self._publisher.keep(trainer.loggers, self._run())
 
     @property
     def _active(self) -> bool:
         return self._usable and not self._faults.switched_off
+
+    def _writes(self, trainer: Trainer) -> bool:
+        """Whether this process writes files and speaks."""
+        return self._active and trainer.is_global_zero and not bridge.is_fast_dev_run(trainer)
 
     # -- measuring ---------------------------------------------------------------------------------------------------
 
@@ -374,14 +414,15 @@ class TwoPhaseMonitor(Base):
     def _check_batch(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
         chosen = self._session.check_batch(trainer, pl_module, batch)
         if self.verbose:
-            rank_zero_info(f"TwoPhaseMonitor: {chosen}.")
+            say(trainer, f"TwoPhaseMonitor: {chosen}.")
 
     def _step(self, trainer: Trainer, pl_module: LightningModule, *, decide: bool) -> None:
         """Measure; decide, or log what needs no waiting."""
         self._due = False
         with self._contained(trainer, "measuring", counts=True):
-            record = self._session.measure(trainer, pl_module, self._watchlist)
-            self._account(record)
+            with measuring(trainer, self.verbose) as progress:
+                record = self._session.measure(trainer, pl_module, self._watchlist, progress)
+            self._account(trainer, record)
             self._pending.append(record)
             if not decide:
                 self._publisher.scalars_with(trainer, pl_module)(record.scalars)
@@ -395,14 +436,15 @@ class TwoPhaseMonitor(Base):
             keys = [*DECISION_KEYS, *(f"{part}mean_order" for part in parts)]
             self._publisher.scalars_with(trainer, pl_module)(dict.fromkeys(keys, math.nan))
 
-    def _account(self, record: Record) -> None:
+    def _account(self, trainer: Trainer, record: Record) -> None:
         seconds, measurement = record.scalars["seconds"], record.deciding
         if self.verbose and self._budget.count == 0:
             samples, n = sum(len(m.gap) for m in record.found.values()), measurement.strength.shape[-1]
             share = seconds / max(self._budget.training - seconds, 1e-9)
-            rank_zero_info(
+            say(
+                trainer,
                 f"TwoPhaseMonitor: the first measurement ({samples} samples x 2**{n} coalitions) took {seconds:.2f} s, "
-                f"{share:.0%} of the training time so far. max_overhead, every_n_epochs or num_samples make it less."
+                f"{share:.0%} of the training time so far. max_overhead, every_n_epochs or num_samples make it less.",
             )
         self._budget.spend(seconds)
         self._faults.recovered()
@@ -507,11 +549,16 @@ class TwoPhaseMonitor(Base):
             trainer.should_stop = trainer.should_stop or stop
         if trainer.is_global_zero:
             self._publisher.send(events)
+            if self.verbose and not any(isinstance(alert, WarnAlert) for alert in self._publisher.alerts):
+                for event in events:
+                    say(trainer, f"TwoPhaseMonitor: {short_sentence(event)}")
 
     def _show(self, trainer: Trainer, record: Record, events: Sequence[PhaseEvent]) -> None:
         """Write and draw. On rank 0 only."""
         with self._contained(trainer, "writing histograms and texts"):
             self._publisher.write(trainer.loggers, record, events)
+            if any(event.kind in ("boundary", "retracted") for event in events):
+                self._publisher.mark_boundary(trainer.loggers, self._run())
         count = len(self.history)
         if events or count & (count - 1) == 0:  # drawn at records 1, 2, 4, 8, ... and whenever something happened
             with self._contained(trainer, "drawing the run"):
@@ -519,6 +566,7 @@ class TwoPhaseMonitor(Base):
 
     def _draw(self, trainer: Trainer, step: int) -> None:
         self._publisher.draw(trainer.loggers, self.history.last, self.plot, step)
+        self._publisher.keep(trainer.loggers, self._run())
 
     # -- state -------------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -103,6 +104,22 @@ def check_trainer(trainer: Any, pl_module: Any, watch: str, forward_fn: object) 
         f"There is no validation loader (or no `validation_step`), {_NEEDS}. Give the Trainer validation data, or use "
         'TwoPhaseMonitor(watch="train").'
     )
+
+
+def describe_options(monitor: Any) -> dict[str, Any]:
+    """Return the arguments a monitor was made with, as far as it keeps them, as plain values.
+
+    Args:
+        monitor: The monitor.
+    """
+    names = [name for name in inspect.signature(type(monitor).__init__).parameters if hasattr(monitor, name)]
+    return {name: _plain(getattr(monitor, name)) for name in names}
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    return getattr(value, "__qualname__", None) or repr(value)
 
 
 def _inactive(reason: str) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from html import escape
 from statistics import NormalDist
 from typing import Any, Literal, get_args
 
@@ -55,6 +56,12 @@ class PhaseEvent:
     def __post_init__(self) -> None:
         if self.kind not in get_args(EventKind):
             raise bad_argument("kind", f"one of {', '.join(get_args(EventKind))}", self.kind)
+
+    def _repr_html_(self) -> str:
+        """Show the event in a notebook: its sentence, and the evidence to unfold."""
+        rows = "".join(f"<tr><td>{escape(name)}</td><td>{value:.4g}</td></tr>" for name, value in self.evidence.items())
+        told = f"<b>{self.kind.replace('_', ' ')}.</b> {escape(self.message)}"
+        return f"<details><summary>{told}</summary><table>{rows}</table></details>"
 
     def to_dict(self) -> dict[str, Any]:
         """Give plain values that strict JSON can hold: numbers that are not finite become ``None``."""

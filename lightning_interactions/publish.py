@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,9 @@ from lightning_interactions.alerts import Alert
 from lightning_interactions.figures import order_distribution_figure
 from lightning_interactions.functional import order_distribution
 from lightning_interactions.phases import PhaseEvent
+from lightning_interactions.runrecord import RunRecord
 from lightning_interactions.session import Record
+from lightning_interactions.terminal import bars_cleared
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,6 +67,21 @@ class Publisher:
         """
         return lambda scalars: bridge.log_late(trainer, self._with_prefix(scalars))
 
+    def open(self, loggers: Sequence[Any], splits: Sequence[str]) -> None:
+        """Prepare the loggers of a run. On rank 0 only.
+
+        Args:
+            loggers: The Trainer's loggers.
+            splits: The splits whose interactions are measured.
+        """
+        writers.write_charts(loggers, self.prefix, [f"{split}/" for split in splits] if len(splits) > 1 else [""])
+        blind = writers.cannot_show(loggers)
+        if blind is not None and self.figures:
+            self.tell(
+                f"{blind} can show neither histograms nor figures; `monitor.report(path)` writes them to a file, and "
+                "so does `lightning-interactions report RUN_DIR` where the logger keeps files"
+            )
+
     def write(self, loggers: Sequence[Any], record: Record, events: Sequence[PhaseEvent]) -> None:
         """Write histograms and the events' texts. On rank 0 only.
 
@@ -78,7 +96,32 @@ class Publisher:
             share = order_distribution(measurement.mean_strength)
             writers.write_order_distribution(loggers, prefix, share, record.step)
         for event in events:
-            writers.write_text(loggers, f"{self.prefix}events", event.message, record.step)
+            writers.write_event(loggers, self.prefix, event, record.step)
+
+    def mark_boundary(self, loggers: Sequence[Any], run: RunRecord) -> None:
+        """Draw the boundary, found or withdrawn just now, into the chart of the mean order. On rank 0 only.
+
+        Args:
+            loggers: The Trainer's loggers.
+            run: The run so far.
+        """
+        epochs, orders = run.history["epoch"], [x for x in run.column("mean_order") if math.isfinite(x)]
+        if run.boundary_epoch is None:
+            gap = (math.nan, math.nan)  # or a line would join the boundary that was withdrawn to the next one
+            writers.write_boundary_line(loggers, self.prefix, run.history["step"][-1], gap)
+        elif run.boundary_epoch in epochs and orders:
+            step = run.history["step"][epochs.index(run.boundary_epoch)]
+            writers.write_boundary_line(loggers, self.prefix, step, (min(orders), max(orders)))
+
+    def keep(self, loggers: Sequence[Any], run: RunRecord) -> None:
+        """Leave all that is known of the run where the loggers keep files. On rank 0 only.
+
+        Args:
+            loggers: The Trainer's loggers.
+            run: The run so far.
+        """
+        name = self.prefix.strip("/_ ").replace("/", "_") or "interactions"
+        writers.write_file(loggers, f"{name}.json", run.to_json())
 
     def draw(
         self, loggers: Sequence[Any], last: Mapping[str, Any] | None, run_figure: Callable[[], Figure], step: int
@@ -91,7 +134,7 @@ class Publisher:
             run_figure: Draws the run.
             step: Position on the x axis.
         """
-        if last is None or not self.figures or not any(map(writers.takes_rich_data, loggers)):
+        if last is None or not self.figures or not any(map(writers.takes_figures, loggers)):
             return
         strength = order_distribution_figure(torch.tensor(last["strength"]), epoch=last["epoch"])
         writers.write_figures(loggers, self.prefix, {"run": run_figure(), "strength_by_order": strength}, step)
@@ -105,7 +148,8 @@ class Publisher:
         for event in events:
             for alert in self.alerts:
                 try:
-                    alert.send(event)
+                    with bars_cleared():
+                        alert.send(event)
                 except Exception as error:
                     self.tell(f"{type(alert).__name__} could not tell an event ({error!r}): {event.message}")
 

@@ -192,13 +192,16 @@ class Session:
         except Exception as error:  # it may come from the user's own input_fn or target_fn
             self.tell(f"a {split} batch is left out: {error if isinstance(error, BatchError) else repr(error)}")
 
-    def measure(self, trainer: Any, pl_module: Any, watchlist: Watchlist) -> Record:
+    def measure(
+        self, trainer: Any, pl_module: Any, watchlist: Watchlist, progress: Callable[[float], object] | None = None
+    ) -> Record:
         """Measure all splits under the present weights.
 
         Args:
             trainer: The Trainer.
             pl_module: The LightningModule.
             watchlist: The samples; their collection ends here.
+            progress: Takes the fraction that is done, now and then.
 
         Returns:
             The record, the same on every rank.
@@ -218,7 +221,7 @@ class Session:
         measurer = Measurer(settings, known.task, bridge.ranks_of(trainer), pl_module.device, arrange)
         found, losses = measurer.measure(
             lambda: self._probing(pl_module),
-            lambda: self._forward(trainer, pl_module, known.call),
+            lambda: self._counted(self._forward(trainer, pl_module, known.call), trainer, watchlist, progress),
             lambda forward: self._players_of(known.masker, watchlist, forward, measurer),
             watchlist.losses,
             self._cut,
@@ -272,6 +275,23 @@ class Session:
                 f"{int(fewer.min())}); they add no strength to orders above their number of players"
             )
         return watched
+
+    def _counted(
+        self, forward: Forward, trainer: Any, watchlist: Watchlist, progress: Callable[[float], object] | None
+    ) -> Forward:
+        """Count the rows of all forward passes, against those the masked inputs need."""
+        if progress is None:
+            return forward
+        done, expected = 0, sum(map(len, watchlist.watched.values())) * 2**self.settings.num_players
+
+        def counted(inputs: Tensor) -> Any:
+            nonlocal done
+            outputs = forward(inputs)
+            done += len(inputs)
+            progress(done * trainer.world_size / max(expected, 1))
+            return outputs
+
+        return counted
 
     def _probing(self, pl_module: Any) -> Any:
         return probing(pl_module, full_precision=self.precision == "32-true")

@@ -22,19 +22,19 @@ LEVELS: dict[str, int] = {
     name: level
     for level, names in enumerate(
         [
-            "errors",
+            "errors files",
             "coalitions",
             "functional scores probing",
             "batches tasks",
             "players layers chunks _evidence _phase_messages _risk",
             "evaluate probes phases metrics _figure_data",
-            "noise",
-            "measure watchlist faults interactions history figures alerts writers budget",
-            "bridge samples",
-            "options session",
+            "noise interval",
+            "measure watchlist faults interactions history figures alerts sinks terminal budget",
+            "bridge samples writers runrecord",
+            "options session report",
             "publish",
             "monitor",
-            "demo _auto",
+            "demo _auto postmortem",
             "_factory",
             "cli",
             "__main__",
@@ -129,7 +129,7 @@ def test_imports_point_downwards(path: Path) -> None:
 @every_module
 def test_private_modules_belong_to_their_own_neighbours(path: Path) -> None:
     users = {
-        "_evidence": {"phases"},
+        "_evidence": {"phases", "interval"},
         "_risk": {"phases"},
         "_phase_messages": {"phases"},
         "_figure_data": {"figures"},

@@ -18,11 +18,13 @@ def test_demo_as_a_command(tmp_path: Path) -> None:
         [*command, "--output", "out"], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "Phase boundary:          none found" in done.stdout, "two epochs are too few for one"
-    assert "Lowest validation loss:  epoch" in done.stdout
+    assert "Phase boundary          none found" in done.stdout, "two epochs are too few for one"
+    assert "Lowest validation loss  epoch" in done.stdout
+    assert "No boundary was found: train longer" in done.stdout
     assert "100%" in done.stdout + done.stderr, "a progress bar is shown"
     (run_folder,) = (tmp_path / "out").iterdir()
     assert (run_folder / "run.png").read_bytes().startswith(b"\x89PNG")
+    assert "The run" in (run_folder / "report.html").read_text()
     assert (run_folder / "history.csv").read_text().startswith("epoch,step,mean_order")
     tags = EventAccumulator(str(run_folder)).Reload().Tags()
     assert "interactions/mean_order" in tags["scalars"]

@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 
 from lightning_interactions.errors import ArgumentError
-from lightning_interactions.figures import order_distribution_figure, run_figure
+from lightning_interactions.figures import curves_figure, order_distribution_figure, run_figure
 
 NAN = float("nan")
 N = 10
@@ -85,13 +85,13 @@ def test_run_figure_has_panels_heat_map_and_losses_all_labelled():
     assert bar.get_ylabel() == "share of strength (%)"
     assert (losses.get_xlabel(), losses.get_ylabel()) == ("epoch", "loss")
     assert heat.get_xlim() == losses.get_xlim()
-    assert [axes.get_title().split(":")[0] for axes in panels] == [
+    assert [axes.get_title().splitlines()[0] for axes in panels] == [
         "Start (epoch 0)",
         "Boundary (epoch 12)",
         "Now (epoch 39)",
     ]
     legend = [text.get_text() for text in losses.get_legend().get_texts()]
-    assert legend == ["training loss", "validation loss", "loss gap", "lowest validation loss (epoch 20)"]
+    assert legend == ["training loss", "validation loss", "loss gap", "lowest (epoch 20)"]
 
 
 def test_events_are_drawn_at_their_epochs_in_both_axes():
@@ -131,7 +131,7 @@ def test_panels_show_shares_of_the_total_so_that_epochs_compare():
 
 
 def test_without_a_boundary_the_lowest_mean_order_is_shown():
-    assert run_figure(example()).axes[1].get_title().startswith("Lowest (epoch 12): mean order")
+    assert run_figure(example()).axes[1].get_title().startswith("Lowest (epoch 12)\nmean order")
 
 
 def test_unevenly_spaced_epochs_get_columns_up_to_half_way():
@@ -154,8 +154,8 @@ def test_several_records_of_one_epoch_share_its_width():
 @pytest.mark.parametrize(
     ("epochs", "events", "title"),
     [
-        (40, (12, None), "Low-order dominance ended at epoch 12; validation loss was lowest at epoch 20"),
-        (10, (None, None), "No phase boundary so far (10 measured epochs); validation loss is at its lowest now"),
+        (40, (12, None), "Low-order dominance ended at epoch 12;\nvalidation loss was lowest at epoch 20"),
+        (10, (None, None), "No phase boundary so far (10 measured epochs);\nvalidation loss is at its lowest now"),
         (1, (None, None), "No phase boundary so far (1 measured epoch)"),
         (
             40,
@@ -263,6 +263,34 @@ def test_unusable_histories_are_refused(history, message):
         run_figure(history)
 
 
+# -- curves -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("history", HISTORIES.values(), ids=HISTORIES.keys())
+@pytest.mark.parametrize("events", [(None, None), (12, 14)])
+def test_curves_of_every_history_are_drawn_without_overlap(history, events):
+    figure = curves_figure(history, boundary_epoch=events[0], overfitting_epoch=events[1])
+    assert [axes.get_ylabel() for axes in figure.axes] == ["mean order", "loss gap", "overfitting risk"]
+    assert_nothing_overlaps(figure)
+    for axes in figure.axes:
+        assert lines(axes, "boundary") == ([12] if events[0] else [])
+
+
+def test_curves_show_the_band_the_gap_and_the_risk():
+    history = example()
+    order = [sum((k + 1) * (up[k] + down[k]) for k in range(N)) / sum(up + down) for up, down in history["strength"]]
+    history |= {"mean_order_lower": [x - 0.25 for x in order], "mean_order_upper": [x + 0.5 for x in order]}
+    history["overfitting_risk"] = [0.01 * epoch for epoch in history["epoch"]]
+    orders, gap, risk = curves_figure(history).axes
+    assert orders.lines[0].get_ydata().tolist() == pytest.approx(order)
+    corners = orders.collections[0].get_paths()[0].vertices[:, 1]
+    assert corners.min() == pytest.approx(min(order) - 0.25)
+    assert corners.max() == pytest.approx(max(order) + 0.5)
+    differences = [v - t for v, t in zip(history["val_loss"], history["train_loss"], strict=True)]
+    assert gap.lines[0].get_ydata().tolist() == pytest.approx(differences)
+    assert risk.lines[0].get_ydata().tolist() == pytest.approx(history["overfitting_risk"])
+
+
 # -- one epoch --------------------------------------------------------------------------------------------------------
 
 
@@ -294,7 +322,7 @@ def test_png_is_written_and_not_blank(tmp_path):
     run_figure(example(), boundary_epoch=12).savefig(tmp_path / "run.png")
     assert (tmp_path / "run.png").stat().st_size > 20_000
     image = pixels(run_figure(example(), boundary_epoch=12))
-    assert image.shape == (800, 1000, 4)
+    assert image.shape == (912, 1008, 4)
     assert (image[..., :3] < 255).any(-1).float().mean() > 0.2
 
 
@@ -302,7 +330,7 @@ def test_no_pyplot_no_global_state_no_random_numbers():
     code = """
 import random, sys, numpy, torch
 from test_figures import example, pixels
-from lightning_interactions.figures import order_distribution_figure, run_figure
+from lightning_interactions.figures import curves_figure, order_distribution_figure, run_figure
 before = random.getstate(), str(numpy.random.get_state()), torch.get_rng_state().tolist()
 history = example()
 pixels(run_figure(history, boundary_epoch=3))

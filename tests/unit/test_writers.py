@@ -16,12 +16,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from lightning_interactions.functional import symlog_edges
+from lightning_interactions.phases import PhaseEvent
 from lightning_interactions.writers import (
-    takes_rich_data,
+    takes_figures,
+    write_boundary_line,
+    write_charts,
+    write_event,
     write_figures,
+    write_file,
     write_histograms,
     write_order_distribution,
-    write_text,
 )
 
 
@@ -111,21 +115,35 @@ def test_figures_are_images(board: TensorBoardLogger) -> None:
         assert (pixels > 0.99).all(-1).mean() > 0.5  # a white page, not noise
 
 
-def test_text_is_kept(board: TensorBoardLogger) -> None:
-    write_text([board], "interactions/events", "**Epoch 3** was the boundary.", step=4)
+def test_an_event_is_kept_with_its_evidence(board: TensorBoardLogger) -> None:
+    event = PhaseEvent("overfitting", 4, 4, 9, {"gap_growth": 0.51234, "odd": float("nan")}, "**Epoch 4** it was.")
+    write_event([board], "interactions/", event, step=4)
     found = read(board)
     (tag,) = found.Tags()["tensors"]
     assert tag.startswith("interactions/events")
-    (event,) = found.Tensors(tag)
-    assert event.step == 4
-    assert event.tensor_proto.string_val[0].decode() == "**Epoch 3** was the boundary."
+    (kept,) = found.Tensors(tag)
+    assert kept.step == 4
+    text = kept.tensor_proto.string_val[0].decode()
+    assert "**Epoch 4** it was." in text
+    assert "| gap growth | 0.5123 |\n| odd | nan |" in text
+
+
+def test_a_line_is_vertical_and_can_be_interrupted(board: TensorBoardLogger) -> None:
+    for step, ends in ((7, (1.5, 3.5)), (9, (math.nan, math.nan)), (8, (1.0, 2.0))):
+        write_boundary_line([board], "x/", step, ends)
+    points = [(event.step, event.value) for event in read(board).Scalars("x/boundary_line")]
+    assert points[:2] == [(7, 1.5), (7, 3.5)]
+    assert all(math.isnan(value) for _, value in points[2:4])
+    assert points[4:] == [(8, 1.0), (8, 2.0)]
 
 
 def everything(loggers: list[Any], counts: Tensor = COUNTS) -> None:
     write_histograms(loggers, "x/", counts, EDGES, step=1)
     write_order_distribution(loggers, "x/", torch.tensor([0.5, 0.5]), step=1)
     write_figures(loggers, "x/", {"run": figure()}, step=1)
-    write_text(loggers, "x/events", "text", step=1)
+    write_event(loggers, "x/", PhaseEvent("boundary", 1, 2, message="text"), step=1)
+    write_charts(loggers, "x/", [""])
+    write_boundary_line(loggers, "x/", 1, (1.0, 2.0))
 
 
 def test_other_loggers_are_left_alone(tmp_path: Path, board: TensorBoardLogger) -> None:
@@ -141,7 +159,7 @@ def test_other_loggers_are_left_alone(tmp_path: Path, board: TensorBoardLogger) 
 def test_dummies_that_take_any_call_are_left_alone() -> None:
     from lightning.pytorch.loggers.logger import DummyLogger
 
-    assert not takes_rich_data(DummyLogger())
+    assert not takes_figures(DummyLogger())
     everything([DummyLogger()])
 
 
@@ -149,7 +167,24 @@ def test_loggers_are_known_by_name(tmp_path: Path) -> None:
     class Own(TensorBoardLogger):
         pass
 
-    assert takes_rich_data(Own(tmp_path))
-    assert takes_rich_data(type("TensorBoardLogger", (), {})())  # that of pytorch_lightning
-    assert not takes_rich_data(CSVLogger(tmp_path))
-    assert not takes_rich_data(None)
+    assert takes_figures(Own(tmp_path))
+    assert takes_figures(type("TensorBoardLogger", (), {})())  # that of pytorch_lightning
+    assert not takes_figures(CSVLogger(tmp_path))
+    assert not takes_figures(None)
+
+
+def test_lightnings_own_service_gets_files(tmp_path: Path) -> None:
+    """By its documented calls only: it cannot be reached from a test."""
+    given: list[str] = []
+
+    class LitLogger:
+        log_dir = str(tmp_path / "logs")
+
+        def log_file(self, path: str) -> None:
+            assert Path(path).is_file()
+            given.append(Path(path).name)
+
+    everything([LitLogger()])
+    write_file([LitLogger()], "interactions.json", "{}")
+    assert given == ["x_run.png", "interactions.json"]
+    assert not write_file([None], "interactions.json", "{}")

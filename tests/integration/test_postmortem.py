@@ -1,0 +1,202 @@
+"""Checkpoints of a finished run give the numbers the live monitor gave."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from models import small_monitor
+from postmortem_project import Broken, Data, Net
+from torch.utils.data import DataLoader, default_collate
+
+from lightning_interactions import (
+    ArgumentError,
+    BatchError,
+    InteractionsWarning,
+    RunRecord,
+    TwoPhaseMonitor,
+    analyze_checkpoints,
+)
+from lightning_interactions.cli import main
+
+OPTIONS: dict[str, Any] = {"num_samples": 6, "num_players": 4}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[TwoPhaseMonitor, Path]:
+    """A run of four epochs under a live monitor, with a checkpoint of each."""
+    folder = tmp_path_factory.mktemp("run")
+    L.seed_everything(0, verbose=False)
+    monitor = small_monitor()
+    trainer = L.Trainer(
+        max_epochs=4, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[monitor, ModelCheckpoint(folder / "checkpoints", save_top_k=-1, save_last=True)],
+    )  # fmt: skip
+    trainer.fit(Net(hidden=12), datamodule=Data())
+    return monitor, folder / "checkpoints"
+
+
+def assert_same(found: TwoPhaseMonitor, live: TwoPhaseMonitor, rows: slice = slice(None)) -> None:
+    one, other = found.history.to_dict(), live.history.to_dict()
+    assert set(one) == set(other)
+    for key, column in one.items():
+        if key != "seconds":
+            np.testing.assert_allclose(column, other[key][rows], rtol=0, atol=1e-6, err_msg=key)
+
+
+def analyze(checkpoints: Any, **options: Any) -> Any:
+    quiet = {"progress": False, "verbose": False, "accelerator": "cpu"}
+    given = {"model": Net, "data": Data} | options
+    return analyze_checkpoints(given.pop("model"), given.pop("data"), checkpoints, **(OPTIONS | quiet | given))
+
+
+def test_the_numbers_are_those_of_the_live_monitor(run: tuple[TwoPhaseMonitor, Path]) -> None:
+    live, folder = run
+    found = analyze(folder)
+    assert_same(found, live)
+    assert found.history.column("epoch") == [0, 1, 2, 3]
+    assert found.skipped == {}
+    assert [event.to_dict() for event in found.events] == [event.to_dict() for event in live.events]
+    assert len(found.plot().axes) == 6
+
+
+@pytest.mark.parametrize("kind", ["instance", "loaders", "files", "no training data"])
+def test_other_ways_to_say_it(kind: str, run: tuple[TwoPhaseMonitor, Path]) -> None:
+    live, folder = run
+    options: dict[str, Any] = {}
+    checkpoints: Any = folder
+    if kind == "instance":
+        options = {"model": Net(hidden=12), "data": Data()}
+    if kind in ("loaders", "no training data"):
+        data = Data()
+        data.setup("fit")
+
+        def moved(batch: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+            x, y = default_collate(batch)
+            return 2 * x + 1, y
+
+        train, val = (DataLoader(part, batch_size=16, collate_fn=moved) for part in (data.train, data.val))
+        options = {"data": (train if kind == "loaders" else None, val)}
+    if kind == "files":
+        checkpoints = sorted(folder.glob("epoch=*.ckpt"), reverse=True)
+    found = analyze(checkpoints, **options)
+    if kind == "no training data":
+        assert all(map(math.isnan, found.history.column("loss_gap")))
+        assert found.history.column("mean_order") == pytest.approx(live.history.column("mean_order"), abs=1e-6)
+    else:
+        assert_same(found, live)
+
+
+def test_what_does_not_load_is_named_and_skipped(run: tuple[TwoPhaseMonitor, Path], tmp_path: Path) -> None:
+    live, folder = run
+    for file in folder.glob("epoch=*.ckpt"):
+        shutil.copy(file, tmp_path)
+    (tmp_path / "epoch=9.ckpt").write_bytes(b"not a checkpoint")
+    weights = torch.load(tmp_path / "epoch=1-step=6.ckpt", weights_only=False)
+    weights["state_dict"].popitem()
+    torch.save(weights, tmp_path / "epoch=1-step=6.ckpt")
+    torch.save({"epoch": 3}, tmp_path / "half.ckpt")
+    with pytest.warns(InteractionsWarning, match="is left out") as caught:
+        found = analyze(tmp_path)
+    assert {Path(path).name for path in found.skipped} == {"epoch=9.ckpt", "epoch=1-step=6.ckpt", "half.ckpt"}
+    told = " ".join(str(item.message) for item in caught)
+    assert all(name in told for name in ("epoch=9.ckpt", "epoch=1-step=6.ckpt", "half.ckpt"))
+    assert found.history.column("epoch") == [0, 2, 3]
+    kept = [live.history.column("mean_order")[i] for i in (0, 2, 3)]
+    assert found.history.column("mean_order") == pytest.approx(kept, abs=1e-6)
+
+
+def test_an_interrupted_analysis_goes_on(
+    run: tuple[TwoPhaseMonitor, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live, folder = run
+    from lightning_interactions.postmortem import CheckpointMonitor
+
+    measure, calls = CheckpointMonitor.measure, []
+
+    def until_the_third(self: Any, trainer: Any, module: Any, checkpoint: Any) -> Any:
+        calls.append(checkpoint.epoch)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return measure(self, trainer, module, checkpoint)
+
+    monkeypatch.setattr(CheckpointMonitor, "measure", until_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        analyze(folder, output=tmp_path)
+    assert not (tmp_path / "interactions.json").exists()
+    found = analyze(folder, output=tmp_path)
+    assert calls == [0, 1, 2, 2, 3], "the first two are not measured again"
+    assert_same(found, live)
+    assert RunRecord.from_json((tmp_path / "interactions.json").read_text()).history == found.history.to_dict()
+    again = analyze(folder, output=tmp_path)
+    assert len(calls) == 5
+    assert_same(again, live)
+    analyze(folder, output=tmp_path, num_samples=5)
+    assert len(calls) == 9, "other settings begin anew"
+
+
+def test_the_command_line_writes_the_report(
+    run: tuple[TwoPhaseMonitor, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    live, folder = run
+    monkeypatch.chdir(tmp_path)
+    arguments = ["analyze", "--model", "postmortem_project.Net", "--data", "postmortem_project:Data", "--checkpoints"]
+    small = ["--num-samples", "6", "--num-players", "4", "--output", "out", "--accelerator", "cpu"]
+    assert main([*arguments, str(folder), *small]) == 0
+    said = capsys.readouterr()
+    assert "No phase boundary was found in 4 measured epochs" in said.out
+    assert "4/4" in said.err, "a progress bar over the checkpoints"
+    assert {path.name for path in Path("out").iterdir()} == {
+        "analysis.ckpt",
+        "interactions.json",
+        "interactions.html",
+        "run.png",
+    }
+    kept = RunRecord.from_json(Path("out/interactions.json").read_text())
+    assert kept.column("mean_order") == pytest.approx(live.history.column("mean_order"), abs=1e-6)
+    other = ["--model-args", '{"hidden": 7}', "--output", "other"]
+    with pytest.warns(InteractionsWarning, match="size mismatch|Error"):
+        assert main([*arguments, str(folder), *small, *other]) == 2
+    assert "None of the checkpoints" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"model": "Net"}, "`model`"),
+        ({"model": dict}, "`model`"),
+        ({"data": 3}, "`data`"),
+        ({"stop_on": "boundary"}, "stop_on"),
+        ({"monitor": "val_loss", "on_event": None}, "monitor, on_event"),
+        ({"num_samples": 1}, "`num_samples`"),
+    ],
+    ids=["text", "other class", "no data", "stop_on", "two options", "option"],
+)
+def test_bad_arguments_are_explained(options: dict[str, Any], word: str, run: tuple[TwoPhaseMonitor, Path]) -> None:
+    with pytest.raises(ArgumentError, match=word):
+        analyze(run[1], **options)
+
+
+def test_without_any_checkpoint_there_is_an_error(tmp_path: Path, run: tuple[TwoPhaseMonitor, Path]) -> None:
+    with pytest.raises(ArgumentError, match="`checkpoints`"):
+        analyze(tmp_path)
+    with pytest.warns(InteractionsWarning), pytest.raises(ArgumentError, match="needs a part that is not there"):
+        analyze(run[1], model=Broken)
+    with pytest.raises(BatchError, match="target_fn"):
+        analyze(run[1], data=(None, [torch.zeros(3, 5)]))
+
+
+@pytest.mark.parametrize("path", ["Net", "postmortem_project.Nothing", "no_such_package.Net"])
+def test_a_wrong_import_path_is_explained(path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["analyze", "--model", path, "--data", "postmortem_project.Data", "--checkpoints", str(tmp_path)]) == 2
+    assert "`model` to be an import path" in capsys.readouterr().err

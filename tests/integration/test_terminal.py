@@ -1,0 +1,192 @@
+"""What is seen in the terminal, with every bar Lightning has; and silence."""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+import sys
+import time
+import warnings
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
+from models import ColumnNet, fit, small_monitor
+from torch import Tensor
+
+from lightning_interactions import InteractionsWarning, PhaseDetector, PhaseEvent, TwoPhaseMonitor, terminal
+from lightning_interactions.terminal import short_sentence
+
+
+class Turning(PhaseDetector):
+    """Finds a boundary in its second record, whatever comes."""
+
+    def update(self, epoch: int, *args: Any, **options: Any) -> list[PhaseEvent]:
+        super().update(epoch, *args, **options)
+        if epoch != 1:
+            return []
+        self.boundary_epoch = 0
+        return [PhaseEvent("boundary", 0, 1, 7, {"trough": 1.5, "level": 2.25}, "The long sentence.")]
+
+
+def watched(monitor: TwoPhaseMonitor, capfd: pytest.CaptureFixture[str], **options: Any) -> tuple[str, str]:
+    capfd.readouterr()
+    fit(monitor, **({"enable_progress_bar": True} | options))
+    sys.stdout.flush()
+    said = capfd.readouterr()
+    return said.out, said.err
+
+
+RICH = pytest.param(
+    RichProgressBar, id="rich", marks=pytest.mark.skipif(find_spec("rich") is None, reason="rich is not installed")
+)
+TQDM = pytest.param(TQDMProgressBar, id="tqdm")
+BARS = pytest.mark.parametrize("bar", [TQDM, RICH, pytest.param(None, id="no bar")])
+
+
+@BARS
+def test_the_boundary_is_one_short_sentence_and_the_end_a_table(
+    bar: Any, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    monitor = small_monitor(verbose=True, on_event=None, detector=Turning())
+    options: dict[str, Any] = {"callbacks": (bar(),)} if bar else {"enable_progress_bar": False}
+    with caplog.at_level(logging.INFO):
+        text = "".join(watched(monitor, capfd, **options)) + ("" if bar else caplog.text)
+    assert text.count("TwoPhaseMonitor: Epoch 1: phase boundary at epoch 0 (mean order rose from 1.5 to 2.25).") == 1
+    assert "The long sentence." not in text
+    assert text.count("Phase boundary          epoch 0") == 1
+    assert "every split within" in text
+
+
+def test_a_warning_takes_the_place_of_the_sentence(capfd: pytest.CaptureFixture[str]) -> None:
+    monitor = small_monitor(verbose=True, on_event="warn", detector=Turning())
+    with pytest.warns(InteractionsWarning, match="The long sentence"):
+        text = "".join(watched(monitor, capfd))
+    assert "phase boundary at epoch 0" not in text
+
+
+def test_silence(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    def said(monitor: TwoPhaseMonitor | None) -> tuple[str, list[str]]:
+        caplog.clear()
+        capfd.readouterr()
+        with warnings.catch_warnings(), caplog.at_level(logging.INFO):
+            warnings.simplefilter("error", InteractionsWarning)
+            fit(monitor, enable_progress_bar=False)
+        return "".join(capfd.readouterr()), [record.getMessage() for record in caplog.records]
+
+    assert said(small_monitor(verbose=False, on_event=None, detector=Turning())) == said(None)
+
+
+def test_the_warning_is_told_from_the_epoch_and_without_a_line_of_code(capsys: pytest.CaptureFixture[str]) -> None:
+    from lightning_interactions import WarnAlert
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        shown = warnings.showwarning
+        stream = io.StringIO()
+        warnings.showwarning = lambda *a, **k: stream.write(warnings.formatwarning(*a[:4]))
+        try:
+            WarnAlert().send(PhaseEvent("boundary", 3, 5, message="It ended."))
+        finally:
+            warnings.showwarning = shown
+    assert stream.getvalue() == "TwoPhaseMonitor:5: InteractionsWarning: It ended.\n"
+
+
+# -- a long measurement -----------------------------------------------------------------------------------------------
+
+
+class SlowNet(ColumnNet):
+    """A model whose masked forwards take a while."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training and self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            time.sleep(0.004)
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("bar", [TQDM, RICH])
+@pytest.mark.parametrize("verbose", [True, False])
+def test_a_long_measurement_is_shown_in_lightnings_own_bar(
+    bar: Any, verbose: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminal, "SHORT", 0.0)
+    monkeypatch.setattr(terminal, "REFRESH", 0.0)
+    seen: list[str] = []
+    own = bar()
+    if bar is TQDMProgressBar:
+        init = own.init_validation_tqdm
+
+        def spied() -> Any:
+            line = init()
+            write = line.set_description_str
+            monkeypatch.setattr(line, "set_description_str", lambda text, **k: (seen.append(text), write(text, **k)))
+            return line
+
+        monkeypatch.setattr(own, "init_validation_tqdm", spied)
+    else:
+        refresh = own.refresh
+
+        def spied_refresh(*args: Any, **options: Any) -> None:
+            if own.progress is not None:
+                seen.extend(task.description for task in own.progress.tasks if task.visible)
+            refresh(*args, **options)
+
+        monkeypatch.setattr(own, "refresh", spied_refresh)
+    fit(
+        small_monitor(verbose=verbose, chunk_size=16),
+        model=SlowNet,
+        callbacks=(own,),
+        max_epochs=1,
+        enable_progress_bar=True,
+    )
+    shares = [int(text.split("Interactions ")[1].split("%")[0]) for text in seen if "Interactions" in text]
+    if not verbose:
+        assert shares == []
+        return
+    assert len(set(shares)) >= 3
+    assert shares == sorted(shares)
+    assert shares[-1] == 100
+    assert "Interactions" not in seen[-1], "the label is put back"
+
+
+def test_a_bar_that_fails_does_not_fail_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "SHORT", 0.0)
+    monkeypatch.setattr(terminal, "REFRESH", 0.0)
+
+    def broken(trainer: Any) -> Any:
+        def relabel(text: str | None) -> None:
+            raise RuntimeError("no terminal")
+
+        return relabel
+
+    monkeypatch.setattr(terminal, "_relabel_of", broken)
+    monitor = small_monitor(verbose=True)
+    fit(monitor)
+    assert len(monitor.history) == 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "evidence", "sentence"),
+    [
+        ("boundary", {}, "Epoch 5: phase boundary at epoch 3."),
+        ("boundary", {"significant": 0.0, "trough": 1.0, "level": 1.0},
+         "Epoch 5: phase 2 has begun by the losses; the mean order was lowest at epoch 3."),
+        ("overfitting", {"best_val_loss": 0.3, "val_loss": 0.41, "best_val_epoch": 4.0},
+         "Epoch 5: overfitting (validation loss rose from 0.3 to 0.41). Keep the checkpoint of epoch 4."),
+        ("overfitting", {"best_val_epoch": math.nan}, "Epoch 5: overfitting. Keep the checkpoint."),
+        ("retracted", {}, "Epoch 5: the phase boundary at epoch 3 is withdrawn."),
+        ("probe_failed", {}, "The message."),
+    ],
+)  # fmt: skip
+def test_short_sentences(kind: Any, evidence: dict[str, float], sentence: str) -> None:
+    assert short_sentence(PhaseEvent(kind, 3, 5, 0, evidence, "The message.")) == sentence
+
+
+def test_random_states_are_left_alone() -> None:
+    before = torch.get_rng_state()
+    with terminal.measuring(None, False) as progress:
+        progress(0.5)
+    assert torch.equal(before, torch.get_rng_state())
