@@ -374,9 +374,10 @@ class TwoPhaseMonitor(Base):
         """Draw the run once more, and sum it up."""
         self._settle_late(trainer)
         if self._writes(trainer) and len(self.history):
-            with self._contained(trainer, "summing up the run"):
+            with self._contained(trainer, "drawing the run"):
                 self._draw(trainer, bridge.logged_step(trainer))
-                if self.verbose:
+            if self.verbose:
+                with self._contained(trainer, "summing up the run"):
                     say(trainer, "\n" + table("TwoPhaseMonitor", summary(self._run())))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -565,8 +566,8 @@ class TwoPhaseMonitor(Base):
                 self._draw(trainer, record.step)
 
     def _draw(self, trainer: Trainer, step: int) -> None:
-        self._publisher.draw(trainer.loggers, self.history.last, self.plot, step)
         self._publisher.keep(trainer.loggers, self._run())
+        self._publisher.draw(trainer.loggers, self.history.last, self.plot, step)
 
     # -- state -------------------------------------------------------------------------------------------------------
 

@@ -219,9 +219,10 @@ class Session:
         settings = replace(self.settings, rounding=bridge.rounding(trainer, self.precision), chunk_size=self._chunks)
         arrange = partial(in_format_of, pl_module)
         measurer = Measurer(settings, known.task, bridge.ranks_of(trainer), pl_module.device, arrange)
+        count = self._counter(trainer, watchlist, progress)
         found, losses = measurer.measure(
             lambda: self._probing(pl_module),
-            lambda: self._counted(self._forward(trainer, pl_module, known.call), trainer, watchlist, progress),
+            lambda: count(self._forward(trainer, pl_module, known.call)),
             lambda forward: self._players_of(known.masker, watchlist, forward, measurer),
             watchlist.losses,
             self._cut,
@@ -276,22 +277,25 @@ class Session:
             )
         return watched
 
-    def _counted(
-        self, forward: Forward, trainer: Any, watchlist: Watchlist, progress: Callable[[float], object] | None
-    ) -> Forward:
-        """Count the rows of all forward passes, against those the masked inputs need."""
+    def _counter(
+        self, trainer: Any, watchlist: Watchlist, progress: Callable[[float], object] | None
+    ) -> Callable[[Forward], Forward]:
+        """Return what counts the rows of all forward passes of a measurement, against those the masked inputs need."""
         if progress is None:
-            return forward
+            return lambda forward: forward
         done, expected = 0, sum(map(len, watchlist.watched.values())) * 2**self.settings.num_players
 
-        def counted(inputs: Tensor) -> Any:
-            nonlocal done
-            outputs = forward(inputs)
-            done += len(inputs)
-            progress(done * trainer.world_size / max(expected, 1))
-            return outputs
+        def count(forward: Forward) -> Forward:
+            def counted(inputs: Tensor) -> Any:
+                nonlocal done
+                outputs = forward(inputs)
+                done += len(inputs)
+                progress(done * trainer.world_size / max(expected, 1))
+                return outputs
 
-        return counted
+            return counted
+
+        return count
 
     def _probing(self, pl_module: Any) -> Any:
         return probing(pl_module, full_precision=self.precision == "32-true")
