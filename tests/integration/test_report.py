@@ -161,7 +161,9 @@ def test_little_data_is_no_error(empty: str, tmp_path: Path) -> None:
         history = {key: history[key] for key in ("epoch", "step", "strength")}
     if empty == "no strength":
         history |= {"strength": [[[math.nan] * N] * 2] * 30, "mean_order": [math.nan] * 30}
-    write_report(RunRecord.from_json(RunRecord(history).to_json()), tmp_path / "report.html")
+    page = write_report(RunRecord.from_json(RunRecord(history).to_json()), tmp_path / "report.html").read_text()
+    assert page.rstrip().endswith("</html>")
+    assert "TwoPhaseMonitor" in page or "lightning-interactions" in page
 
 
 def test_nothing_measured_is_an_error(tmp_path: Path) -> None:
