@@ -198,7 +198,7 @@ def test_scalars_are_the_logged_keys() -> None:
     measurement = measure()[0]["val"]
     scalars = measurement.scalars()
     names = {"mean_order", "low_order_share", "high_order_share", "cancellation", "salient_count", "solver_gap",
-             "skipped_samples", "mean_players"}  # fmt: skip
+             "skipped_samples", "mean_players", "mean_order_lower", "mean_order_upper"}  # fmt: skip
     orders = {f"strength/order_{k:02d}_{sign}" for k in range(1, N + 1) for sign in ("pos", "neg")}
     noise = {f"noise_floor/order_{k:02d}" for k in range(1, N + 1)}
     assert set(scalars) == names | orders | noise
