@@ -54,7 +54,11 @@ def order_distribution_figure(strength: Tensor, *, epoch: int | None = None) -> 
 
 
 def run_figure(
-    history: Mapping[str, Sequence[Any]], *, boundary_epoch: int | None = None, overfitting_epoch: int | None = None
+    history: Mapping[str, Sequence[Any]],
+    *,
+    boundary_epoch: int | None = None,
+    overfitting_epoch: int | None = None,
+    by_losses: bool = False,
 ) -> Figure:
     """Draw a whole run: the two phases in the interactions, next to the losses.
 
@@ -66,6 +70,7 @@ def run_figure(
             each); ``train_loss`` and ``val_loss`` if there are any. ``None`` and ``nan`` leave gaps.
         boundary_epoch: Where phase 1 ended, if it has.
         overfitting_epoch: Where overfitting was found to begin, if it was.
+        by_losses: Whether the losses alone ended phase 1, so that nothing can be said of the orders.
 
     Returns:
         A figure of 8.4 x 7.6 inches, drawn to be read as a thumbnail too; its axes are the three panels, the heat map,
@@ -93,7 +98,7 @@ def run_figure(
     losses = figure.add_subplot(grid[2, :3], sharex=heat)
     _draw_losses(losses, run)
     _draw_events(heat, losses, run)
-    figure.suptitle(_headline(run), fontsize=14, fontweight="bold")
+    figure.suptitle(_headline(run, by_losses), fontsize=14, fontweight="bold")
     return figure
 
 
@@ -161,12 +166,14 @@ def _describe(strength: Tensor) -> str:
     return f"Mean order {order:.1f} of {n}, {low:.0f} % of the strength in orders 1 to {min(3, n)}"
 
 
-def _headline(run: RunData) -> str:
+def _headline(run: RunData, by_losses: bool) -> str:
     """Say in a sentence what is to be seen, on more lines if it is long."""
     count = len(run.epoch)
     parts = [f"No phase boundary so far ({count} measured epoch{'s' * (count > 1)})"]
     if run.boundary_epoch is not None:
         parts = [f"Low-order dominance ended at epoch {run.boundary_epoch}"]
+        if by_losses:
+            parts = [f"The losses show phase 2; mean order was lowest at epoch {run.boundary_epoch}"]
     if run.overfitting_epoch is not None:
         parts.append(f"overfitting began at epoch {run.overfitting_epoch}")
     if (lowest := run.lowest_val) is not None and count > 1:

@@ -25,7 +25,7 @@ from lightning_interactions.phases import PhaseDetector, PhaseEvent
 from lightning_interactions.players import Players
 from lightning_interactions.publish import Publisher
 from lightning_interactions.report import write_report
-from lightning_interactions.runrecord import RunRecord, summary
+from lightning_interactions.runrecord import RunRecord, by_the_losses, summary
 from lightning_interactions.samples import SampleTracks
 from lightning_interactions.scores import ScoreFn
 from lightning_interactions.session import Record, Session
@@ -223,6 +223,7 @@ class TwoPhaseMonitor(Base):
             self.history.to_dict(),
             boundary_epoch=self.boundary_epoch,
             overfitting_epoch=self.detector.overfitting_epoch,
+            by_losses=by_the_losses(self._run()),
         )
 
     def report(self, path: str | os.PathLike[str]) -> None:

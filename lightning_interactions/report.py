@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_interactions.errors import ArgumentError
 from lightning_interactions.figures import curves_figure, run_figure
 from lightning_interactions.files import write_whole
-from lightning_interactions.runrecord import RunRecord, find_run, lowest_index, nearest, summary, verdict
+from lightning_interactions.runrecord import RunRecord, by_the_losses, find_run, lowest_index, nearest, summary, verdict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -77,7 +77,12 @@ def render_report(run: RunRecord, title: str) -> str:
     )
     environment.filters["cell"] = _cell
     epochs = run.history["epoch"]
-    figure = run_figure(run.history, boundary_epoch=run.boundary_epoch, overfitting_epoch=run.overfitting_epoch)
+    figure = run_figure(
+        run.history,
+        boundary_epoch=run.boundary_epoch,
+        overfitting_epoch=run.overfitting_epoch,
+        by_losses=by_the_losses(run),
+    )
     curves = curves_figure(run.history, boundary_epoch=run.boundary_epoch, overfitting_epoch=run.overfitting_epoch)
     return environment.get_template("report.html").render(
         title=title,

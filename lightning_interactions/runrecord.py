@@ -193,7 +193,7 @@ def _about_orders(run: RunRecord) -> str:
             f", and is {orders[-1]:.2f} now." if lowest < len(orders) - 1 else "."
         )
     turn = nearest(epochs, run.boundary_epoch)
-    if _by_the_losses(run):
+    if by_the_losses(run):
         return (
             f"Phase 2 has begun by the losses: the mean order was lowest at epoch {run.boundary_epoch} "
             f"({orders[turn]:.2f}) and has not risen significantly ({orders[-1]:.2f} now)."
@@ -209,7 +209,7 @@ def _about_orders(run: RunRecord) -> str:
     )
 
 
-def _by_the_losses(run: RunRecord) -> bool:
+def by_the_losses(run: RunRecord) -> bool:
     """Whether the boundary rests on the losses alone."""
     told = [event for event in run.events if event.kind == "boundary"]
     return bool(told) and told[-1].evidence.get("significant") == 0
@@ -226,7 +226,9 @@ def summary(run: RunRecord) -> dict[str, str]:
     seconds, gaps = _known(run.column("seconds")), _known(run.column("solver_gap"))
     risk = run.column("overfitting_risk")[-1]
     rows = {
-        "Phase boundary": "none found" if run.boundary_epoch is None else f"epoch {run.boundary_epoch}",
+        "Phase boundary": "none found"
+        if run.boundary_epoch is None
+        else f"epoch {run.boundary_epoch}" + (", by the losses alone" if by_the_losses(run) else ""),
         "Overfitting": "none found" if run.overfitting_epoch is None else f"found in epoch {run.overfitting_epoch}",
         "Overfitting risk": "unknown" if math.isnan(risk) else f"{risk:.2f} at the end",
         "Lowest validation loss": "none recorded"

@@ -94,6 +94,12 @@ def test_run_figure_has_panels_heat_map_and_losses_all_labelled():
     assert legend == ["training loss", "validation loss", "loss gap", "lowest (epoch 20)"]
 
 
+def test_the_headline_says_when_the_losses_alone_ended_phase_1() -> None:
+    title = run_figure(example(), boundary_epoch=12, overfitting_epoch=24, by_losses=True).get_suptitle()
+    assert title.startswith("The losses show phase 2; mean order was lowest at epoch 12")
+    assert "dominance" not in title
+
+
 def test_events_are_drawn_at_their_epochs_in_both_axes():
     figure = run_figure(example(), boundary_epoch=12, overfitting_epoch=30)
     *_, heat, _, losses = figure.axes
