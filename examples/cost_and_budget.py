@@ -56,7 +56,7 @@ def main(fast: bool = False) -> None:
     axes = figure.add_subplot()
     axes.barh(list(spent)[::-1], list(spent.values())[::-1], color="#0072B2")
     axes.set_xlabel("seconds spent measuring, in the whole run")
-    axes.set_title("Cost is proportional to samples, and doubles with every player")
+    figure.suptitle("Cost is proportional to samples, and doubles with every player")
     figure.savefig("cost_and_budget.png")
 
 

@@ -17,7 +17,7 @@ def main() -> None:
     data = modelnet10(options.data, train=options.size(300), val=options.size(200))
     model = Classifier(DGCNN(num_classes=data.num_classes), lr=0.01)
     monitor = TwoPhaseMonitor(**options.measuring(num_samples=8, num_players=8, every_n_epochs=2))
-    run(model, data, monitor, options, epochs=16, batch_size=32)
+    run(model, data, monitor, options, epochs=40, batch_size=32)
 
 
 if __name__ == "__main__":
