@@ -42,7 +42,7 @@ def main() -> None:
     model = Classifier(SentenceEncoder(encoder), lr=5e-5, optimizer="adamw")
     model.tokenizer = tokenizer  # where the monitor finds the mask token
     monitor = TwoPhaseMonitor(**options.measuring(num_samples=8, num_players=8))
-    run(model, data, monitor, options, epochs=4, batch_size=16, collate_fn=pad)
+    run(model, data, monitor, options, epochs=10, batch_size=16, collate_fn=pad)
 
 
 if __name__ == "__main__":
