@@ -17,15 +17,14 @@ from lightning_interactions.alerts import OnEvent, WarnAlert, resolve_alerts
 from lightning_interactions.budget import Budget
 from lightning_interactions.errors import StateError
 from lightning_interactions.faults import Faults
-from lightning_interactions.figures import run_figure
 from lightning_interactions.history import History
 from lightning_interactions.measure import MeasureSettings
 from lightning_interactions.options import check_options, check_trainer, describe_options
 from lightning_interactions.phases import PhaseDetector, PhaseEvent
 from lightning_interactions.players import Players
 from lightning_interactions.publish import Publisher
-from lightning_interactions.report import write_report
-from lightning_interactions.runrecord import RunRecord, by_the_losses, summary
+from lightning_interactions.report import figure_of, write_report
+from lightning_interactions.runrecord import RunRecord, summary
 from lightning_interactions.samples import SampleTracks
 from lightning_interactions.scores import ScoreFn
 from lightning_interactions.session import Record, Session
@@ -219,12 +218,7 @@ class TwoPhaseMonitor(Base):
 
     def plot(self) -> Figure:
         """Draw the run: strength by order at start, boundary and now, order shares over epochs, and the losses."""
-        return run_figure(
-            self.history.to_dict(),
-            boundary_epoch=self.boundary_epoch,
-            overfitting_epoch=self.detector.overfitting_epoch,
-            by_losses=by_the_losses(self._run()),
-        )
+        return figure_of(self._run())
 
     def report(self, path: str | os.PathLike[str]) -> None:
         """Write all that is known of the run as one HTML file that needs no network, see `write_report`.

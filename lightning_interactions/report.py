@@ -24,6 +24,23 @@ MOST_FRAMES = 400
 CALM, MARKED, ALARM = "#009E73", "#E69F00", "#D55E00"  # Okabe-Ito
 
 
+def figure_of(run: RunRecord) -> Figure:
+    """Draw the run with the events it had, see `figures.run_figure`.
+
+    Args:
+        run: The run.
+
+    Raises:
+        ArgumentError: If nothing was measured.
+    """
+    return run_figure(
+        run.history,
+        boundary_epoch=run.boundary_epoch,
+        overfitting_epoch=run.overfitting_epoch,
+        by_losses=by_the_losses(run),
+    )
+
+
 def write_report(
     run: RunRecord | str | os.PathLike[str],
     path: str | os.PathLike[str] | None = None,
@@ -77,12 +94,7 @@ def render_report(run: RunRecord, title: str) -> str:
     )
     environment.filters["cell"] = _cell
     epochs = run.history["epoch"]
-    figure = run_figure(
-        run.history,
-        boundary_epoch=run.boundary_epoch,
-        overfitting_epoch=run.overfitting_epoch,
-        by_losses=by_the_losses(run),
-    )
+    figure = figure_of(run)
     curves = curves_figure(run.history, boundary_epoch=run.boundary_epoch, overfitting_epoch=run.overfitting_epoch)
     return environment.get_template("report.html").render(
         title=title,
