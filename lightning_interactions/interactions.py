@@ -88,7 +88,8 @@ class Interactions:
             salience: Threshold as a fraction of the batch mean of ``|v(N) - v(empty)|``.
 
         Returns:
-            ``(B, 2, n)``, positive then negative, in units of the score.
+            ``(B, 2, n)``, positive then negative, in units of the score; ``nan`` for a sample with a value that is not
+            finite, which leaves the others as they are without it.
         """
         return order_strength(self.and_, self.or_, salience_threshold(self.values, salience))
 
@@ -128,7 +129,8 @@ class Interactions:
 
     def __repr__(self) -> str:
         """Summarise in one line."""
-        batch, gap = len(self.values), float(self.gap.max()) if len(self.gap) else float("nan")
+        batch, known = len(self.values), self.gap[self.gap.isfinite()]
+        gap = float(known.max()) if len(known) else float("nan")
         return f"Interactions(samples={batch}, num_players={self.num_players}, largest certified gap={gap:.2%})"
 
     def _repr_html_(self) -> str:

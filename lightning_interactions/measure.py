@@ -39,6 +39,7 @@ from lightning_interactions.functional import (
     sparse_and_or,
     symlog_edges,
 )
+from lightning_interactions.functional.strength import mean_effect
 from lightning_interactions.interval import mean_order_interval
 from lightning_interactions.layers import LayerCut
 from lightning_interactions.noise import ROUNDING, Perturbed, noise_by_order
@@ -374,9 +375,7 @@ class Measurer:
             )
             for name, split in splits.items()
         }
-        means = {
-            name: float(self.ranks.collect(loss, len(loss_probes[name])).nanmean()) for name, loss in losses.items()
-        }
+        means = {name: _mean_of_finite(self.ranks.collect(loss, len(loss_probes[name]))) for name, loss in losses.items()}
         return found, means
 
     def _together(self, work: Callable[[], T]) -> T:
@@ -452,8 +451,7 @@ class Measurer:
         """Sum up on the device; everything then leaves it in one tensor."""
         and_, or_, gap, edges = split.and_, split.or_, split.gap, self.edges
         values = values.to(gap)
-        effect = (values[:, -1] - values[:, 0]).abs()
-        scale = torch.where(values.isfinite().all(1), effect, torch.nan).nanmean()
+        scale = mean_effect(values)
         threshold = self.settings.salience * scale
         columns = [
             order_strength(and_, or_, threshold).flatten(1),
@@ -507,6 +505,10 @@ def check_model(
     picked = task.pick(task.read(few.targets), logits, torch.arange(len(logits)))
     score_rows(logits, picked, 1, task.follow)
     return task
+
+
+def _mean_of_finite(values: Tensor) -> float:
+    return float(values[values.isfinite()].mean())
 
 
 def _nanmax(values: Tensor) -> Tensor:

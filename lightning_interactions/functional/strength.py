@@ -25,7 +25,8 @@ def salience_threshold(values: Tensor, salience: float = 0.03) -> Tensor:
         salience: The fraction, not negative.
 
     Returns:
-        A scalar tensor in units of the score; ``nan`` for an empty batch.
+        A scalar tensor in units of the score: the mean is over the samples whose values are all finite, so that a bad
+        one does not decide about the others; ``nan`` if there is none.
 
     Raises:
         ArgumentError: If ``salience`` is negative or not finite.
@@ -36,7 +37,24 @@ def salience_threshold(values: Tensor, salience: float = 0.03) -> Tensor:
     """
     if not 0 <= salience < float("inf"):
         raise bad_argument("salience", "a number not below 0", salience, "The papers use 0.03.")
-    return salience * (values[..., -1] - values[..., 0]).abs().mean()
+    return salience * mean_effect(values)
+
+
+def mean_effect(values: Tensor) -> Tensor:
+    """Average ``|v(N) - v(empty)|`` over the samples whose values are all finite.
+
+    Args:
+        values: ``(B, 2**n)``, the value function of every sample.
+
+    Returns:
+        A scalar tensor in units of the score; ``nan`` if no sample counts.
+
+    Example:
+        >>> mean_effect(torch.tensor([[0.0, 1.0, 1.0, 2.0], [0.0, torch.nan, 1.0, 9.0], [0.0, 1.0, 1.0, -4.0]]))
+        tensor(3.)
+    """
+    effect = (values[..., -1] - values[..., 0]).abs()
+    return torch.where(values.isfinite().all(-1), effect, torch.nan).nanmean()
 
 
 def order_strength(and_: Tensor, or_: Tensor, threshold: Tensor | float) -> Tensor:
@@ -51,7 +69,8 @@ def order_strength(and_: Tensor, or_: Tensor, threshold: Tensor | float) -> Tens
         threshold: Smallest absolute value that counts: a number, or a tensor ``(...)`` with one for each sample.
 
     Returns:
-        ``(..., 2, n)``, not negative, in units of the score; ``nan`` where an interaction is.
+        ``(..., 2, n)``, not negative, in units of the score; ``nan`` where an interaction is, and all ``nan`` where the
+        threshold is: without one nothing can be said.
 
     Raises:
         ArgumentError: If the shapes differ or the last dimension is not a power of two.
@@ -72,7 +91,7 @@ def order_strength(and_: Tensor, or_: Tensor, threshold: Tensor | float) -> Tens
     signed = torch.stack([salient.clamp(min=0).sum(-2), (-salient).clamp(min=0).sum(-2)], -2)
     out = signed.new_zeros(*signed.shape[:-1], n + 1)
     out.index_add_(-1, orders(n, signed.device), signed)
-    return out[..., 1:]
+    return torch.where(limit.isnan(), limit, out[..., 1:])
 
 
 def salient_count(and_: Tensor, or_: Tensor, threshold: Tensor | float) -> Tensor:
@@ -82,7 +101,7 @@ def salient_count(and_: Tensor, or_: Tensor, threshold: Tensor | float) -> Tenso
         and_: AND interactions ``(..., 2**n)``.
         or_: OR interactions ``(..., 2**n)``.
         threshold: Smallest absolute value that counts: a number, or a tensor ``(...)`` with one for each sample. An
-            interaction of exactly zero never counts.
+            interaction of exactly zero never counts, and nothing does where the threshold is ``nan``.
 
     Returns:
         Long tensor ``(...)``.

@@ -20,7 +20,7 @@ BACKGROUND = -1
 """Region id of elements that belong to no player: they always stay."""
 
 Baseline = str | float | Tensor
-"""``"zero"``, ``"mean"`` (of the watched samples), a number, or a tensor that broadcasts to a sample."""
+"""``"zero"``, ``"mean"`` (of what is finite in the watched samples), a number, or a tensor that broadcasts to a sample."""
 
 
 class Players(ABC):
@@ -290,7 +290,27 @@ class RegionPlayers(MaskedRegions):
 
     def _mean(self, samples: Tensor) -> Tensor:
         """Mean over the watched samples of every element; a subclass shares it over positions where that fits."""
-        return samples.mean(0)
+        return mean_of_finite(samples, (0,))
+
+
+def mean_of_finite(samples: Tensor, dims: Sequence[int]) -> Tensor:
+    """Average over some dimensions what is finite, so that one bad number does not become everyone's baseline.
+
+    Args:
+        samples: Floating-point tensor.
+        dims: The dimensions.
+
+    Returns:
+        Without these dimensions, same dtype; ``nan`` where nothing is finite. Without bad numbers it is the plain mean,
+        to the bit.
+
+    Example:
+        >>> mean_of_finite(torch.tensor([[1.0, 2.0], [3.0, torch.nan]]), (0,))
+        tensor([2., 2.])
+    """
+    dims, finite = tuple(dims), samples.isfinite()
+    mean: Tensor = torch.where(finite, samples, 0).mean(dims)  # not a sum, which could be too large for float16
+    return (mean.double() / finite.double().mean(dims)).to(samples.dtype)
 
 
 _WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

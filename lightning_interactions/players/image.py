@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from lightning_interactions.errors import BatchError, bad_argument
-from lightning_interactions.players.base import BACKGROUND, Baseline, RegionPlayers
+from lightning_interactions.players.base import BACKGROUND, Baseline, RegionPlayers, mean_of_finite
 
 DEFAULT_GRID = 8
 """The papers cut the masked map into 8 x 8 patches and draw the players from the central 6 x 6 (arXiv 2407.19198)."""
@@ -85,7 +85,7 @@ class ImagePatches(RegionPlayers):
         return rows, columns
 
     def _mean(self, samples: Tensor) -> Tensor:
-        return samples.mean((0, 2, 3)).view(-1, 1, 1)
+        return mean_of_finite(samples, (0, 2, 3)).view(-1, 1, 1)
 
 
 def _is_int(value: object, least: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import warnings
@@ -14,8 +15,9 @@ import torch
 from identity import Spy, assert_identical, outcome
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from models import ColumnNet, ScriptedDetector, fit, small_monitor
+from models import ColumnNet, ScriptedDetector, column_data, fit, loaders, small_monitor
 from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_interactions import (
     Alert,
@@ -92,6 +94,20 @@ def test_samples_with_nan_outputs_are_skipped_and_counted() -> None:
     assert skipped[0] == 0 < skipped[1] < 12
     assert [(e.kind, e.epoch) for e in monitor.events] == [("probe_failed", 1)], "told when it begins, once"
     assert all(x == x for x in monitor.history.column("mean_order")), "the other samples still count"
+
+
+def test_a_row_with_a_missing_number_takes_only_itself_out() -> None:
+    """Through the mean baseline and the loss it could take all others along."""
+    x, y = column_data(48, seed=2).tensors
+    holed, huge = x.clone(), x.clone()
+    holed[5, 2], huge[5, 2] = torch.nan, torch.inf
+    for damaged in (holed, huge):
+        data = loaders() | {"val_dataloaders": DataLoader(TensorDataset(damaged, y), batch_size=16)}
+        monitor = small_monitor(num_samples=48)
+        fit(monitor, data=data)
+        assert monitor.history.column("skipped_samples") == [1, 1, 1]
+        assert all(map(math.isfinite, monitor.history.column("mean_order")))
+        assert all(map(math.isfinite, monitor.history.column("loss_gap")))
 
 
 def test_a_model_that_only_returns_nan_trains_on() -> None:

@@ -309,6 +309,28 @@ def test_outputs_that_are_not_finite_are_marked_in_their_sample_alone() -> None:
     assert result.reconstruct()[0].tolist() == pytest.approx(result.values[0].tolist())
 
 
+def test_a_sample_that_is_not_finite_changes_no_strength_of_the_others() -> None:
+    model = Game(lambda x: torch.where((x == 7).any(1), torch.nan, x[:, 0] * x[:, 1] + 0.01 * x[:, 2]))
+    good, bad = torch.tensor([[1.0, 2.0, 3.0], [2.0, -1.0, 1.0]]), torch.tensor([[7.0, 2.0, 3.0]])
+    alone, together = interactions(model, good, 3), interactions(model, torch.cat([bad, good]), 3)
+    assert torch.equal(together.strength()[1:], alone.strength())
+    assert bool((alone.strength()[:, :, 0] == 0).all()), "the small effect is below the threshold"
+    assert bool(together.strength()[0].isnan().all())
+    assert f"{float(alone.gap.max()):.2%}" in repr(together)
+    assert "nan" in repr(interactions(model, bad, 3))
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf], ids=str)
+def test_an_input_that_is_not_finite_changes_no_value_of_the_others(bad: float) -> None:
+    """Through the mean baseline it would."""
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    x[0, 1] = bad
+    result = interactions(Game(lambda x: x.square().sum(1)), x, 3, players="auto")
+    assert result.values.isfinite().all(1).tolist() == [False, True, True, True, True]
+    known = torch.stack([x[:, 0].mean(), x[1:, 1].mean(), x[:, 2].mean()]).square().sum()
+    assert float(result.values[1, 0]) == pytest.approx(float(known), rel=1e-5)
+
+
 def test_repr_is_one_line() -> None:
     text = repr(interactions(mlp(), torch.randn(2, 5)))
     assert text.startswith("Interactions(samples=2, num_players=4, ")

@@ -27,6 +27,7 @@ from lightning_interactions.players import (
     choose_players,
     with_background,
 )
+from lightning_interactions.players.base import RegionPlayers
 
 N = 4
 
@@ -239,6 +240,37 @@ def test_a_mean_needs_a_fit(players: Players) -> None:
     sample = torch.randn(6) if isinstance(players, TabularFeatures) else torch.randn(1, 8, 8)
     with pytest.raises(ArgumentError, match=r"call fit\(samples\) first"):
         players.mask(sample, draw(players, sample), coalition_masks(N))
+
+
+MEANS = {
+    "table": (TabularFeatures(), (6,), lambda x: x.nanmean(0)),
+    "image": (ImagePatches(baseline="mean"), (2, 8, 8), lambda x: x.nanmean((0, 2, 3)).view(-1, 1, 1)),
+    "feature mask": (FeatureMask(BOX, baseline="mean"), (3, 4), lambda x: x.nanmean(0)),
+}
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf], ids=str)
+@pytest.mark.parametrize(("players", "shape", "expected"), MEANS.values(), ids=MEANS.keys())
+def test_a_mean_is_that_of_the_numbers_that_are_finite(
+    players: RegionPlayers, shape: tuple[int, ...], expected: Any, bad: float
+) -> None:
+    samples = torch.randn(5, *shape)
+    samples[1].view(-1)[3] = torch.nan
+    wanted = expected(samples)
+    samples[1].view(-1)[3] = bad
+    players.fit(samples)
+    torch.testing.assert_close(players.absent(samples, torch.zeros(5)), wanted)
+
+
+@pytest.mark.parametrize(("players", "shape", "expected"), MEANS.values(), ids=MEANS.keys())
+def test_a_mean_of_finite_numbers_is_the_plain_mean_to_the_bit(
+    players: RegionPlayers, shape: tuple[int, ...], expected: Any
+) -> None:
+    for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+        samples = (1000 * torch.rand(300, *shape)).to(dtype)  # whose sum is too large for float16
+        players.fit(samples)
+        dims = (0, 2, 3) if len(shape) == 3 else (0,)
+        assert torch.equal(players.absent(samples, torch.zeros(300)).flatten(), samples.mean(dims).flatten())
 
 
 def test_a_second_fit_replaces_the_first() -> None:

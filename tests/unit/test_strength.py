@@ -123,6 +123,27 @@ def test_salience_threshold_is_a_fraction_of_the_mean_effect() -> None:
     assert math.isnan(float(salience_threshold(values[:0])))
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf], ids=str)
+@pytest.mark.parametrize("place", [0, 1, 3], ids=["empty", "between", "whole"])
+def test_a_sample_with_bad_values_leaves_the_threshold_of_the_others_alone(bad: float, place: int) -> None:
+    values = torch.tensor([[0.0, 1.0, 1.0, 2.0], [0.0, 1.0, 1.0, -4.0], [0.0, 50.0, 1.0, 100.0]])
+    values[2, place] = bad
+    assert float(salience_threshold(values, 0.5)) == 1.5
+    assert math.isnan(float(salience_threshold(values[2:], 0.5)))
+    assert math.isnan(float(salience_threshold(values[:0], 0.5)))
+
+
+def test_a_threshold_of_nan_leaves_the_strength_undefined() -> None:
+    and_, or_ = pair(3, 0, 2)
+    assert bool(order_strength(and_, or_, math.nan).isnan().all())
+    assert salient_count(and_, or_, math.nan).tolist() == [0, 0]
+    limits = torch.tensor([0.5, math.nan], dtype=and_.dtype)
+    each = order_strength(and_, or_, limits)
+    assert torch.equal(each[0], order_strength(and_[0], or_[0], 0.5))
+    assert bool(each[1].isnan().all())
+    assert salient_count(and_, or_, limits).tolist() == [int(salient_count(and_[0], or_[0], 0.5)), 0]
+
+
 @pytest.mark.parametrize("salience", [-0.1, math.inf, math.nan], ids=str)
 def test_salience_that_makes_no_sense_is_refused(salience: float) -> None:
     with pytest.raises(ArgumentError, match=r"`salience`.*but got (-0.1|inf|nan)"):
