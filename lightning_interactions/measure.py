@@ -375,7 +375,9 @@ class Measurer:
             )
             for name, split in splits.items()
         }
-        means = {name: _mean_of_finite(self.ranks.collect(loss, len(loss_probes[name]))) for name, loss in losses.items()}
+        means = {
+            name: _mean_of_finite(self.ranks.collect(loss, len(loss_probes[name]))) for name, loss in losses.items()
+        }
         return found, means
 
     def _together(self, work: Callable[[], T]) -> T:

@@ -7,6 +7,7 @@ samples a distributed sampler repeats are recognised; and each sample's players 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,8 +18,10 @@ from lightning_interactions.batches import Padding
 from lightning_interactions.errors import BatchError
 from lightning_interactions.players import Players, player_counts
 
-HASHED_POSITIONS = 4096
-"""At most this many numbers of a sample go into its key: enough to tell samples apart, cheap for large images."""
+HASHED_AT_ONCE = {"cpu": 2**17}
+"""Numbers that go into keys in one piece, by kind of device: as 64-bit integers they should fit a core's cache."""
+
+HASHED_AT_ONCE_ELSEWHERE = 2**22
 
 _GOLDEN = -7046029254386353131  # 2**64 / golden ratio and the splitmix64 constant, as signed 64-bit integers
 _MIX = -4658895280553007687
@@ -186,8 +189,11 @@ def _of_one_length(parts: list[Tensor], padding: Padding | None) -> list[Tensor]
 def content_keys(inputs: Tensor, seed: int = 0, padding: Padding | None = None) -> Tensor:
     """Hash the content of every sample; integer arithmetic only, so equal on every device and batch size.
 
+    Every number counts, so samples that differ anywhere have different keys. Little memory is needed beside the
+    inputs, whatever their size: the work is done in pieces.
+
     Args:
-        inputs: ``(B, *shape)``.
+        inputs: ``(B, *shape)`` of any dtype; floating-point numbers count by their bits, so 0.0 and -0.0 differ.
         seed: Mixed into the hash.
         padding: Where given, only the token ids that count are hashed, so a sample keeps its key however far, and on
             whichever side, it is padded.
@@ -202,15 +208,29 @@ def content_keys(inputs: Tensor, seed: int = 0, padding: Padding | None = None) 
     """
     if padding is not None:
         return _sequence_keys(padding.ids(inputs), padding.present(inputs), seed)
-    flat = inputs.detach().reshape(len(inputs), -1)
-    if flat.shape[1] > HASHED_POSITIONS:
-        positions = torch.arange(HASHED_POSITIONS, device=flat.device) * flat.shape[1] // HASHED_POSITIONS
-        flat = flat[:, positions]
+    size, at_once = math.prod(inputs.shape[1:]), HASHED_AT_ONCE.get(inputs.device.type, HASHED_AT_ONCE_ELSEWHERE)
+    rows = max(at_once // max(size, 1), 1)
+    total = torch.zeros(len(inputs), dtype=torch.int64, device=inputs.device)
+    for begin in range(0, len(inputs), rows):
+        words = _words(inputs.detach()[begin : begin + rows])
+        for start in range(0, words.shape[1], at_once):
+            total[begin : begin + rows] += _mixed_sum(words[:, start : start + at_once], start)
+    return _salted(total, seed)
+
+
+def _words(inputs: Tensor) -> Tensor:
+    """The content of every sample as a row of integers: floating-point numbers as their bits."""
+    flat = inputs.reshape(len(inputs), math.prod(inputs.shape[1:])).resolve_conj().resolve_neg()
+    if flat.is_complex():
+        flat = torch.view_as_real(flat).flatten(1)
     if flat.is_floating_point():
-        views = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-        flat = flat.contiguous().view(views[flat.element_size()])
-    place = torch.arange(1, flat.shape[1] + 1, device=flat.device) * _GOLDEN
-    return _salted(_mix(flat.long() + place).sum(1), seed)
+        return flat.contiguous().view({1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[flat.itemsize])
+    return flat
+
+
+def _mixed_sum(words: Tensor, start: int) -> Tensor:
+    place = torch.arange(start + 1, start + words.shape[1] + 1, device=words.device) * _GOLDEN
+    return _mix(words.long() + place).sum(1)
 
 
 def _sequence_keys(ids: Tensor, present: Tensor, seed: int) -> Tensor:
@@ -276,6 +296,7 @@ def shard(size: int, rank: int, world_size: int) -> Tensor:
 
 
 def _mix(x: Tensor) -> Tensor:
-    x = (x ^ (x >> 31)) * _MIX
-    x = (x ^ (x >> 29)) * _GOLDEN
-    return x ^ (x >> 32)
+    """Scatter the bits of 64-bit integers; overwrites them."""
+    x.bitwise_xor_(x >> 31).mul_(_MIX)
+    x.bitwise_xor_(x >> 29).mul_(_GOLDEN)
+    return x.bitwise_xor_(x >> 32)
