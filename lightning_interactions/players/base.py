@@ -20,7 +20,7 @@ BACKGROUND = -1
 """Region id of elements that belong to no player: they always stay."""
 
 Baseline = str | float | Tensor
-"""``"zero"``, ``"mean"`` (of what is finite in the watched samples), a number, or a tensor that broadcasts to a sample."""
+"""``"zero"``, ``"mean"`` (of the watched samples, where they are finite), a number, or a tensor like a sample."""
 
 
 class Players(ABC):

@@ -44,6 +44,20 @@ class PointClusters(MaskedRegions):
         self.num_clusters = num_clusters
         self.axis = axis
 
+    def playable(self, samples: Tensor) -> Tensor:
+        """Tell which clouds have finite coordinates; the others have no clusters.
+
+        Args:
+            samples: ``(B, N, C)`` or ``(B, C, N)``.
+
+        Returns:
+            Boolean ``(B,)``.
+        """
+        if samples.ndim != 3 or not samples.is_floating_point():
+            return super().playable(samples)  # `fit` says what is wrong
+        points = samples.narrow(1 + self._axis_of(samples.shape[1:]), 0, COORDINATES)
+        return points.isfinite().flatten(1).all(1)
+
     def fit(self, samples: Tensor) -> None:
         """Check that these are point clouds.
 

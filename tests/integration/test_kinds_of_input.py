@@ -202,6 +202,21 @@ def test_point_clouds(last: bool) -> None:
     assert_measured(monitor)
 
 
+@pytest.mark.parametrize("last", [True, False], ids=["(B, N, 3)", "(B, 3, N)"])
+def test_a_point_cloud_with_a_bad_coordinate_is_not_watched(last: bool) -> None:
+    """It has no clusters, and would take the monitor down with it."""
+    x = torch.randn(24, 50, 3)
+    x = x if last else x.transpose(1, 2).contiguous()
+    y, bad = torch.arange(24) % 3, x.clone()
+    bad[7, 1, 1], bad[9, 0, 0] = torch.nan, torch.inf
+    data = tensor_loaders(x, y) | {"val_dataloaders": tensor_loaders(bad, y)["val_dataloaders"]}
+    monitor = small_monitor(num_samples=24)
+    fit(monitor, model=Net(PointNet(last)), data=data, max_epochs=2)
+    assert_measured(monitor)
+    assert monitor.history.column("skipped_samples") == [0, 0]
+    assert len(monitor.history.samples) == 22
+
+
 class Pictures(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return 24

@@ -53,7 +53,7 @@ def test_the_larger_of_the_two_counts() -> None:
 
 
 def test_ordinary_noise_is_judged_alike_by_both() -> None:
-    """Every sample draws its own noise: the standard error of a record is its deviation over the root of their number."""
+    """Every sample draws its own noise, and a record has the standard error of their mean."""
     generator = torch.Generator().manual_seed(1)
     records = [5 + 0.8 * torch.randn(SAMPLES, generator=generator, dtype=torch.float64) for _ in range(200)]
     for paired in (True, False):  # on new samples each time the noise is that of the draw, here the same

@@ -376,6 +376,21 @@ def test_samples_that_are_not_finite_are_skipped_and_counted(rows: list[int], wo
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
+def test_a_sample_of_infinite_loss_is_left_out_of_the_mean(world_size: int) -> None:
+    row = int(probe(5).targets.nonzero()[0])
+
+    class Sure(Poisoned):
+        """Sure beyond measure of class 0, of a sample of another class."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.where(super().forward(x).isnan(), torch.tensor([torch.inf, 0.0, 0.0]), self.inner(x))
+
+    _, without = measure(model=Poisoned([row]))
+    for _, losses in on_ranks(world_size, lambda ranks: measure(ranks, model=Sure([row]))):
+        assert losses["val"] == pytest.approx(without["val"], rel=1e-6)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
 def test_if_no_sample_is_finite_the_numbers_say_so(world_size: int) -> None:
     for found, losses in on_ranks(world_size, lambda ranks: measure(ranks, model=Poisoned([0, 1, 2, 3, 4]))):
         scalars = found["val"].scalars()
