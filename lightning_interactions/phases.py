@@ -117,13 +117,15 @@ def overfitting_risk(evidence: Mapping[str, float]) -> float:
 def losses_show_overfitting(evidence: Mapping[str, float], factor: float = 1.0) -> bool:
     """Whether the validation loss has risen, and away from the training loss, far enough for an alarm.
 
+    Growths alone count, never on which side of the training loss the validation loss is: noisy labels or augmented
+    training copies can hold the training loss above it for the whole run.
+
     Args:
         evidence: As in :attr:`PhaseDetector.evidence`. Without the losses' numbers the answer is no.
         factor: Multiplies both thresholds.
     """
     gap, rise = evidence.get("gap_growth", 0.0), evidence.get("val_growth", 0.0)
-    # With label noise the gap begins far below zero; until it is above, people would not call it overfitting.
-    return gap >= _OVERFIT_GAP * factor and rise >= _OVERFIT_RISE * factor and evidence["gap"] > 0
+    return gap >= _OVERFIT_GAP * factor and rise >= _OVERFIT_RISE * factor
 
 
 class PhaseDetector:
@@ -138,8 +140,9 @@ class PhaseDetector:
       by 6 noises), the samples agree, and the loss gap has begun to widen. Without losses the interactions decide
       alone. Losses that show overfitting end phase 1 too, whatever the mean order does (this is how the papers find
       the boundary); the evidence then says ``significant: 0.0``.
-    - **overfitting** once the validation loss is above the training loss, the gap between them has widened by 40 % of
-      the lowest validation loss, and the validation loss has risen by 1 % of it, in two records. The losses decide
+    - **overfitting** once the gap between the losses (validation minus training) has widened by 40 % of the lowest
+      validation loss, and the validation loss has risen by 1 % of it, in two records. The gap may stay negative, as
+      where training copies are augmented: a constant added to the training loss changes nothing. The losses decide
       alone: waiting for a turn of the mean order only delayed the alarm on recorded runs, and without validation loss
       no number of the interactions was sure enough for one. They do count in :attr:`overfitting_risk`.
     - **retracted** when after a boundary the mean order falls clearly below its level there, and the losses do not show

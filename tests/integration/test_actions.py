@@ -10,8 +10,9 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from models import ColumnNet, fit, loaders, small_monitor
+from models import ColumnNet, column_data, fit, loaders, small_monitor
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_interactions import PhaseDetector, PhaseEvent
 
@@ -143,6 +144,28 @@ def test_without_validation_data_there_is_no_such_loss() -> None:
     data = {"train_dataloaders": loaders()["train_dataloaders"]}
     fit(monitor, data=data, max_epochs=2)
     assert torch.tensor(monitor.history.column("val_loss_before_alarm")).isnan().all()
+
+
+def mostly_erased(size: int, copies: int) -> TensorDataset:
+    """Samples, and so many times as many copies of which augmentation left nothing to learn from."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = column_data(size, seed=1).tensors
+    nothing = 1e-4 * torch.randn(copies * size, 5, generator=generator)
+    guesses = torch.randint(3, (copies * size,), generator=generator)
+    return TensorDataset(torch.cat([x, nothing]), torch.cat([y, guesses]))
+
+
+def test_a_run_whose_training_loss_stays_above_the_validation_loss_is_stopped_too() -> None:
+    monitor = small_monitor(num_samples=16, num_players=5, stop_on="overfitting", on_event=None)
+    data = {
+        "train_dataloaders": DataLoader(mostly_erased(64, 3), batch_size=32, shuffle=True),
+        "val_dataloaders": DataLoader(column_data(96, seed=2), batch_size=48),
+    }
+    trainer = fit(monitor, model=OverfitNet, data=data, max_epochs=60)
+    history = monitor.history.to_dict()
+    assert max(history["loss_gap"]) < 0, "the premise: no epoch has a positive gap"
+    assert monitor.detector.overfitting_epoch == trainer.current_epoch - 1 < 59
+    assert history["val_loss"][-1] > 1.05 * min(history["val_loss"])
 
 
 def test_a_stop_at_the_alarm_leaves_the_plain_checkpoint_right(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from itertools import pairwise
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from lightning_interactions._evidence import rise_z, weighted_mean
@@ -276,11 +278,36 @@ def test_a_rise_of_one_sample_is_not_significant() -> None:
     assert boundary.evidence["significant"] == 0.0
 
 
-def test_no_overfitting_while_the_training_loss_is_above_the_validation_loss() -> None:
-    """Noisy training labels: the gap begins far below zero."""
-    below = [gap - GAP[-1] - 0.1 for gap in GAP]
-    assert kinds(replay(records(V, below, VAL))) == ["boundary"]
-    assert kinds(replay(records(V, [gap + 0.2 for gap in below], VAL))) == ["boundary", "overfitting"]
+def told(events: Iterable[PhaseEvent]) -> list[tuple[str, int, int, dict[str, float]]]:
+    """What was said, without the two levels of the gap that the messages name."""
+    levels = "gap", "gap_low"
+    return [
+        (e.kind, e.epoch, e.detected_epoch, {k: v for k, v in e.evidence.items() if k not in levels}) for e in events
+    ]
+
+
+def test_a_training_loss_above_the_validation_loss_does_not_mute_the_alarm() -> None:
+    """Augmented training copies: hard to fit in all epochs, so the gap widens far below zero."""
+    vals = curve([(0, 2.0), (18, 1.0), (30, 1.3)])
+    plain, shifted = records(V, GAP, vals), records(V, [gap - 5.0 for gap in GAP], vals)
+    expected, events = replay(plain), replay(shifted)
+    assert kinds(events) == ["boundary", "overfitting"]
+    assert [e.detected_epoch for e in events] == [e.detected_epoch for e in expected]
+    assert events[-1].evidence["gap"] < 0
+    assert "loss gap from -5 to -4." in events[-1].message
+
+
+LOSS = st.integers(1, 256).map(lambda part: part / 64)  # sums and differences of these are exact
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(LOSS, LOSS), min_size=4, max_size=len(V)), st.integers(-640, 640))
+def test_a_constant_added_to_the_training_loss_changes_no_event(losses: list[tuple[float, float]], part: int) -> None:
+    run = [(epoch, s, train, val) for (epoch, s, _, _), (train, val) in zip(FULL, losses, strict=False)]
+    moved = [(epoch, s, train + part / 64, val) for epoch, s, train, val in run]
+    one, other = PhaseDetector(), PhaseDetector()
+    assert told(replay(moved, other)) == told(replay(run, one))
+    assert other.overfitting_risk == one.overfitting_risk
 
 
 def test_both_curves_must_rise() -> None:
