@@ -95,7 +95,7 @@ def report(monitor: TwoPhaseMonitor, data: str, model: str, options: Options) ->
     epochs, order, loss = history["epoch"], history["mean_order"], history["val_loss"]
     turn, best = order.index(min(order)), loss.index(min(loss))
     told = [event.detected_epoch for event in monitor.events if event.kind == "boundary"]
-    boundary = f"{monitor.boundary_epoch} ({told[-1]})" if told else "none"
+    boundary = f"{monitor.boundary_epoch} ({told[-1]})" if monitor.boundary_epoch is not None else "none"
     seconds = sum(history["seconds"]) / len(epochs)
     ratio = loss[-1] / loss[best]
     figure = options.output / f"{options.name}.png"

@@ -10,6 +10,7 @@ import urllib.request
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 from lightning_interactions.errors import InteractionsWarning, bad_argument
@@ -170,6 +171,32 @@ class WandbAlert(_Throttled):
         except Exception as error:
             return f"the alert could not be sent ({type(error).__name__})"
         return None
+
+
+def describe_alerts(alerts: Sequence[Alert]) -> list[str]:
+    """Name who is told of events, without what they were made with: that may be secret.
+
+    Args:
+        alerts: What `resolve_alerts` returned.
+
+    Example:
+        >>> describe_alerts(resolve_alerts(["warn", print]))
+        ['warn', 'print']
+    """
+    return [_describe(alert) for alert in alerts]
+
+
+def _describe(alert: Alert) -> str:
+    if type(alert) is WarnAlert:
+        return "warn"
+    if type(alert) is WebhookAlert:
+        return repr(alert)  # it names the variable, never the address in it
+    if not isinstance(alert, CallAlert):
+        return type(alert).__qualname__
+    function: Any = alert.function
+    while isinstance(function, partial):
+        function = function.func
+    return str(getattr(function, "__qualname__", type(function).__qualname__))
 
 
 OnEvent = Literal["warn"] | Alert | Callable[[PhaseEvent], object]

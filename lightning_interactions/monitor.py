@@ -17,6 +17,7 @@ from lightning_interactions.alerts import OnEvent, WarnAlert, resolve_alerts
 from lightning_interactions.budget import Budget
 from lightning_interactions.errors import StateError
 from lightning_interactions.faults import Faults
+from lightning_interactions.fingerprint import fingerprint
 from lightning_interactions.history import History
 from lightning_interactions.measure import MeasureSettings
 from lightning_interactions.options import check_options, check_trainer, describe_options
@@ -28,6 +29,7 @@ from lightning_interactions.runrecord import RunRecord, summary
 from lightning_interactions.samples import SampleTracks
 from lightning_interactions.scores import ScoreFn
 from lightning_interactions.session import Record, Session
+from lightning_interactions.stopping import StopRequest
 from lightning_interactions.tasks import Target
 from lightning_interactions.terminal import measuring, say, short_sentence, table
 from lightning_interactions.watchlist import Watchlist
@@ -40,7 +42,8 @@ if TYPE_CHECKING:
 else:
     Base = bridge.callback_base()
 
-STATE_VERSION = 1
+STATE_VERSION = 2
+"""Version 1 told players and scores apart by their ``repr``."""
 
 DECISION_KEYS = ("phase", "boundary_epoch", "overfitting_risk", "val_loss_before_alarm")
 """Logged keys that other callbacks act on."""
@@ -80,7 +83,8 @@ class TwoPhaseMonitor(Base):
             written before that (``save_on_train_epoch_end=False``) lacks the record that waits.
         on_event: ``"warn"``, a callable ``(PhaseEvent) -> None``, an `Alert`, a list of them, or ``None``.
         stop_on: Stop training at the ``"boundary"`` or at ``"overfitting"``, once the Trainer's ``min_epochs`` and
-            ``min_steps`` are reached; ``None`` never stops it. A stopped run that is resumed goes on.
+            ``min_steps`` are reached and unless it is retracted before that; ``None`` never stops it. A stopped run
+            that is resumed goes on.
         chunk_size: Largest number of masked inputs in one forward pass.
         precision: ``"32-true"`` computes masked forwards in full float32 whatever the Trainer's precision, because
             rounding noise looks like high orders; ``"inherit"`` uses the Trainer's.
@@ -180,8 +184,10 @@ class TwoPhaseMonitor(Base):
         self.noise_bound = noise_bound
         self.salience = salience
         self.every_n_epochs = every_n_epochs
+        self.max_overhead = max_overhead
         self.monitor = monitor
         self.train_monitor = train_monitor
+        self.on_event = on_event
         self.stop_on = stop_on
         self.chunk_size = chunk_size
         self.precision = precision
@@ -195,6 +201,8 @@ class TwoPhaseMonitor(Base):
         self.verbose = verbose
         self.detector = detector if detector is not None else PhaseDetector()
         self._pristine_detector = copy.deepcopy(self.detector)
+        # Of what was given, not of what became of it: a function may count its calls.
+        self._given = {"players": _told_apart(players), "score": _told_apart(score)}
         self._budget = Budget(max_overhead)
         self._faults = Faults(on_error)
         self._publisher = Publisher(log_key_prefix, log_figures, resolve_alerts(on_event), self._faults.tell)
@@ -208,6 +216,7 @@ class TwoPhaseMonitor(Base):
         self._due = False
         self._stale: object = None
         self._late = False
+        self._stop = StopRequest()
 
     # -- results -----------------------------------------------------------------------------------------------------
 
@@ -284,8 +293,8 @@ class TwoPhaseMonitor(Base):
             self.detector = copy.deepcopy(self._pristine_detector)
             self._watchlist = self._new_watchlist()
         # A stop that still waits for the Trainer's minimum is not in the checkpoint, and its event does not come again.
-        asked = any(event.kind == self.stop_on for event in self.events)
-        trainer.should_stop = trainer.should_stop or (asked and bridge.is_below_minimum(trainer))
+        self._stop = StopRequest()
+        self._ask_to_stop(trainer, bridge.is_below_minimum(trainer))
         if self._writes(trainer):
             with self._contained(trainer, "preparing the loggers"):
                 self._publisher.open(trainer.loggers, ["val", "train"] if self.watch == "both" else [self.watch])
@@ -451,7 +460,10 @@ class TwoPhaseMonitor(Base):
         def happened(problem: str) -> None:
             epoch, step = trainer.current_epoch, bridge.logged_step(trainer)
             message = f"Epoch {epoch}: {problem}. Training is not affected."
-            self.events.append(PhaseEvent("probe_failed", epoch, epoch, step, message=message))
+            event = PhaseEvent("probe_failed", epoch, epoch, step, message=message)
+            self.events.append(event)
+            if trainer.is_global_zero and not bridge.is_fast_dev_run(trainer):
+                self._publisher.tell_fault(trainer.loggers, event, self._run)
 
         return self._faults.contain(what, happened, counts=counts)
 
@@ -464,8 +476,11 @@ class TwoPhaseMonitor(Base):
             events: list[PhaseEvent] = []
             with self._contained(trainer, "deciding"):
                 events = self._decide(trainer, record)
-                # Act first: a logger that fails must not swallow an alarm, or on rank 0 keep the other ranks waiting.
-                if not bridge.is_fast_dev_run(trainer):
+                self._keep(record)
+            # Act first: a logger that fails must not swallow an alarm, or on rank 0 keep the other ranks waiting. Nor
+            # may a record that cannot be kept: the detector does not say it again.
+            if not bridge.is_fast_dev_run(trainer):
+                with self._contained(trainer, "acting on events"):
                     self._act(trainer, events)
             with self._contained(trainer, "logging"):
                 log(record.scalars)
@@ -483,6 +498,7 @@ class TwoPhaseMonitor(Base):
         self._stale = None
 
     def _decide(self, trainer: Trainer, record: Record) -> list[PhaseEvent]:
+        """Ask the detector; its events are kept at once, and what it thinks goes into the record."""
         main = record.deciding
         train_loss = self._loss(trainer, self.train_monitor, record.losses.get("train"))
         val_loss = self._loss(trainer, self.monitor, record.losses.get("val"))
@@ -490,6 +506,7 @@ class TwoPhaseMonitor(Base):
         events += self.detector.update(
             record.epoch, main.strength, train_loss, val_loss, step=record.step, paired=not self.resample
         )
+        self.events += events
         alarmed = self.detector.overfitting_epoch is not None
         record.scalars |= {
             "train_loss": math.nan if train_loss is None else train_loss,
@@ -500,12 +517,13 @@ class TwoPhaseMonitor(Base):
             "boundary_epoch": float(-1 if self.boundary_epoch is None else self.boundary_epoch),
             "overfitting_risk": self.detector.overfitting_risk,
         }
+        return events
+
+    def _keep(self, record: Record) -> None:
         samples = self._follow_samples(record)
         extra = {f"{split}/strength": m.mean_strength for split, m in record.found.items() if len(record.found) > 1}
-        self.history.append(record.epoch, record.step, record.scalars, main.mean_strength, extra)
+        self.history.append(record.epoch, record.step, record.scalars, record.deciding.mean_strength, extra)
         self.history.samples = samples
-        self.events += events
-        return events
 
     def _follow_samples(self, record: Record) -> list[dict[str, Any]]:
         """Follow every sample on its own, unless there are others each time; log their onsets."""
@@ -538,16 +556,21 @@ class TwoPhaseMonitor(Base):
         return value
 
     def _act(self, trainer: Trainer, events: Sequence[PhaseEvent]) -> None:
-        """Stop if that was asked for; tell people."""
-        if self.stop_on is not None:
-            asked = any(event.kind == self.stop_on for event in events)
-            stop = trainer.strategy.reduce_boolean_decision(asked, all=False)
-            trainer.should_stop = trainer.should_stop or stop
+        """Stop if that was asked for, or no longer; tell people."""
+        self._ask_to_stop(trainer, any(event.kind == self.stop_on for event in events))
         if trainer.is_global_zero:
             self._publisher.send(events)
             if self.verbose and not any(isinstance(alert, WarnAlert) for alert in self._publisher.alerts):
                 for event in events:
                     say(trainer, f"TwoPhaseMonitor: {short_sentence(event)}")
+
+    def _ask_to_stop(self, trainer: Trainer, asked: bool) -> None:
+        """Ask, together with the other ranks, for a stop; only as long as what it was asked for still holds."""
+        if self.stop_on is None:
+            return
+        found = self.boundary_epoch if self.stop_on == "boundary" else self.detector.overfitting_epoch
+        wanted = found is not None and (asked or self._stop.asking)
+        self._stop.update(trainer, trainer.strategy.reduce_boolean_decision(wanted, all=False))
 
     def _show(self, trainer: Trainer, record: Record, events: Sequence[PhaseEvent]) -> None:
         """Write and draw. On rank 0 only."""
@@ -607,6 +630,8 @@ class TwoPhaseMonitor(Base):
                 f"{state_dict['version']}, this one reads up to {STATE_VERSION}). Update the package."
             )
         saved, own = state_dict.get("settings", {}), self._identity()
+        if state_dict.get("version", 0) < 2:  # what these say of players and functions cannot be compared
+            own = {k: v for k, v in own.items() if k != "players" and (k != "score" or isinstance(self.score, str))}
         different = [f"{k}={saved[k]} (now {own[k]})" for k in own if k in saved and saved[k] != own[k]]
         if different:
             raise StateError(
@@ -624,11 +649,8 @@ class TwoPhaseMonitor(Base):
     # -- small parts -------------------------------------------------------------------------------------------------
 
     def _identity(self) -> dict[str, Any]:
-        score = self.score if isinstance(self.score, str) else getattr(self.score, "__qualname__", "callable")
         names = "target", "num_samples", "num_players", "resample", "layer", "noise_bound", "salience", "precision"
-        return {"players": repr(self.players), "score": score, "seed": self.seed} | {
-            name: getattr(self, name) for name in names
-        }
+        return {**self._given, "seed": self.seed} | {name: getattr(self, name) for name in names}
 
     def _new_session(self) -> Session:
         settings = MeasureSettings(self.num_players, self.salience, self.noise_bound, self.chunk_size)
@@ -641,3 +663,7 @@ class TwoPhaseMonitor(Base):
         watched = ["train", "val"] if self.watch == "both" else [self.watch]
         losses = [s for s, key in (("train", self.train_monitor), ("val", self.monitor)) if key is None]
         return Watchlist(watched, losses, num_samples=self.num_samples, resample=self.resample, seed=self.seed)
+
+
+def _told_apart(value: object) -> str:
+    return value if isinstance(value, str) else fingerprint(value)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_interactions import bridge
+from lightning_interactions.alerts import describe_alerts, resolve_alerts
 from lightning_interactions.coalitions import check_num_players
 from lightning_interactions.errors import ArgumentError, InteractionsWarning, bad_argument
 from lightning_interactions.interactions import check_chunk_size
@@ -27,6 +29,7 @@ _CHOICES: dict[str, tuple[object, ...]] = {
     "log_figures": (True, False),
     "verbose": (True, False),
 }
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _NEEDS = "so the monitor cannot see what it should measure"
 
 
@@ -107,19 +110,23 @@ def check_trainer(trainer: Any, pl_module: Any, watch: str, forward_fn: object) 
 
 
 def describe_options(monitor: Any) -> dict[str, Any]:
-    """Return the arguments a monitor was made with, as far as it keeps them, as plain values.
+    """Return the arguments a monitor was made with as plain values, without secrets.
 
     Args:
         monitor: The monitor.
     """
-    names = [name for name in inspect.signature(type(monitor).__init__).parameters if hasattr(monitor, name)]
-    return {name: _plain(getattr(monitor, name)) for name in names}
+    # A subclass may take its arguments as ``**options``: the classes it derives from know their names.
+    makers = [vars(cls)["__init__"] for cls in type(monitor).__mro__ if "__init__" in vars(cls) and cls is not object]
+    names = dict.fromkeys(name for maker in makers for name in inspect.signature(maker).parameters)
+    return {name: _plain(name, getattr(monitor, name)) for name in names if name in vars(monitor)}
 
 
-def _plain(value: Any) -> Any:
+def _plain(name: str, value: Any) -> Any:
+    if name == "on_event":
+        return describe_alerts(resolve_alerts(value))
     if value is None or isinstance(value, (str, int, float)):
         return value
-    return getattr(value, "__qualname__", None) or repr(value)
+    return getattr(value, "__qualname__", None) or _ADDRESS.sub("", repr(value))
 
 
 def _inactive(reason: str) -> bool:

@@ -129,7 +129,9 @@ class CheckpointMonitor(TwoPhaseMonitor):
         """
         record = self._session.measure(trainer, module, self._watchlist)
         record.epoch, record.step = checkpoint.epoch, checkpoint.step
-        return [short_sentence(event) for event in self._decide(trainer, record)]
+        events = self._decide(trainer, record)
+        self._keep(record)
+        return [short_sentence(event) for event in events]
 
     def save_run(self, path: Path) -> None:
         """Write what a monitored run leaves behind.

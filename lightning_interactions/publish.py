@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lightning_interactions import bridge, writers
-from lightning_interactions.alerts import Alert
+from lightning_interactions.alerts import Alert, WarnAlert
 from lightning_interactions.figures import order_distribution_figure
 from lightning_interactions.functional import order_distribution
 from lightning_interactions.phases import PhaseEvent
@@ -139,14 +139,35 @@ class Publisher:
         strength = order_distribution_figure(torch.tensor(last["strength"]), epoch=last["epoch"])
         writers.write_figures(loggers, self.prefix, {"run": run_figure(), "strength_by_order": strength}, step)
 
-    def send(self, events: Sequence[PhaseEvent]) -> None:
+    def tell_fault(self, loggers: Sequence[Any], event: PhaseEvent, run: Callable[[], RunRecord]) -> None:
+        """Tell of a fault of ours that a warning has just told. On rank 0 only.
+
+        What fails here becomes a warning and no event, or each fault would make another one.
+
+        Args:
+            loggers: The Trainer's loggers.
+            event: The fault.
+            run: Gives the run so far, with the event.
+        """
+        self.send([event], warned=True)
+        for logger in loggers:
+            try:
+                writers.write_event([logger], self.prefix, event, event.step)
+                self.keep([logger], run())
+            except Exception as error:
+                self.tell(f"{type(logger).__name__} could not keep an event ({error!r})")
+
+    def send(self, events: Sequence[PhaseEvent], *, warned: bool = False) -> None:
         """Tell people. On rank 0 only.
 
         Args:
             events: In order.
+            warned: Whether a warning has told them already; `WarnAlert` then does not repeat it.
         """
         for event in events:
             for alert in self.alerts:
+                if warned and type(alert) is WarnAlert:
+                    continue
                 try:
                     with bars_cleared():
                         alert.send(event)

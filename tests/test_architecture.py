@@ -22,14 +22,14 @@ LEVELS: dict[str, int] = {
     name: level
     for level, names in enumerate(
         [
-            "errors files",
+            "errors files fingerprint",
             "coalitions",
             "functional scores probing",
             "batches tasks",
             "players layers chunks _evidence _phase_messages _risk",
             "evaluate probes phases metrics _figure_data",
             "noise interval",
-            "measure watchlist faults interactions history figures alerts sinks terminal budget",
+            "measure watchlist faults interactions history figures alerts sinks terminal budget stopping",
             "bridge samples writers runrecord",
             "options session report",
             "publish",

@@ -121,6 +121,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "uneven": {},
     "fault": {"score": fails_on_rank_1, "on_error": "warn"},
     "unreadable": {"target_fn": unreadable_on_rank_1, "on_error": "warn"},
+    "withdrawn": {"stop_on": "boundary", "detector": ScriptedDetector(boundary=0, retracted=1)},
     "disk_full": {"stop_on": "boundary", "detector": ScriptedDetector(), "on_error": "warn"},
 }
 """The monitor's options. 'logged_loss' is logged without ``sync_dist``: the ranks have different values."""
@@ -178,7 +179,8 @@ def main(devices: int, folder: Path, scenario: str) -> None:
     monitor = make(**options)
     uneven, strategy = scenario == "uneven", "ddp" if devices > 1 else "auto"
     trainer = L.Trainer(
-        max_epochs=2 if scenario == "stopped" else 3, accelerator="cpu", devices=devices, strategy=strategy,
+        max_epochs=2 if scenario == "stopped" else 3, min_epochs=2 if scenario == "withdrawn" else None,
+        accelerator="cpu", devices=devices, strategy=strategy,
         logger=FullDisk(folder) if scenario == "disk_full" else False, enable_progress_bar=False,
         enable_model_summary=False, default_root_dir=folder, num_sanity_val_steps=1,
         use_distributed_sampler=not uneven, callbacks=[monitor, ModelCheckpoint(folder, filename=scenario)],

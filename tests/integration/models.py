@@ -200,12 +200,20 @@ class AnyBatchNet(ColumnNet):
 
 
 class ScriptedDetector(PhaseDetector):
-    """Announces a boundary at epoch 1 and overfitting at epoch 2, whatever it is shown."""
+    """Says what it is told to, at the epochs it is told to; by default a boundary at 1 and overfitting at 2."""
+
+    def __init__(self, **kinds: int) -> None:
+        super().__init__()
+        self.kinds = {epoch: kind for kind, epoch in (kinds or {"boundary": 1, "overfitting": 2}).items()}
 
     def update(self, epoch: int, *args: Any, **kwargs: Any) -> list[PhaseEvent]:
-        kind = {1: "boundary", 2: "overfitting"}.get(epoch)
+        kind: Any = self.kinds.get(epoch)
         if kind == "boundary":
             self.boundary_epoch = epoch
+        if kind == "overfitting":
+            self.overfitting_epoch = epoch
+        if kind == "retracted":
+            self.boundary_epoch = self.overfitting_epoch = None
         return [PhaseEvent(kind, epoch, epoch, message=f"{kind} at {epoch}")] if kind else []
 
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from models import ColumnNet, column_data, fit, loaders, small_monitor
+from models import ColumnNet, ScriptedDetector, column_data, fit, loaders, small_monitor
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_interactions import PhaseDetector, PhaseEvent
+from lightning_interactions import PhaseEvent
 
 
 class OverfitNet(ColumnNet):
@@ -26,24 +26,6 @@ class OverfitNet(ColumnNet):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
-
-
-class Script(PhaseDetector):
-    """Says what it is told to, at the epochs it is told to."""
-
-    def __init__(self, **kinds: int) -> None:
-        super().__init__()
-        self.kinds = {epoch: kind for kind, epoch in kinds.items()}
-
-    def update(self, epoch: int, *args: Any, **kwargs: Any) -> list[PhaseEvent]:
-        kind: Any = self.kinds.get(epoch)
-        if kind == "boundary":
-            self.boundary_epoch = epoch
-        if kind == "overfitting":
-            self.overfitting_epoch = epoch
-        if kind == "retracted":
-            self.boundary_epoch = self.overfitting_epoch = None
-        return [PhaseEvent(kind, epoch, epoch, message=f"{kind} at {epoch}")] if kind else []
 
 
 class Snapshots(L.Callback):
@@ -99,7 +81,7 @@ def test_the_recipe_keeps_the_boundary_and_the_best_before_the_alarm(tmp_path: P
 
 
 def test_a_lower_loss_after_the_alarm_does_not_replace_the_checkpoint(tmp_path: Path) -> None:
-    monitor = small_monitor(detector=Script(boundary=1, overfitting=3))
+    monitor = small_monitor(detector=ScriptedDetector(boundary=1, overfitting=3))
     snapshots, keep = Snapshots(), keepers(tmp_path)
     fit(monitor, model=OverfitNet, max_epochs=8, callbacks=(snapshots, *keep.values()), enable_checkpointing=True)
     assert kept_epoch(keep["lowest loss"], snapshots) > 3, "the alarm came early: the loss fell on"
@@ -107,7 +89,7 @@ def test_a_lower_loss_after_the_alarm_does_not_replace_the_checkpoint(tmp_path: 
 
 
 def test_an_alarm_that_is_taken_back_opens_the_key_again() -> None:
-    monitor = small_monitor(detector=Script(boundary=0, overfitting=1, retracted=3), on_event=None)
+    monitor = small_monitor(detector=ScriptedDetector(boundary=0, overfitting=1, retracted=3), on_event=None)
     fit(monitor, max_epochs=5)
     known = torch.tensor(monitor.history.column("val_loss_before_alarm")).isfinite()
     assert known.tolist() == [True, False, False, True, True]
@@ -169,7 +151,7 @@ def test_a_run_whose_training_loss_stays_above_the_validation_loss_is_stopped_to
 
 
 def test_a_stop_at_the_alarm_leaves_the_plain_checkpoint_right(tmp_path: Path) -> None:
-    monitor = small_monitor(stop_on="overfitting", detector=Script(overfitting=3))
+    monitor = small_monitor(stop_on="overfitting", detector=ScriptedDetector(overfitting=3))
     snapshots, keep = Snapshots(), keepers(tmp_path)
     trainer = fit(
         monitor, model=OverfitNet, max_epochs=8, callbacks=(snapshots, *keep.values()), enable_checkpointing=True
@@ -188,7 +170,7 @@ def test_evaluating_a_checkpoint_does_not_turn_the_record_back(evaluate: str, tm
             self(batch[0])
 
     first = ModelCheckpoint(tmp_path, "first", monitor="interactions/phase", mode="min")
-    monitor = small_monitor(detector=Script(boundary=1, overfitting=2), on_event=None)
+    monitor = small_monitor(detector=ScriptedDetector(boundary=1, overfitting=2), on_event=None)
     trainer = fit(monitor, model=Tested, callbacks=(first,), enable_checkpointing=True)
     assert torch.load(first.best_model_path, weights_only=True)["epoch"] == 0
     data = loaders()["val_dataloaders"]
@@ -209,7 +191,7 @@ def test_evaluating_a_checkpoint_does_not_turn_the_record_back(evaluate: str, tm
 @pytest.mark.parametrize("options", [{}, {"monitor": "val_loss"}], ids=["probes", "logged-loss"])
 def test_every_event_is_told_once_over_a_resume(when: dict[str, bool], options: dict[str, str], tmp_path: Path) -> None:
     def monitored(told: list[PhaseEvent]) -> Any:
-        return small_monitor(detector=Script(boundary=1, overfitting=2), on_event=told.append, **options)
+        return small_monitor(detector=ScriptedDetector(boundary=1, overfitting=2), on_event=told.append, **options)
 
     before: list[PhaseEvent] = []
     after: list[PhaseEvent] = []
@@ -227,10 +209,10 @@ def test_an_event_after_the_checkpoint_is_told_by_the_resumed_run_too(tmp_path: 
     told: list[str] = []
     keeper = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)
     fit(
-        small_monitor(detector=Script(boundary=2), on_event=lambda e: told.append(e.kind)), callbacks=(keeper,),
-        enable_checkpointing=True,
+        small_monitor(detector=ScriptedDetector(boundary=2), on_event=lambda e: told.append(e.kind)),
+        callbacks=(keeper,), enable_checkpointing=True,
     )  # fmt: skip
-    again = small_monitor(detector=Script(boundary=2), on_event=lambda e: told.append(e.kind))
+    again = small_monitor(detector=ScriptedDetector(boundary=2), on_event=lambda e: told.append(e.kind))
     fit(again, ckpt_path=str(tmp_path / "epoch=0.ckpt"))
     assert told == ["boundary", "boundary"]
     assert len(again.events) == 1
@@ -256,17 +238,19 @@ class BrokenLogger(TensorBoardLogger):
 def test_a_logger_that_fails_swallows_neither_alert_nor_stop(tmp_path: Path) -> None:
     told: list[str] = []
     monitor = small_monitor(
-        stop_on="boundary", detector=Script(boundary=1), on_event=lambda e: told.append(e.kind), on_error="warn"
-    )
+        stop_on="boundary", detector=ScriptedDetector(boundary=1), on_event=lambda e: told.append(e.kind),
+        on_error="warn",
+    )  # fmt: skip
     with pytest.warns(UserWarning, match="no space left"):
         trainer = fit(monitor, logger=BrokenLogger(tmp_path), max_epochs=5)
-    assert told == ["boundary"]
+    assert [kind for kind in told if kind != "probe_failed"] == ["boundary"]
+    assert "probe_failed" in told, "people are told of the logger too"
     assert trainer.current_epoch == 2
 
 
 def test_a_stop_that_waits_for_min_epochs_outlives_a_resume(tmp_path: Path) -> None:
     def monitored() -> Any:
-        return small_monitor(stop_on="boundary", detector=Script(boundary=0), on_event=None)
+        return small_monitor(stop_on="boundary", detector=ScriptedDetector(boundary=0), on_event=None)
 
     keeper = ModelCheckpoint(tmp_path, "stop")
     fit(monitored(), max_epochs=2, min_epochs=2, callbacks=(keeper,), enable_checkpointing=True)
@@ -275,11 +259,84 @@ def test_a_stop_that_waits_for_min_epochs_outlives_a_resume(tmp_path: Path) -> N
 
 def test_a_stopped_run_that_is_resumed_goes_on(tmp_path: Path) -> None:
     def monitored() -> Any:
-        return small_monitor(stop_on="boundary", detector=Script(boundary=1), on_event=None)
+        return small_monitor(stop_on="boundary", detector=ScriptedDetector(boundary=1), on_event=None)
 
     keeper = ModelCheckpoint(tmp_path, "stop")
     assert fit(monitored(), max_epochs=5, callbacks=(keeper,), enable_checkpointing=True).current_epoch == 2
     assert fit(monitored(), max_epochs=5, ckpt_path=str(tmp_path / "stop.ckpt")).current_epoch == 5
+
+
+class Asks(L.Callback):
+    """Someone else who wants the run to stop, once, at the end of an epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        trainer.should_stop = trainer.should_stop or trainer.current_epoch == self.epoch
+
+
+@pytest.mark.parametrize("script", [{"boundary": 0, "retracted": 2}, {"overfitting": 0, "retracted": 2}], ids=str)
+def test_a_withdrawn_event_no_longer_stops_the_run(script: dict[str, int]) -> None:
+    monitor = small_monitor(stop_on=next(iter(script)), detector=ScriptedDetector(**script), on_event=None)
+    trainer = fit(monitor, max_epochs=6, min_epochs=4)
+    assert trainer.current_epoch == 6
+    assert not trainer.should_stop
+
+
+@pytest.mark.parametrize("script", [{"boundary": 0, "retracted": 1}, {"overfitting": 0, "retracted": 1}], ids=str)
+def test_a_withdrawn_event_does_not_stop_the_resumed_run(script: dict[str, int], tmp_path: Path) -> None:
+    def monitored() -> Any:
+        return small_monitor(stop_on=next(iter(script)), detector=ScriptedDetector(**script), on_event=None)
+
+    keeper = ModelCheckpoint(tmp_path, "stop")
+    fit(monitored(), max_epochs=2, callbacks=(keeper,), min_epochs=2, enable_checkpointing=True)
+    assert fit(monitored(), max_epochs=6, min_epochs=4, ckpt_path=str(tmp_path / "stop.ckpt")).current_epoch == 6
+
+
+def test_a_stop_that_outlived_a_resume_can_be_withdrawn(tmp_path: Path) -> None:
+    def monitored() -> Any:
+        detector = ScriptedDetector(boundary=0, retracted=3)
+        return small_monitor(stop_on="boundary", detector=detector, on_event=None)
+
+    keeper = ModelCheckpoint(tmp_path, "stop")
+    fit(monitored(), max_epochs=2, min_epochs=2, callbacks=(keeper,), enable_checkpointing=True)
+    assert fit(monitored(), max_epochs=8, min_epochs=5, ckpt_path=str(tmp_path / "stop.ckpt")).current_epoch == 8
+
+
+def test_a_withdrawn_event_leaves_the_stop_of_others() -> None:
+    detector = ScriptedDetector(boundary=1, retracted=2)
+    monitor = small_monitor(stop_on="boundary", detector=detector, on_event=None)
+    assert fit(monitor, max_epochs=6, min_epochs=4, callbacks=(Asks(0),)).current_epoch == 4
+
+
+def test_a_withdrawn_event_leaves_the_stop_of_another_monitor() -> None:
+    """It asked later, when the stop was set already, and goes on asking."""
+    first = small_monitor(
+        stop_on="boundary", detector=ScriptedDetector(boundary=0, retracted=2), on_event=None, log_key_prefix="a/"
+    )
+    second = small_monitor(stop_on="boundary", detector=ScriptedDetector(boundary=1), on_event=None)
+    assert fit(first, max_epochs=6, min_epochs=4, callbacks=(second,)).current_epoch == 4
+
+
+def test_a_boundary_found_again_stops_after_all() -> None:
+    detector = ScriptedDetector(boundary=0, retracted=1)
+    detector.kinds[2] = "boundary"
+    monitor = small_monitor(stop_on="boundary", detector=detector, on_event=None)
+    assert fit(monitor, max_epochs=6, min_epochs=4).current_epoch == 4
+
+
+def test_an_event_is_acted_on_though_its_record_cannot_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monitor = small_monitor(
+        stop_on="boundary", detector=ScriptedDetector(boundary=1), on_event=lambda e: told.append(e.kind),
+        on_error="warn",
+    )  # fmt: skip
+    monkeypatch.setattr(monitor, "_follow_samples", lambda record: 1 / 0)
+    with pytest.warns(UserWarning, match="ZeroDivisionError"):
+        trainer = fit(monitor, max_epochs=5)
+    assert sorted(told) == ["boundary", "probe_failed"]
+    assert trainer.current_epoch == 2
 
 
 # -- samples ---------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from lightning_interactions import (
     InteractionsWarning,
     PhaseDetector,
     PhaseEvent,
+    RunRecord,
     TabularFeatures,
     TwoPhaseMonitor,
     scores,
@@ -287,7 +288,7 @@ def test_a_logger_that_raises_costs_only_what_it_should_have_written(late: bool,
     assert ended == ""
     assert_identical(with_monitor, without)
     assert len(monitor.history) == 6
-    assert sent == ["boundary", "overfitting"], "people are told all the same"
+    assert [kind for kind in sent if kind != "probe_failed"] == ["boundary", "overfitting"], "told all the same"
     told = our_warnings(caught)
     assert len([text for text in told if "No space left" in text and "writing" in text]) == 1
     assert len([text for text in told if "server is gone" in text]) == late
@@ -344,3 +345,65 @@ def test_a_detector_that_raises_keeps_what_was_measured_in_the_logs(tmp_path: Pa
     assert trainer.current_epoch == 3
     assert "interactions/mean_order" in trainer.callback_metrics
     assert len([text for text in told if "a user's mistake" in text]) == 1
+
+
+# -- faults are told like other events -------------------------------------------------------------------------------
+
+
+def texts(logger: TensorBoardLogger) -> list[str]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(logger.log_dir, size_guidance={"tensors": 0}).Reload()
+    if "interactions/events/text_summary" not in events.Tags()["tensors"]:
+        return []
+    return [e.tensor_proto.string_val[0].decode() for e in events.Tensors("interactions/events/text_summary")]
+
+
+def test_a_contained_fault_reaches_alerts_loggers_and_the_runs_file(tmp_path: Path) -> None:
+    sent: list[PhaseEvent] = []
+    logger = TensorBoardLogger(tmp_path)
+    monitor = small_monitor(on_error="warn", score=ScoreThatBreaks(), on_event=["warn", sent.append])
+    _, told = fit_and_listen(monitor, logger=logger)
+    assert sent == monitor.events
+    assert [event.kind for event in sent] == ["probe_failed"]
+    assert len([text for text in told if "a user's mistake" in text]) == 1, "warned of once, by the fault itself"
+    (text,) = texts(logger)
+    assert "a user's mistake" in text
+    run = RunRecord.from_json((Path(logger.log_dir) / "interactions.json").read_text())
+    assert list(run.events) == monitor.events, "even though nothing was measured"
+
+
+def test_a_fault_at_the_very_end_is_in_the_runs_file(tmp_path: Path) -> None:
+    class Ends(TwoPhaseMonitor):
+        def plot(self) -> Any:
+            if len(self.history) == 3:
+                raise OSError("no fonts")
+            return super().plot()
+
+    sent: list[PhaseEvent] = []
+    logger = TensorBoardLogger(tmp_path)
+    monitor = Ends(num_samples=4, num_players=3, verbose=False, on_event=sent.append)
+    with pytest.warns(InteractionsWarning, match="no fonts"):
+        fit(monitor, logger=logger)
+    run = RunRecord.from_json((Path(logger.log_dir) / "interactions.json").read_text())
+    assert [event.kind for event in run.events] == ["probe_failed"]
+    assert sent == list(run.events) == monitor.events
+    assert len(run.history["epoch"]) == 3
+
+
+def test_a_fault_that_nobody_can_be_told_of_ends_there(tmp_path: Path) -> None:
+    monitor = small_monitor(on_error="warn", score=ScoreThatBreaks(), on_event=["warn", AlertThatBreaks()])
+    trainer, told = fit_and_listen(monitor, logger=FullDisk(tmp_path), max_epochs=5)
+    assert trainer.current_epoch == 5
+    assert [event.kind for event in monitor.events if "a user's mistake" in event.message] == ["probe_failed"]
+    assert all(event.kind == "probe_failed" for event in monitor.events)
+    assert any("AlertThatBreaks could not tell" in text for text in told)
+    assert len(told) == len(set(told)), "each text once"
+
+
+def test_a_smoke_test_sends_nothing() -> None:
+    sent: list[PhaseEvent] = []
+    monitor = small_monitor(on_error="warn", score=ScoreThatBreaks(), on_event=sent.append)
+    fit_and_listen(monitor, fast_dev_run=True)
+    assert sent == []
+    assert [event.kind for event in monitor.events] == ["probe_failed"]

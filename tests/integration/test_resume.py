@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,16 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from models import ScriptedDetector, fit, small_monitor
+from torch import Tensor
 
-from lightning_interactions import InteractionsWarning, StateError, TwoPhaseMonitor, watchlist
+from lightning_interactions import (
+    FeatureMask,
+    InteractionsWarning,
+    StateError,
+    TabularFeatures,
+    TwoPhaseMonitor,
+    watchlist,
+)
 from lightning_interactions.monitor import STATE_VERSION
 
 
@@ -98,6 +107,92 @@ def test_settings_that_differ_are_refused(tmp_path: Path) -> None:
     fit(small_monitor(), callbacks=(keeper,), enable_checkpointing=True)
     with pytest.raises(StateError, match=r"num_players=4 \(now 5\).*log_key_prefix"):
         fit(small_monitor(num_players=5), max_epochs=5, ckpt_path=str(tmp_path / "last.ckpt"))
+
+
+class Doubled(TabularFeatures):
+    """Players with a function among their settings, which any two processes have at different addresses."""
+
+    def __init__(self, change: Any) -> None:
+        super().__init__()
+        self.change = change
+
+    def mask_batch(self, samples: Tensor, players: Tensor, coalitions: Tensor) -> Tensor:
+        masked: Tensor = self.change(super().mask_batch(samples, players, coalitions))
+        return masked
+
+
+class Times:
+    """A function with a setting, and with something it counts."""
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+        self.calls = 0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.factor * x
+
+
+class Summed:
+    """A score with a setting, and with something it counts."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        self.factor = factor
+        self.calls = 0
+
+    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+        self.calls += 1
+        return self.factor * logits.sum(1)
+
+
+@pytest.mark.parametrize("case", ["object", "lambda", "score"])
+def test_settings_without_a_plain_value_resume(case: str, tmp_path: Path) -> None:
+    def make(factor: float) -> TwoPhaseMonitor:
+        if case == "score":
+            return small_monitor(score=Summed(factor))
+        return small_monitor(players=Doubled(Times(factor) if case == "object" else lambda x: factor * x))
+
+    keeper = ModelCheckpoint(tmp_path, filename="stop")
+    fit(make(2.0), callbacks=(keeper,), max_epochs=2, enable_checkpointing=True)
+    resumed = make(2.0)
+    fit(resumed, max_epochs=3, ckpt_path=str(tmp_path / "stop.ckpt"))
+    assert resumed.history.column("epoch") == [0, 1, 2]
+    with pytest.raises(StateError, match="score=" if case == "score" else "players=") as caught:
+        fit(make(3.0), max_epochs=3, ckpt_path=str(tmp_path / "stop.ckpt"))
+    assert " at 0x" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (FeatureMask([0, 0, 1, 1, 2]), FeatureMask([0, 1, 1, 2, 2])),
+        (TabularFeatures(torch.zeros(5)), TabularFeatures(torch.ones(5))),
+    ],
+    ids=["masks", "baselines"],
+)
+def test_tensors_of_one_shape_are_told_apart(first: Any, second: Any) -> None:
+    state = small_monitor(players=first).state_dict()
+    small_monitor(players=copy.deepcopy(first)).load_state_dict(state)
+    with pytest.raises(StateError, match=rf"players={type(first).__name__}\(.*\(now {type(first).__name__}\("):
+        small_monitor(players=second).load_state_dict(state)
+
+
+def test_state_of_version_1_still_loads() -> None:
+    """Its players were told apart by their ``repr``, which says too little or too much; the plain settings count."""
+    first = small_monitor(players=TabularFeatures())
+    fit(first, max_epochs=1)
+    state = first.state_dict()
+    assert state["version"] == 2
+    settings = state["settings"] | {"players": "Doubled(change=<function f at 0x7f00>)", "score": "f"}
+    state |= {"version": 1, "settings": settings}
+    second = small_monitor(players=Doubled(Times(2.0)), score=Summed())
+    second.load_state_dict(state)
+    assert len(second.history) == 1
+    with pytest.raises(StateError, match=r"with num_players=4 \(now 5\); its"):
+        small_monitor(num_players=5, score=Summed()).load_state_dict(state)
+    with pytest.raises(StateError, match=r"with score=f \(now log_odds\); its"):
+        small_monitor().load_state_dict(state)
 
 
 def test_probes_too_large_for_the_checkpoint_are_collected_again(tmp_path: Path, monkeypatch: Any) -> None:

@@ -23,6 +23,7 @@ from lightning_interactions import Alert, ImagePatches, InteractionsWarning, Pha
 from lightning_interactions.bridge import UNSUPPORTED_STRATEGIES
 from lightning_interactions.measure import CELLS
 
+ROOT = Path(__file__).resolve().parents[2]
 Found = dict[str, Any]
 
 
@@ -31,6 +32,8 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with what two processes saved; one launch for everything, as starting them takes longest."""
     folder = tmp_path_factory.mktemp("ranks")
     environment = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE")}
+    # The package beside these tests, where another copy is installed.
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), environment.get("PYTHONPATH")]))
     command = [sys.executable, str(Path(ddp_run.__file__)), str(folder)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -114,6 +117,7 @@ def test_a_fault_on_one_rank_stops_no_rank(ranks: dict[str, list[Found]]) -> Non
     for rank in found:
         assert [event["kind"] for event in rank["events"]] == ["probe_failed"]
         assert "this score fails on rank 1" in rank["events"][0]["message"], "rank 0 tells what happened elsewhere"
+    assert [rank["told"] for rank in found] == [["probe_failed"], []]
     assert found[0]["epochs"] == found[1]["epochs"] == 3
     assert all(torch.isfinite(w.float()).all() for w in found[0]["weights"].values())
 
@@ -131,8 +135,15 @@ def test_a_full_disk_on_rank_0_keeps_no_rank_from_stopping(ranks: dict[str, list
         assert rank["history"]["epoch"] == [0, 1]
     first, second = ranks["disk_full"]
     assert "No space left" in first["events"][0]["message"]
-    assert first["told"] == ["boundary"]
+    assert [kind for kind in first["told"] if kind != "probe_failed"] == ["boundary"]
+    assert first["told"] == [event["kind"] for event in first["events"]], "of the disk too"
     assert second["told"] == []
+
+
+def test_a_boundary_that_is_withdrawn_stops_no_rank(ranks: dict[str, list[Found]]) -> None:
+    for rank in ranks["withdrawn"]:
+        assert [event["kind"] for event in rank["events"]] == ["boundary", "retracted"]
+        assert rank["epochs"] == 3, "min_epochs kept it going until then"
 
 
 def test_a_run_of_two_ranks_resumes_on_one(ranks: dict[str, list[Found]], launched: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import json
 import math
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,8 +22,10 @@ from lightning_interactions import (
     TabularFeatures,
     TwoPhaseMonitor,
     WarnAlert,
+    WebhookAlert,
 )
-from lightning_interactions.options import check_trainer
+from lightning_interactions.options import check_trainer, describe_options
+from lightning_interactions.postmortem import CheckpointMonitor
 
 BAD: dict[str, list[Any]] = {
     "resample": ["yes", None, 2],
@@ -115,6 +119,56 @@ def test_only_the_players_are_positional() -> None:
     assert isinstance(TwoPhaseMonitor(ImagePatches()).players, ImagePatches)
     with pytest.raises(TypeError):
         TwoPhaseMonitor("auto", 32)  # type: ignore[misc]
+
+
+# -- what is said of them --------------------------------------------------------------------------------------------
+
+
+class Everywhere(TwoPhaseMonitor):
+    """A subclass that passes its arguments on."""
+
+    def __init__(self, note: str = "", **options: Any) -> None:
+        super().__init__(**options)
+        self.note = note
+
+
+class Posts(WarnAlert):
+    """An alert whose attributes are nobody's business."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    def __repr__(self) -> str:
+        return f"Posts({self.address})"
+
+
+def announce(event: Any, to: str = "") -> None: ...
+
+
+def test_every_argument_is_in_the_settings_of_a_run() -> None:
+    names = set(inspect.signature(TwoPhaseMonitor).parameters)
+    assert set(describe_options(TwoPhaseMonitor())) == names
+    assert set(TwoPhaseMonitor()._run().settings) == names
+    assert set(describe_options(Everywhere(seed=1))) == {*names, "note"}
+    assert set(describe_options(CheckpointMonitor())) == names
+
+
+@pytest.mark.parametrize(("name", "value"), cases(GOOD))
+def test_settings_can_be_read_and_name_no_address(name: str, value: Any) -> None:
+    said = describe_options(TwoPhaseMonitor(**{name: value}))[name]
+    assert " at 0x" not in json.dumps(said)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        assert said in (value, [value] if value else [])
+
+
+def test_those_told_of_events_are_named_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEAM_WEBHOOK", "https://example.com/SECRET")
+    told = ["warn", WebhookAlert("TEAM_WEBHOOK"), Posts("SECRET"), partial(announce, to="SECRET"), announce, [].append]
+    monitor = TwoPhaseMonitor(on_event=told, max_overhead=0.5)
+    said = describe_options(monitor)
+    assert said["max_overhead"] == 0.5
+    assert said["on_event"] == ["warn", "WebhookAlert('TEAM_WEBHOOK')", "Posts", "announce", "announce", "list.append"]
+    assert "SECRET" not in monitor._run().to_json()
 
 
 # -- the Trainer -----------------------------------------------------------------------------------------------------
