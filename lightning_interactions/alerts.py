@@ -94,7 +94,7 @@ class _Throttled(Alert):
 class WebhookAlert(_Throttled):
     """Sends the event's sentence to a chat, a phone or a mailbox by the library ``apprise``: over 100 services.
 
-    The addresses are `those of apprise <https://github.com/caronc/apprise/wiki>`_: ``https://discord.com/api/...`` and
+    The addresses are [those of apprise](https://github.com/caronc/apprise/wiki): ``https://discord.com/api/...`` and
     ``https://hooks.slack.com/...`` as the service shows them, ``mailtos://user:password@example.com``,
     ``mmosts://chat.example.com/token`` for a Mattermost of your own, ``jsons://example.com/path`` for any server that
     takes JSON. They are secrets: read from the environment when an event is sent, and never kept, logged or put into a

@@ -112,8 +112,10 @@ def describe_options(monitor: Any) -> dict[str, Any]:
     Args:
         monitor: The monitor.
     """
-    names = [name for name in inspect.signature(type(monitor).__init__).parameters if hasattr(monitor, name)]
-    return {name: _plain(getattr(monitor, name)) for name in names}
+    # A subclass may pass ``**options`` on, so the constructors above it count too.
+    kinds = [kind for kind in type(monitor).__mro__ if "__init__" in vars(kind)]
+    names = dict.fromkeys(name for kind in kinds for name in inspect.signature(vars(kind)["__init__"]).parameters)
+    return {name: _plain(getattr(monitor, name)) for name in names if hasattr(monitor, name)}
 
 
 def _plain(value: Any) -> Any:
