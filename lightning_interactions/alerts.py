@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import os
+import random
+import re
+import threading
 import time
-import urllib.error
-import urllib.request
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, Literal
 
-from lightning_interactions.errors import InteractionsWarning, bad_argument
+from lightning_interactions.errors import ArgumentError, InteractionsWarning, bad_argument
 from lightning_interactions.phases import PhaseEvent
 
 
@@ -90,22 +93,26 @@ class _Throttled(Alert):
 
 
 class WebhookAlert(_Throttled):
-    """Posts the event's sentence to a webhook that understands Slack's ``{"text": ...}`` (Slack, Mattermost, Discord).
+    """Sends the event's sentence to a chat, a phone or a mailbox by the library ``apprise``: over 100 services.
 
-    The address is a secret. It is read from the environment when an event is sent, and never kept, logged or put into a
+    The addresses are [those of apprise](https://github.com/caronc/apprise/wiki): ``https://discord.com/api/...`` and
+    ``https://hooks.slack.com/...`` as the service shows them, ``mailtos://user:password@example.com``,
+    ``mmosts://chat.example.com/token`` for a Mattermost of your own, ``jsons://example.com/path`` for any server that
+    takes JSON. They are secrets: read from the environment when an event is sent, and never kept, logged or put into a
     checkpoint.
 
     Args:
-        variable: Name of the environment variable that holds the address.
-        title: Begin of the message, for example the name of the run.
+        variable: Name of the environment variable that holds one address, or several with spaces or commas between.
+        title: Title of the message, for example the name of the run.
         timeout: Seconds after which it gives up; training waits as long.
         wait: Seconds in which an event of the same kind is not sent again.
 
     Raises:
-        ArgumentError: If the variable is not set to an ``http(s)`` address, or a number is out of range.
+        ArgumentError: If the variable holds no address apprise understands, if apprise is not installed (``pip install
+            "lightning-interactions[notify]"``), or if a number is out of range.
 
     Example:
-        >>> os.environ["MY_WEBHOOK"] = "https://hooks.example.com/services/secret"
+        >>> os.environ["MY_WEBHOOK"] = "discord://webhook-id/secret-token"
         >>> WebhookAlert("MY_WEBHOOK", title="run 7")
         WebhookAlert('MY_WEBHOOK')
     """
@@ -116,36 +123,115 @@ class WebhookAlert(_Throttled):
         super().__init__(wait)
         if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < float("inf"):
             raise bad_argument("timeout", "seconds, above 0", timeout)
-        if not isinstance(variable, str) or "://" in variable:  # never repeat what may be the address itself
+        if not isinstance(variable, str) or not re.fullmatch(r"[\w.-]+", variable):  # never repeat an address
             raise bad_argument("variable", "the name of an environment variable, not the address", "something else")
         self.variable = variable
         self.title = title
         self.timeout = float(timeout)
-        if self._address() is None:
+        if not self._services():
             raise bad_argument(
-                "variable", "the name of an environment variable with an http(s) address in it", variable, "Export it."
+                "variable",
+                "the name of an environment variable with addresses that apprise understands",
+                variable,
+                "Export it; for a server of your own, begin with what it is instead of https://: mmosts:// "
+                "(Mattermost), jsons:// (anything that takes JSON), ... See https://github.com/caronc/apprise/wiki.",
             )
 
     def __repr__(self) -> str:
         return f"WebhookAlert({self.variable!r})"
 
-    def _address(self) -> str | None:
-        address = os.environ.get(self.variable, "").strip()
-        return address if address.lower().startswith(("https://", "http://")) else None
+    def _services(self) -> list[Any]:
+        """Return what apprise makes of the addresses, all of them or none."""
+        try:
+            import apprise
+        except ImportError:
+            raise ArgumentError(
+                'WebhookAlert needs the library apprise: pip install "lightning-interactions[notify]".'
+            ) from None
+        with _silence():
+            # In turn, not in apprise's own threads: they would be out of reach of the silence.
+            asset = apprise.AppriseAsset(app_id="TwoPhaseMonitor", app_desc="TwoPhaseMonitor", async_mode=False)
+            found = apprise.Apprise(asset=asset)
+            understood = found.add(os.environ.get(self.variable, "").strip())
+        return list(found) if understood else []
 
     def _deliver(self, event: PhaseEvent) -> str | None:
-        address = self._address()
-        if address is None:
-            return f"the environment variable {self.variable} holds no http(s) address"
-        body = json.dumps({"text": f"*{self.title}* {event.message}"}).encode()
+        state = random.getstate()  # a mail draws its number from Python's generator, which training may use
         try:
-            request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
-            with urllib.request.urlopen(request, timeout=self.timeout):
-                return None
-        except urllib.error.HTTPError as error:
-            return f"the webhook answered {error.code}"
+            senders = [_Sender(service, self.title, event, self.timeout) for service in self._services()]
+            if not senders:
+                return f"the environment variable {self.variable} holds no address that apprise understands"
+            until = time.monotonic() + self.timeout
+            for sender in senders:
+                sender.start()
+            for sender in senders:
+                sender.join(max(until - time.monotonic(), 0))
+            return ", ".join(sender.problem for sender in senders if sender.problem is not None) or None
+        except ArgumentError as error:  # our own: apprise is not installed here
+            return str(error).removesuffix(".")
         except Exception as error:  # the text of some errors repeats the address
-            return f"the webhook could not be reached ({type(error).__name__})"
+            return f"the event could not be sent ({type(error).__name__})"
+        finally:
+            random.setstate(state)
+
+
+class _Sender(threading.Thread):
+    """Tells one service in a thread: apprise's time limits leave out name servers and hold for each part of a talk."""
+
+    def __init__(self, service: Any, title: str, event: PhaseEvent, timeout: float) -> None:
+        super().__init__(daemon=True)
+        service.socket_connect_timeout = service.socket_read_timeout = timeout
+        self._service = service
+        self._title = title
+        self._event = event
+        self.problem: str | None = f"{service.service_name} did not answer within {timeout:g} s"
+
+    def run(self) -> None:
+        import apprise
+
+        kind = {"overfitting": apprise.NotifyType.WARNING, "probe_failed": apprise.NotifyType.FAILURE}
+        with _silence() as said:
+            try:
+                messenger = apprise.Apprise(self._service)
+                sent = messenger.notify(
+                    title=self._title,
+                    body=self._event.message,
+                    notify_type=kind.get(self._event.kind, apprise.NotifyType.INFO),
+                    body_format=apprise.NotifyFormat.TEXT,
+                )
+                status = re.search(r"\berror=(\d{3})\b", " ".join(said))
+                why = f"it answered {status[1]}" if status else "it could not be reached or did not take it"
+            except Exception as error:  # the text of some errors repeats the address
+                sent, why = False, type(error).__name__
+        self.problem = None if sent else f"{self._service.service_name} was not told: {why}"
+
+
+_LOGGERS = ("apprise", "urllib3.connection", "urllib3.connectionpool", "urllib3.util.retry")
+"""Where addresses are logged, some of them in full."""
+
+_said: ContextVar[list[str] | None] = ContextVar("_said", default=None)
+
+
+def _keep_back(record: logging.LogRecord) -> bool:
+    """Let only what is logged outside of `_silence` pass."""
+    said = _said.get()
+    if said is None:
+        return True
+    said.append(record.getMessage())
+    return False
+
+
+@contextmanager
+def _silence() -> Iterator[list[str]]:
+    """Keep back what this thread logs about addresses, and only what this thread does."""
+    for name in _LOGGERS:
+        logging.getLogger(name).addFilter(_keep_back)  # once, however often it is called
+    said: list[str] = []
+    token = _said.set(said)
+    try:
+        yield said
+    finally:
+        _said.reset(token)
 
 
 class WandbAlert(_Throttled):

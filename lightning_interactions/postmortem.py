@@ -25,7 +25,8 @@ from lightning_interactions.terminal import short_sentence
 
 STATE_FILE = "analysis.ckpt"
 RUN_FILE = "interactions.json"
-_MEANINGLESS = ("monitor", "train_monitor", "stop_on", "max_overhead", "every_n_epochs", "on_event", "resample")
+LIVE_ONLY = ("monitor", "train_monitor", "stop_on", "max_overhead", "every_n_epochs", "on_event", "resample")
+"""Options of `TwoPhaseMonitor` that mean something only while a run is under way."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,7 @@ def analyze_checkpoints(
         BatchError: If the data cannot be read.
         ModelOutputError: If the model does not return logits.
     """
-    useless = sorted(set(_MEANINGLESS) & set(options))
+    useless = sorted(set(LIVE_ONLY) & set(options))
     if useless:
         raise ArgumentError(f"{', '.join(useless)}: these options mean something only while a run is under way.")
     monitor = CheckpointMonitor(on_event=None, **options)

@@ -36,7 +36,6 @@ LEVELS: dict[str, int] = {
             "monitor",
             "demo _auto postmortem",
             "_factory",
-            "cli",
             "__main__",
         ]
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lightning_interactions.cli import main
+from lightning_interactions.__main__ import main
+from lightning_interactions.demo import run_demo
 
 
 def test_demo_as_a_command(tmp_path: Path) -> None:
@@ -40,8 +42,34 @@ def test_bad_options_are_explained(option: str, value: str, word: str, capsys: p
     assert f"`{word}`" in capsys.readouterr().err
 
 
-def test_help_lists_the_demo(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("wrong", [[], ["demonstrate"], ["demo", "--epochs", "many"], ["demo", "--epoch", "3", "4"]])
+def test_what_cannot_be_read_ends_with_the_usage(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        main(["--help"])
+        main(wrong)
+    assert stopped.value.code == 2
+    assert "usage: lightning-interactions" in capsys.readouterr().err
+
+
+def test_help_lists_the_commands_at_once() -> None:
+    code = (
+        "import sys; from lightning_interactions.__main__ import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit as stopped: print(stopped.code, [x for x in ('torch', 'lightning') if x in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for command in ("demo", "report", "analyze"):
+        assert f"    {command}  " in done.stdout
+    assert done.stdout.splitlines()[-1] == "0 []", "torch and lightning take seconds to import"
+
+
+def test_the_options_are_those_of_the_function(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["demo", "--help"])
     assert stopped.value.code == 0
-    assert "demo" in capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
+    for name, parameter in inspect.signature(run_demo).parameters.items():
+        if name != "folder":  # --output
+            assert f"--{name} " in said
+            assert f"default: {parameter.default})" in said
+    assert "--output OUTPUT" in said
+    assert "Training images, 10 to 1000." in said, "from its docstring"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,8 @@ from lightning_interactions import (
     TwoPhaseMonitor,
     analyze_checkpoints,
 )
-from lightning_interactions.cli import main
+from lightning_interactions.__main__ import main
+from lightning_interactions.postmortem import LIVE_ONLY
 
 OPTIONS: dict[str, Any] = {"num_samples": 6, "num_players": 4}
 
@@ -194,6 +197,32 @@ def test_without_any_checkpoint_there_is_an_error(tmp_path: Path, run: tuple[Two
         analyze(run[1], model=Broken)
     with pytest.raises(BatchError, match="target_fn"):
         analyze(run[1], data=(None, [torch.zeros(3, 5)]))
+
+
+def test_the_command_line_offers_every_option_that_means_something(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["analyze", "--help"])
+    offered = set(re.findall(r"^  --(\w+) ", capsys.readouterr().out, re.MULTILINE))
+    passed_on = set(inspect.signature(TwoPhaseMonitor).parameters) - set(LIVE_ONLY)
+    own = {"model", "data", "checkpoints", "output", "model_args", "data_args"}
+    assert offered == passed_on | own | {"accelerator", "progress"}
+
+
+def test_any_option_of_the_monitor_can_be_given(
+    run: tuple[TwoPhaseMonitor, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["analyze", "--model=postmortem_project.Net", "--data=postmortem_project.Data", "--progress=false"]
+    players = '{"class_path": "lightning_interactions.TabularFeatures", "init_args": {"groups": [[0, 1], [2, 3]]}}'
+    others = ["--players", players, "--num-samples=6", "--noise-bound", "0.02", "--score", "logit", "--verbose=false"]
+    out = ["--checkpoints", str(run[1]), "-o", str(tmp_path / "out"), "--accelerator=cpu"]
+    main([*arguments, *others, *out])
+    settings = RunRecord.from_json((tmp_path / "out" / "interactions.json").read_text()).settings
+    assert (settings["num_samples"], settings["noise_bound"], settings["score"]) == (6, 0.02, "logit")
+    assert "TabularFeatures" in str(settings["players"])
+    assert main([*arguments, *out, "--num-samples=1"]) == 2
+    assert (
+        capsys.readouterr().err.splitlines()[-1].startswith("lightning-interactions: Expected argument `num_samples`")
+    )
 
 
 @pytest.mark.parametrize("path", ["Net", "postmortem_project.Nothing", "no_such_package.Net"])

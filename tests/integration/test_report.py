@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from models import fit, small_monitor
 
 from lightning_interactions import ArgumentError, PhaseEvent, RunRecord, StateError, write_report
-from lightning_interactions.cli import main
+from lightning_interactions.__main__ import main
 from lightning_interactions.functional import mean_order
 from lightning_interactions.runrecord import find_run, summary, verdict
 
@@ -188,6 +188,10 @@ def test_a_real_run_is_reported_on_the_command_line(
         assert part in page.read_text()
     own, theirs = (tmp_path / "own.html").read_text(), page.read_text()
     assert theirs.replace("From the command line", "Interactions by order") == own
+    for option in (["-o", str(tmp_path / "o.html")], [f"--output={tmp_path / 'o-o.html'}"]):
+        assert main(["report", *option, str(tmp_path)]) == 0
+        assert Path(capsys.readouterr().out.strip()).read_text() == own
+    assert {path.name for path in tmp_path.glob("o*.html")} == {"o.html", "o-o.html", "own.html"}
     assert main(["report", str(tmp_path / "nowhere")]) == 2
     assert "there is no" in capsys.readouterr().err
 
