@@ -198,6 +198,7 @@ class Session:
                 playable=known.masker.playable(found.inputs) if self._cut is None else None,
             )  # fmt: skip
         except Exception as error:  # it may come from the user's own input_fn or target_fn
+            watchlist.recurrence.batches -= split == "train"  # it has not been looked at
             self.tell(f"a {split} batch is left out: {error if isinstance(error, BatchError) else repr(error)}")
 
     def measure(

@@ -330,7 +330,7 @@ def _missing(wanted_and_found: Mapping[tuple[str, str], tuple[Tensor, Tensor]]) 
         return None
     watched = any(gone for (name, _), (gone, _) in counts.items() if name == "watched")
     return (
-        f"after the resume {' and '.join(texts)} did not pass by again before the first measurement (augmented or "
+        f"after the resume {', '.join(texts)} did not pass by again before the first measurement (augmented or "
         "streamed data, or a stop in the middle of an epoch); others take their place, and "
         + ("comparisons with earlier epochs begin anew" if watched else "that loss is another one than before")
     )

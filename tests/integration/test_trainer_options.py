@@ -274,3 +274,26 @@ def test_only_one_epoch_is_looked_at(monkeypatch: Any) -> None:
     monkeypatch.setattr(session, "read_batch", noted)
     assert len(about_augmentation(small_monitor(), Augmented(), callbacks=(Epoch(),), max_epochs=5)) == 1
     assert set(read) == {0, 1}
+
+
+def test_looking_for_augmentation_changes_nothing() -> None:
+    weights = []
+    for monitor in (small_monitor(), None):
+        data = loaders() | {"train_dataloaders": DataLoader(Augmented(), 16, shuffle=True)}
+        weights.append(dict(fit(monitor, data=data).lightning_module.state_dict()))
+    assert_identical(*weights)
+
+
+def test_looking_for_augmentation_is_contained(monkeypatch: Any) -> None:
+    from lightning_interactions import watchlist
+
+    monitor = small_monitor(on_error="warn")
+
+    def broken(*args: Any) -> Any:
+        raise RuntimeError("no hash today")
+
+    monkeypatch.setattr(watchlist, "content_keys", broken)
+    told = told_during(lambda: fit(monitor))
+    assert any("no hash today" in text for text in told)
+    assert not any("augmentation" in text for text in told), "what was not looked at says nothing"
+    assert monitor.history.column("epoch") == [0, 1, 2]
