@@ -128,7 +128,7 @@ def ranks_of(trainer: Any) -> Ranks:
         dist.all_gather(everyone, own)
         return torch.cat(everyone)
 
-    return Ranks(trainer.global_rank, trainer.world_size, gather)
+    return Ranks(trainer.global_rank, trainer.world_size, gather, lambda item: gather_objects(trainer, item))
 
 
 def gather_objects(trainer: Any, item: Any) -> list[Any]:

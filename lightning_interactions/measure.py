@@ -7,7 +7,8 @@ No Lightning here: the ranks are described by `Ranks`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -55,6 +56,9 @@ NOISE_WORTH_MENTIONING = 0.01
 PROBLEM_BYTES = 400
 """Ranks tell each other so much of what went wrong."""
 
+GATHER_BYTES = 2**26
+"""Rows of unequal numbers are exchanged in pieces of so much memory: the ranks with fewer send padding."""
+
 CELLS = 32
 """Pairs of sample and coalition are shared out in units of so many: a forward of fewer rows is not worth its call."""
 
@@ -73,11 +77,13 @@ class Ranks:
         rank: This one.
         world_size: How many there are.
         gather: ``tensor (share, ...) -> (world_size * share, ...)``, ranks in order.
+        gather_objects: ``picklable object -> those of all ranks``, in order; for what is small.
     """
 
     rank: int = 0
     world_size: int = 1
     gather: Callable[[Tensor], Tensor] = lambda tensor: tensor
+    gather_objects: Callable[[Any], list[Any]] = lambda item: [item]
 
     def share(self, size: int) -> Tensor:
         """Return the rows of this rank's share.
@@ -123,6 +129,55 @@ class Ranks:
         padded[: len(local)] = local
         parts = self.gather(padded).view(self.world_size, -1)
         return torch.cat([part[:share] for part, share in zip(parts, shares, strict=True)])
+
+    def gather_rows(self, local: Tensor, counts: Sequence[int]) -> Tensor:
+        """Gather tensors of unequal numbers of rows, of whatever type, bit by bit.
+
+        Args:
+            local: This rank's rows ``(counts[rank], *shape)``, on the CPU; shape and type are those of all ranks.
+            counts: Rows of each rank, known to all of them.
+
+        Returns:
+            ``(sum(counts), *shape)`` on the CPU, ranks in order.
+        """
+        width = math.prod(local.shape[1:]) * local.element_size()
+        if self.world_size == 1 or not width:
+            return local if self.world_size == 1 else local.new_empty((sum(counts), *local.shape[1:]))
+        # Bytes: not every backend can send every type.
+        rows = local.reshape(len(local), width // local.element_size()).contiguous().view(torch.uint8)
+        parts: list[list[Tensor]] = [[] for _ in counts]
+        piece = max(GATHER_BYTES // (width * self.world_size), 1)
+        for start in range(0, max(counts), piece):
+            padded = torch.zeros(min(piece, max(counts) - start), width, dtype=torch.uint8)
+            own = rows[start : start + len(padded)]
+            padded[: len(own)] = own
+            everyone = self.gather(padded).cpu().view(self.world_size, *padded.shape)
+            for part, found, count in zip(parts, everyone, counts, strict=True):
+                part.append(found[: max(count - start, 0)].clone())  # a view would keep the padding
+        whole = torch.cat([found for part in parts for found in part]) if max(counts) else rows
+        return whole.view(local.dtype).view(-1, *local.shape[1:])
+
+    def together(self, work: Callable[[], T]) -> T:
+        """Do this rank's part of some work, without any exchange inside, and learn whether all ranks got through.
+
+        Args:
+            work: What to do.
+
+        Returns:
+            What it returned.
+
+        Raises:
+            MeasureError: On every rank, if one of them failed.
+        """
+        cause: Exception | None = None
+        try:
+            done = work()
+        except Exception as error:  # whatever a user's model, score or players may raise
+            cause = error
+        problem = self.agree(f"{type(cause).__name__}: {cause}" if cause else None)
+        if problem:
+            raise MeasureError(problem) from cause
+        return done
 
     def _cells(self, rank: int, total: int) -> range:
         units = -(-total // CELLS)
@@ -362,9 +417,9 @@ class Measurer:
                 cells = {name: self._perturbed(forward, watched[name], v, cut) for name, v in values.items()}
             return cells, {name: self._split(v[self.ranks.share(len(v))]) for name, v in values.items()}
 
-        watched, own, losses = self._together(first_forwards)
+        watched, own, losses = self.ranks.together(first_forwards)
         values = {name: self._join(own[name][0], item, slice(None)) for name, item in watched.items()}
-        perturbed, splits = self._together(second_forwards)
+        perturbed, splits = self.ranks.together(second_forwards)
         found = {
             name: self._summarise(
                 values[name],
@@ -379,18 +434,6 @@ class Measurer:
             name: _mean_of_finite(self.ranks.collect(loss, len(loss_probes[name]))) for name, loss in losses.items()
         }
         return found, means
-
-    def _together(self, work: Callable[[], T]) -> T:
-        """Do this rank's part of the work, without any exchange inside, and learn whether all ranks got through."""
-        cause: Exception | None = None
-        try:
-            done = work()
-        except Exception as error:  # whatever a user's model, score or players may raise
-            cause = error
-        problem = self.ranks.agree(f"{type(cause).__name__}: {cause}" if cause else None)
-        if problem:
-            raise MeasureError(problem) from cause
-        return done
 
     def _values(self, forward: Forward, watched: Watched, cut: LayerCut | None) -> tuple[Tensor, Tensor]:
         """Scores of this rank's share of the pairs, flat; target, prediction and what is followed ``(B, 3)``."""

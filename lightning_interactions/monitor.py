@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
@@ -67,6 +68,10 @@ class TwoPhaseMonitor(Base):
         num_players: Players per sample, 2 to 16. Cost doubles with each.
         watch: ``"val"``, ``"train"`` or ``"both"``. With ``"both"`` validation samples decide.
         resample: Draw new samples for each measurement instead of comparing the same ones.
+        keep_samples: What of the watched samples goes into a checkpoint. ``"keys"``: hashes of their content, by which
+            a resumed run finds them again as the data pass by; where some do not (augmented or streamed data), that is
+            told, and comparisons begin anew. ``"inputs"``: the samples themselves, up to 64 MiB, training samples too.
+            ``"nothing"``: nothing about single samples, in ``interactions.json`` neither; a resumed run draws anew.
         layer: Mask the output of this module (as in ``model.named_modules()``) instead of the input.
         score: ``"log_odds"``, ``"logit"``, ``"probability"``, ``"output"`` (the raw output of a regression; chosen
             where a single output meets targets that are no classes) or ``(logits (B, C), targets (B,)) -> (B,)``.
@@ -148,6 +153,7 @@ class TwoPhaseMonitor(Base):
         num_players: int = 10,
         watch: Literal["val", "train", "both"] = "val",
         resample: bool = False,
+        keep_samples: Literal["keys", "inputs", "nothing"] = "keys",
         layer: str | None = None,
         score: Literal["log_odds", "logit", "probability", "output"] | ScoreFn = "log_odds",
         target: Target = "label",
@@ -178,6 +184,7 @@ class TwoPhaseMonitor(Base):
         self.num_players = num_players
         self.watch = watch
         self.resample = resample
+        self.keep_samples = keep_samples
         self.layer = layer
         self.score = score
         self.target = target
@@ -209,6 +216,7 @@ class TwoPhaseMonitor(Base):
         self.history = History()
         self.events: list[PhaseEvent] = []
         self._tracks = SampleTracks()
+        self._decided_on: Tensor | None = None  # keys of the samples of the last decision
         self._watchlist = self._new_watchlist()
         self._session = self._new_session()
         self._pending: list[Record] = []
@@ -247,7 +255,7 @@ class TwoPhaseMonitor(Base):
             self.boundary_epoch,
             self.detector.overfitting_epoch,
             describe_options(self),
-            self.history.samples,
+            [] if self.keep_samples == "nothing" else self.history.samples,
         )
 
     # -- policy, for subclasses --------------------------------------------------------------------------------------
@@ -289,7 +297,7 @@ class TwoPhaseMonitor(Base):
         self._budget.restart()
         last = self.history.last
         if last is not None and (trainer.global_step == 0 or trainer.current_epoch < last["epoch"]):
-            self.history, self.events, self._tracks = History(), [], SampleTracks()
+            self.history, self.events, self._tracks, self._decided_on = History(), [], SampleTracks(), None
             self.detector = copy.deepcopy(self._pristine_detector)
             self._watchlist = self._new_watchlist()
         # A stop that still waits for the Trainer's minimum is not in the checkpoint, and its event does not come again.
@@ -302,6 +310,7 @@ class TwoPhaseMonitor(Base):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Decide if the last epoch's training loss came late; note the value that will be stale at this epoch's end."""
         self._settle_late(trainer)
+        self._watchlist.recurrence.begin_epoch()
         self._stale = trainer.callback_metrics.get(self.train_monitor) if self.train_monitor else None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -354,6 +363,8 @@ class TwoPhaseMonitor(Base):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure here where no validation runs; decide if the training loss had to be waited for."""
+        with self._contained(trainer, "looking for augmentation"):
+            self._session.end_epoch(trainer, self._watchlist)
         if not trainer.enable_validation:
             self._gate(trainer)
             if self._due:
@@ -503,8 +514,10 @@ class TwoPhaseMonitor(Base):
         train_loss = self._loss(trainer, self.train_monitor, record.losses.get("train"))
         val_loss = self._loss(trainer, self.monitor, record.losses.get("val"))
         events = self._skipped_event(record)
+        keys, before = record.deciding_keys, self._decided_on
+        paired, self._decided_on = before is not None and torch.equal(keys, before), keys
         events += self.detector.update(
-            record.epoch, main.strength, train_loss, val_loss, step=record.step, paired=not self.resample
+            record.epoch, main.strength, train_loss, val_loss, step=record.step, paired=paired
         )
         self.events += events
         alarmed = self.detector.overfitting_epoch is not None
@@ -529,7 +542,7 @@ class TwoPhaseMonitor(Base):
         """Follow every sample on its own, unless there are others each time; log their onsets."""
         if self.resample:
             return []
-        scalars, table = self._tracks.update(record.epoch, record.found, self._watchlist.watched)
+        scalars, table = self._tracks.update(record.epoch, record.found, record.probes)
         record.scalars |= scalars
         return table
 
@@ -596,15 +609,20 @@ class TwoPhaseMonitor(Base):
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a resumed run needs, in builtin containers and tensors."""
-        return {
+        state: dict[str, Any] = {
             "version": STATE_VERSION,
             "settings": self._identity(),
             "history": self.history.state_dict(),
             "events": [event.to_dict() for event in self.events],
             "detector": self.detector.state_dict(),
             "samples": self._tracks.state_dict(),
+            "decided_on": self._decided_on,
             "watchlist": self._watchlist.state_dict(),
         }
+        if self.keep_samples == "nothing":
+            state |= {"samples": {}, "decided_on": None}
+            state["history"]["samples"] = []
+        return state
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep the record of the run when weights are loaded to be evaluated, as by ``trainer.test(ckpt_path="best")``.
@@ -643,6 +661,9 @@ class TwoPhaseMonitor(Base):
         if "detector" in state_dict:
             self.detector.load_state_dict(state_dict["detector"])
         self._tracks.load_state_dict(state_dict.get("samples", {}))
+        self._decided_on = state_dict.get(
+            "decided_on", self._tracks.keys_of("train" if self.watch == "train" else "val")
+        )
         if not self._watchlist.load_state_dict(state_dict.get("watchlist", {})):
             self._faults.tell("the watched samples were too large for the checkpoint and are collected again")
 
@@ -662,7 +683,10 @@ class TwoPhaseMonitor(Base):
     def _new_watchlist(self) -> Watchlist:
         watched = ["train", "val"] if self.watch == "both" else [self.watch]
         losses = [s for s, key in (("train", self.train_monitor), ("val", self.monitor)) if key is None]
-        return Watchlist(watched, losses, num_samples=self.num_samples, resample=self.resample, seed=self.seed)
+        return Watchlist(
+            watched, losses, num_samples=self.num_samples, resample=self.resample, seed=self.seed,
+            keep=self.keep_samples,
+        )  # fmt: skip
 
 
 def _told_apart(value: object) -> str:

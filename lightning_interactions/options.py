@@ -22,6 +22,7 @@ from lightning_interactions.tasks import check_target_option
 
 _CHOICES: dict[str, tuple[object, ...]] = {
     "watch": ("val", "train", "both"),
+    "keep_samples": ("keys", "inputs", "nothing"),
     "stop_on": (None, "boundary", "overfitting"),
     "precision": ("32-true", "inherit"),
     "on_error": ("warn", "raise"),

@@ -8,7 +8,7 @@ samples a distributed sampler repeats are recognised; and each sample's players 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +25,28 @@ HASHED_AT_ONCE_ELSEWHERE = 2**22
 
 _GOLDEN = -7046029254386353131  # 2**64 / golden ratio and the splitmix64 constant, as signed 64-bit integers
 _MIX = -4658895280553007687
+
+
+@dataclass(frozen=True)
+class Outline:
+    """All that is needed of some samples to choose among them: a few bytes each, however large they are.
+
+    Attributes:
+        keys: Long ``(B,)``.
+        classes: Long ``(B,)``, ``None`` where there are no classes to balance.
+        inputs: Of no rows, with the shape and type of the inputs.
+        targets: Of no rows, likewise.
+    """
+
+    keys: Tensor
+    classes: Tensor | None
+    inputs: Tensor
+    targets: Tensor
+
+    @property
+    def sample_bytes(self) -> int:
+        """Memory of the inputs of one sample."""
+        return math.prod(self.inputs.shape[1:]) * self.inputs.element_size()
 
 
 @dataclass(frozen=True)
@@ -73,6 +95,9 @@ class ProbeCollector:
         balanced: Take equally many of each class where targets are whole numbers.
         max_bytes: Keep fewer if their inputs would need more memory than this.
 
+    Attributes:
+        wanted: Keys of samples that come before all others: those watched before a run was resumed.
+
     Example:
         >>> collector = ProbeCollector(2, seed=0, balanced=True)
         >>> for start in (0, 4):
@@ -86,6 +111,7 @@ class ProbeCollector:
         self.seed = seed
         self.balanced = balanced
         self.max_bytes = max_bytes
+        self.wanted = torch.zeros(0, dtype=torch.int64)
         self._pool: ProbeSet | None = None
 
     def offer(self, inputs: Tensor, targets: Tensor, padding: Padding | None = None) -> None:
@@ -103,26 +129,43 @@ class ProbeCollector:
             return
         self._check_shape(inputs, padding)
         keys = content_keys(inputs, self.seed, padding).cpu()
-        wanted = self._select(keys, targets.detach().cpu())  # those that would not survive alone need not be copied
-        index = wanted.to(inputs.device)
-        chosen = ProbeSet(inputs.detach()[index].cpu(), targets.detach().cpu()[wanted].clone(), keys[wanted])
-        self._add(chosen, padding)
-
-    def merge(self, pools: Sequence[ProbeSet | None], padding: Padding | None = None) -> None:
-        """Replace the own samples by the best of several collectors' (those of all ranks).
-
-        Args:
-            pools: What `result` returned on each rank; ``None`` where a rank saw no batch.
-            padding: As for `offer`.
-        """
-        self._pool = None
-        for pool in pools:
-            if pool is not None:
-                self._add(pool, padding)
+        targets = targets.detach().cpu()
+        few = self.choose(keys, self._classes(targets))  # those that would not survive alone need not be copied
+        index = few.to(inputs.device)
+        self._add(ProbeSet(inputs.detach()[index].cpu(), targets[few].clone(), keys[few]), padding)
 
     def result(self) -> ProbeSet | None:
         """Return the samples kept so far; ``None`` before the first batch."""
         return self._pool
+
+    def outline(self) -> Outline | None:
+        """Describe the samples kept so far; ``None`` before the first batch."""
+        pool = self._pool
+        if pool is None:
+            return None
+        empty = [tensor.new_empty((0, *tensor.shape[1:])) for tensor in (pool.inputs, pool.targets)]
+        return Outline(pool.keys, self._classes(pool.targets), *empty)
+
+    def choose(self, keys: Tensor, classes: Tensor | None, sample_bytes: int = 0) -> Tensor:
+        """Choose among samples: the wanted ones, then those with the smallest keys, see `smallest_keys`.
+
+        Args:
+            keys: Long ``(B,)``; equal keys are one sample.
+            classes: Long ``(B,)``, or ``None``.
+            sample_bytes: Memory of the inputs of one sample; 0 sets no limit.
+
+        Returns:
+            Indices of the chosen samples, in ascending order of their keys.
+        """
+        size = min(self.size, max(self.max_bytes // sample_bytes, 2)) if sample_bytes else self.size
+        known = torch.isin(keys, self.wanted)
+        if not bool(known.any()):
+            return smallest_keys(keys, size, classes)
+        first, others = known.nonzero().flatten(), (~known).nonzero().flatten()
+        first = first[smallest_keys(keys[first], size)]
+        more = smallest_keys(keys[others], size - len(first), None if classes is None else classes[others])
+        chosen = torch.cat([first, others[more]])
+        return chosen[keys[chosen].argsort()]
 
     def _add(self, new: ProbeSet, padding: Padding | None) -> None:
         merged = new
@@ -130,13 +173,12 @@ class ProbeCollector:
             inputs = _of_one_length([self._pool.inputs, new.inputs], padding)
             targets, keys = torch.cat([self._pool.targets, new.targets]), torch.cat([self._pool.keys, new.keys])
             merged = ProbeSet(torch.cat(inputs), targets, keys)
-        keep = self._select(merged.keys, merged.targets, merged.nbytes // max(len(merged), 1))
+        keep = self.choose(merged.keys, self._classes(merged.targets), merged.nbytes // max(len(merged), 1))
         self._pool = ProbeSet(merged.inputs[keep], merged.targets[keep], merged.keys[keep])
 
-    def _select(self, keys: Tensor, targets: Tensor, sample_bytes: int = 0) -> Tensor:
-        size = min(self.size, max(self.max_bytes // sample_bytes, 2)) if sample_bytes else self.size
-        indices = targets.numel() == len(keys) and not targets.is_floating_point()
-        return smallest_keys(keys, size, targets.flatten().long() if self.balanced and indices else None)
+    def _classes(self, targets: Tensor) -> Tensor | None:
+        indices = targets.numel() == len(targets) and not targets.is_floating_point()
+        return targets.flatten().long() if self.balanced and indices else None
 
     def _check_shape(self, inputs: Tensor, padding: Padding | None) -> None:
         if self._pool is None or inputs.shape[1:] == self._pool.inputs.shape[1:]:

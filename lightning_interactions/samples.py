@@ -108,6 +108,11 @@ class SampleTrack:
         level = torch.where(first, measured, s["orders"].median(0).values)  # nan while a record is missing
         return torch.where(valid, level, math.nan), measured, place
 
+    @property
+    def keys(self) -> Tensor:
+        """Keys ``(B,)`` of the samples."""
+        return self._state["keys"]
+
     def onset_epochs(self) -> list[int | None]:
         """Return for each sample the epoch at which it turned; ``None`` if it has not, or never had strength."""
         epochs, turned = self._state["trough_epoch"].tolist(), self._state["turned"].tolist()
@@ -177,6 +182,14 @@ class SampleTracks:
             scalars |= {part + key: value for key, value in track.scalars().items()}
             rows += sample_table(split, probe, measurement, track.onset_epochs())
         return scalars, sorted(rows, key=lambda row: -(row["high_order_cancelled"] or 0.0))
+
+    def keys_of(self, split: str) -> Tensor | None:
+        """Return the keys of the samples that were followed last; ``None`` if there were none.
+
+        Args:
+            split: ``"train"`` or ``"val"``.
+        """
+        return self._tracks[split].keys if split in self._tracks else None
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """Return the state of all tracks, by split."""

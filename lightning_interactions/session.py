@@ -38,6 +38,7 @@ class Record:
         scalars: What is logged, by key without prefix.
         found: Measurements by split.
         losses: Mean losses of the loss probes by split, nats per sample.
+        probes: The samples measured, by split: which they are may change before the record is decided on.
     """
 
     epoch: int
@@ -45,11 +46,17 @@ class Record:
     scalars: dict[str, float]
     found: dict[str, Measurement]
     losses: dict[str, float]
+    probes: dict[str, ProbeSet]
 
     @property
     def deciding(self) -> Measurement:
         """The measurement the detector looks at: that of the validation samples where there is one."""
         return self.found.get("val") or self.found["train"]
+
+    @property
+    def deciding_keys(self) -> Tensor:
+        """Keys of the samples of that measurement."""
+        return self.probes["val" if "val" in self.found else "train"].keys
 
 
 @dataclass(frozen=True)
@@ -178,6 +185,7 @@ class Session:
             batch: The batch.
         """
         known = self.known
+        watchlist.recurrence.batches += split == "train"
         if known is None or not watchlist.wants(split):
             return
         try:
@@ -190,6 +198,7 @@ class Session:
                 playable=known.masker.playable(found.inputs) if self._cut is None else None,
             )  # fmt: skip
         except Exception as error:  # it may come from the user's own input_fn or target_fn
+            watchlist.recurrence.batches -= split == "train"  # it has not been looked at
             self.tell(f"a {split} batch is left out: {error if isinstance(error, BatchError) else repr(error)}")
 
     def measure(
@@ -212,13 +221,16 @@ class Session:
         """
         started = time.perf_counter()
         known = self._agree(trainer)
-        watchlist.freeze(lambda item: bridge.gather_objects(trainer, item), known.masker.padding)
+        ranks = bridge.ranks_of(trainer)
+        missing = watchlist.freeze(ranks, known.masker.padding)
+        if missing is not None:
+            self.tell(missing)
         if not watchlist.watched:
             raise BatchError("no batch with usable samples has passed")
         self._chunks = self._chunks or ChunkSize.of(self.settings.chunk_size)
         settings = replace(self.settings, rounding=bridge.rounding(trainer, self.precision), chunk_size=self._chunks)
         arrange = partial(in_format_of, pl_module)
-        measurer = Measurer(settings, known.task, bridge.ranks_of(trainer), pl_module.device, arrange)
+        measurer = Measurer(settings, known.task, ranks, pl_module.device, arrange)
         count = self._counter(trainer, watchlist, progress)
         found, losses = measurer.measure(
             lambda: self._probing(pl_module),
@@ -227,6 +239,7 @@ class Session:
             watchlist.losses,
             self._cut,
         )
+        probes = dict(watchlist.watched)
         watchlist.renew()
         if any(measurement.is_noisy for measurement in found.values()):
             self.tell(
@@ -239,7 +252,24 @@ class Session:
             for key, value in measurement.scalars().items()
         }
         scalars["seconds"] = time.perf_counter() - started
-        return Record(trainer.current_epoch, bridge.logged_step(trainer), scalars, found, losses)
+        return Record(trainer.current_epoch, bridge.logged_step(trainer), scalars, found, losses, probes)
+
+    def end_epoch(self, trainer: Any, watchlist: Watchlist) -> None:
+        """Tell, at the end of the first epoch after they were chosen, if the training samples are augmented.
+
+        Args:
+            trainer: The Trainer.
+            watchlist: The samples.
+        """
+        again = watchlist.recurrence.end_epoch(bridge.ranks_of(trainer))
+        if again is not None:
+            loss = "train" in watchlist.losses
+            self.tell(
+                f"the training samples look different in every epoch (augmentation): {again[0]} of {again[1]} came "
+                "again in the next one"
+                + ("; the training loss is that of augmented copies, so judge the loss gap by its growth, not by its "
+                   "sign" if loss else "")
+            )  # fmt: skip
 
     def _agree(self, trainer: Any) -> Known:
         """Make sure that all ranks have seen the same kind of batches; each looked at the first of its own."""

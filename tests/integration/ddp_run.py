@@ -5,6 +5,7 @@ Usage: python ddp_run.py FOLDER
 
 from __future__ import annotations
 
+import pickle
 import sys
 import warnings
 from collections.abc import Iterator
@@ -61,6 +62,18 @@ def unreadable_on_rank_1(batch: list[Tensor]) -> Tensor:
     if rank() == 1:
         raise KeyError("no target on rank 1")
     return batch[1]
+
+
+def first_columns(module: Any, inputs: Tensor) -> Tensor:
+    return module(inputs[:, :5])
+
+
+def many_columns(batch: list[Tensor]) -> Tensor:
+    return batch[0].repeat(1, 400)
+
+
+def more_columns_on_rank_1(batch: list[Tensor]) -> Tensor:
+    return batch[0].repeat(1, 1 + rank())
 
 
 class Counted(TabularFeatures):
@@ -122,6 +135,8 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "fault": {"score": fails_on_rank_1, "on_error": "warn"},
     "unreadable": {"target_fn": unreadable_on_rank_1, "on_error": "warn"},
     "withdrawn": {"stop_on": "boundary", "detector": ScriptedDetector(boundary=0, retracted=1)},
+    "wide": {"input_fn": many_columns, "forward_fn": first_columns},
+    "shapes": {"input_fn": more_columns_on_rank_1, "forward_fn": first_columns, "on_error": "warn"},
     "disk_full": {"stop_on": "boundary", "detector": ScriptedDetector(), "on_error": "warn"},
 }
 """The monitor's options. 'logged_loss' is logged without ``sync_dist``: the ranks have different values."""
@@ -147,8 +162,8 @@ COMPARED: dict[str, dict[str, Any]] = {
 
 
 @contextmanager
-def collectives() -> Iterator[list[str]]:
-    """Collect the names of all collective calls."""
+def collectives(pickled: list[int]) -> Iterator[list[str]]:
+    """Collect the names of all collective calls, and the sizes of the objects exchanged."""
     names = ("all_gather", "all_gather_object", "all_reduce", "barrier", "broadcast", "broadcast_object_list")
     called: list[str] = []
     originals = {name: getattr(dist, name) for name in names}
@@ -156,6 +171,8 @@ def collectives() -> Iterator[list[str]]:
     def noted(name: str) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:
             called.append(name)
+            if name == "all_gather_object":
+                pickled.append(len(pickle.dumps(args[1])))
             return originals[name](*args, **kwargs)
 
         return call
@@ -186,7 +203,8 @@ def main(devices: int, folder: Path, scenario: str) -> None:
         use_distributed_sampler=not uneven, callbacks=[monitor, ModelCheckpoint(folder, filename=scenario)],
     )  # fmt: skip
     validation = column_data(49, seed=2)  # on 2 ranks the sampler repeats one of them
-    with collectives() as called:
+    pickled: list[int] = []
+    with collectives(pickled) as called:
         trainer.fit(
             FixedNet(),
             DataLoader(column_data(64, seed=1), 16, shuffle=True),
@@ -196,12 +214,13 @@ def main(devices: int, folder: Path, scenario: str) -> None:
     found = {
         "history": monitor.history.to_dict(),
         "events": state["events"],
-        "keys": {split: probe["keys"] for split, probe in state["watchlist"].get("watched", {}).items()},
+        "keys": {split: probe.keys for split, probe in monitor._watchlist.watched.items()},
         "weights": trainer.lightning_module.state_dict(),
         "told": told,
         "state": state,
         "epochs": trainer.current_epoch,
         "collectives": called,
+        "pickled": pickled,
         "pairs": Counted.pairs,
         "samples": monitor.history.samples,
     }

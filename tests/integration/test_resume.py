@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import copy
+import json
 import warnings
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from models import ScriptedDetector, fit, small_monitor
+from lightning.pytorch.loggers import CSVLogger
+from models import ScriptedDetector, column_data, fit, loaders, small_monitor
+from test_edge_cases import told_during
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from lightning_interactions import (
     FeatureMask,
     InteractionsWarning,
+    PhaseDetector,
+    PhaseEvent,
     StateError,
     TabularFeatures,
     TwoPhaseMonitor,
@@ -45,6 +52,7 @@ def assert_same(first: dict[str, list[Any]], second: dict[str, list[Any]]) -> No
         pytest.param({"save_on_train_epoch_end": True}, {"watch": "both"}, id="both-splits"),
         pytest.param({"save_on_train_epoch_end": True}, {"resample": True}, id="resampled"),
         pytest.param({"save_on_train_epoch_end": False}, {"monitor": "val_loss"}, id="logged-loss"),
+        pytest.param({"save_on_train_epoch_end": True}, {"keep_samples": "inputs"}, id="with-inputs"),
     ],
 )
 def test_resume_continues_the_history(when: dict[str, Any], monitor_options: dict[str, Any], tmp_path: Path) -> None:
@@ -198,11 +206,11 @@ def test_state_of_version_1_still_loads() -> None:
 def test_probes_too_large_for_the_checkpoint_are_collected_again(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(watchlist, "STATE_LIMIT_BYTES", 10)
     keeper = ModelCheckpoint(tmp_path, filename="last")
-    first = small_monitor()
+    first = small_monitor(keep_samples="inputs")
     fit(first, callbacks=(keeper,), enable_checkpointing=True)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        resumed = small_monitor()
+        resumed = small_monitor(keep_samples="inputs")
         fit(resumed, max_epochs=5, ckpt_path=str(tmp_path / "last.ckpt"))
     told = [str(w.message) for w in caught if issubclass(w.category, InteractionsWarning)]
     assert any("collected again" in text for text in told)
@@ -274,3 +282,192 @@ def test_state_without_a_part_loads(lacking: str) -> None:
     second = small_monitor()
     second.load_state_dict(state | {"from_another_time": 1})
     assert len(second.history) == (0 if lacking == "history" else 1)
+
+
+# -- which samples, after a resume -------------------------------------------------------------------------------------
+
+
+class PairedDetector(PhaseDetector):
+    """Notes whether the rows it is given are said to be the samples of the last time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.paired: list[bool] = []
+
+    def update(self, *args: Any, paired: bool = True, **kwargs: Any) -> list[PhaseEvent]:
+        self.paired.append(paired)
+        return super().update(*args, paired=paired, **kwargs)
+
+
+def stopped_run(tmp_path: Path, data: dict[str, Any] | None = None, **options: Any) -> str:
+    keeper = ModelCheckpoint(tmp_path, filename="stop")
+    fit(small_monitor(**options), data=data, callbacks=(keeper,), max_epochs=2, enable_checkpointing=True)
+    return str(tmp_path / "stop.ckpt")
+
+
+def other_validation_data() -> dict[str, Any]:
+    return loaders() | {"val_dataloaders": DataLoader(column_data(48, seed=3), 16)}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_other_samples_after_a_resume_are_not_paired(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(watchlist, "STATE_LIMIT_BYTES", 10)
+    checkpoint, detector = stopped_run(tmp_path), PairedDetector()
+    fit(small_monitor(detector=detector), data=other_validation_data(), max_epochs=5, ckpt_path=checkpoint)
+    assert detector.paired == [False, True, True]
+
+
+@pytest.mark.parametrize("keep", ["keys", "inputs"])
+def test_the_same_samples_after_a_resume_are_paired(keep: str, tmp_path: Path) -> None:
+    checkpoint, detector = stopped_run(tmp_path, keep_samples=keep), PairedDetector()
+    fit(small_monitor(detector=detector, keep_samples=keep), max_epochs=4, ckpt_path=checkpoint)
+    assert detector.paired == [True, True]
+
+
+def test_samples_exchanged_during_a_run_are_not_paired() -> None:
+    class Exchange(L.Callback):
+        def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+            if trainer.current_epoch == 2:
+                other = small_monitor()
+                fit(other, data=other_validation_data(), max_epochs=1)
+                monitor._watchlist.watched["val"] = other._watchlist.watched["val"]
+
+    detector = PairedDetector()
+    monitor = small_monitor(detector=detector)
+    fit(monitor, callbacks=(Exchange(),), max_epochs=4)
+    assert detector.paired == [False, True, False, True]
+
+
+@pytest.mark.parametrize(("resample", "expected"), [(False, [False, True, True]), (True, [False] * 3)])
+def test_samples_are_paired_as_long_as_they_stay(resample: bool, expected: list[bool]) -> None:
+    detector = PairedDetector()
+    fit(small_monitor(detector=detector, resample=resample))
+    assert detector.paired == expected
+
+
+# -- what a checkpoint keeps -------------------------------------------------------------------------------------------
+
+
+def tensors_in(state: Any) -> list[Tensor]:
+    if isinstance(state, Tensor):
+        return [state]
+    parts = state.values() if isinstance(state, dict) else state if isinstance(state, (list, tuple)) else ()
+    return [tensor for part in parts for tensor in tensors_in(part)]
+
+
+def integers_in(state: Any) -> set[int]:
+    if isinstance(state, Tensor):
+        return set() if state.is_floating_point() else set(state.flatten().tolist())
+    if isinstance(state, dict):
+        return set().union(*map(integers_in, state.values()))
+    if isinstance(state, (list, tuple)):
+        return set().union(*map(integers_in, state))
+    return {state} if isinstance(state, int) else set()
+
+
+@pytest.mark.parametrize("options", [{}, {"watch": "both"}, {"resample": True}], ids=["val", "both", "resample"])
+def test_a_checkpoint_holds_no_inputs_by_default(options: dict[str, Any]) -> None:
+    monitor = small_monitor(**options)
+    fit(monitor)
+    numbers = set(column_data(64, seed=1).tensors[0].flatten().tolist())
+    numbers |= set(column_data(48, seed=2).tensors[0].flatten().tolist())
+    for tensor in tensors_in(monitor.state_dict()):
+        assert not numbers & set(tensor.flatten().tolist())
+    assert monitor._watchlist.losses["train"].keys[0].item() in integers_in(monitor.state_dict())
+
+
+def test_a_checkpoint_holds_inputs_where_asked_for() -> None:
+    monitor = small_monitor(keep_samples="inputs")
+    fit(monitor)
+    kept = monitor.state_dict()["watchlist"]
+    assert torch.equal(kept["watched"]["val"]["inputs"], monitor._watchlist.watched["val"].inputs)
+    assert torch.equal(kept["losses"]["train"]["inputs"], monitor._watchlist.losses["train"].inputs)
+
+
+@pytest.mark.parametrize("options", [{}, {"watch": "both"}, {"resample": True}], ids=["val", "both", "resample"])
+def test_nothing_of_single_samples_is_kept_where_asked_for(options: dict[str, Any], tmp_path: Path) -> None:
+    monitor = small_monitor(keep_samples="nothing", **options)
+    fit(monitor, tmp_path, logger=CSVLogger(tmp_path))
+    probes = [*monitor._watchlist.watched.values(), *monitor._watchlist.losses.values()]
+    keys = {key for probe in probes for key in probe.keys.tolist()}
+    state = monitor.state_dict()
+    assert not keys & integers_in(state)
+    assert state["history"]["samples"] == []
+    (file,) = tmp_path.rglob("interactions.json")
+    content = json.loads(file.read_text())
+    assert content["samples"] == []
+    assert not keys & integers_in(content)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_without_kept_samples_a_resumed_run_goes_on(tmp_path: Path) -> None:
+    checkpoint, detector = stopped_run(tmp_path, keep_samples="nothing"), PairedDetector()
+    resumed = small_monitor(detector=detector, keep_samples="nothing")
+    fit(resumed, max_epochs=4, ckpt_path=checkpoint)
+    assert resumed.history.column("epoch") == [0, 1, 2, 3]
+    assert detector.paired == [False, True], "whether they are the same is not known"
+
+
+class Noisy(Dataset[Any]):
+    """Every sample looks different each time."""
+
+    def __init__(self, data: Any) -> None:
+        self.data = data
+
+    def __getitem__(self, index: int) -> Any:
+        x, y = self.data[index]
+        return x + 0.01 * torch.randn(x.shape), y
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+
+def test_samples_that_do_not_come_again_are_told_once_with_numbers(tmp_path: Path) -> None:
+    def data() -> dict[str, Any]:
+        return loaders() | {"val_dataloaders": DataLoader(Noisy(column_data(48, seed=2)), 16)}
+
+    checkpoint, detector = stopped_run(tmp_path, data()), PairedDetector()
+    resumed = small_monitor(detector=detector)
+    told = told_during(lambda: fit(resumed, data=data(), max_epochs=5, ckpt_path=checkpoint, seed=1))
+    assert len([text for text in told if "did not pass" in text]) == 1
+    (text,) = [text for text in told if "did not pass" in text]
+    assert "6 of 6 watched val samples" in text
+    assert "48 of 48 val samples for the loss" in text
+    assert "train" not in text
+    assert len(resumed._watchlist.watched["val"]) == 6
+    assert detector.paired == [False, True, True]
+
+
+def test_those_found_again_are_watched_with_new_ones(tmp_path: Path) -> None:
+    x, y = column_data(48, seed=2).tensors
+    first = small_monitor()
+    fit(first, max_epochs=1)
+    gone = first._watchlist.watched["val"].inputs[:2]
+    stay = ~(x.unsqueeze(1) == gone).all(-1).any(1)
+    checkpoint = stopped_run(tmp_path)
+    fewer = loaders() | {"val_dataloaders": DataLoader(TensorDataset(x[stay], y[stay]), 16)}
+    resumed = small_monitor()
+    told = told_during(lambda: fit(resumed, data=fewer, max_epochs=3, ckpt_path=checkpoint))
+    assert any("2 of 6 watched val samples" in text for text in told)
+    known, now = (set(monitor._watchlist.watched["val"].keys.tolist()) for monitor in (first, resumed))
+    assert (len(now), len(now & known)) == (6, 4)
+
+
+def test_keys_outlive_a_second_stop_before_the_first_measurement(tmp_path: Path) -> None:
+    checkpoint = stopped_run(tmp_path)
+    state = torch.load(checkpoint, weights_only=True)["callbacks"][small_monitor().state_key]
+    resumed = small_monitor()
+    resumed.load_state_dict(state)
+    assert str(resumed.state_dict()["watchlist"]) == str(state["watchlist"])
+
+
+def test_checkpoints_with_inputs_of_older_versions_load(tmp_path: Path) -> None:
+    """They have neither an option of their own nor the keys of the last decision."""
+    first = small_monitor(keep_samples="inputs")
+    fit(first, max_epochs=2)
+    state = first.state_dict()
+    del state["decided_on"], state["watchlist"]["keys"]
+    again = small_monitor(detector=PairedDetector())
+    again.load_state_dict(state)
+    assert torch.equal(again._watchlist.watched["val"].inputs, first._watchlist.watched["val"].inputs)
+    assert not again._watchlist.wants("val")

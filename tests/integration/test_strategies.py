@@ -56,7 +56,7 @@ def assert_equal_histories(first: dict[str, list[Any]], second: dict[str, list[A
     assert torch.allclose(torch.tensor(first["strength"]), torch.tensor(second["strength"]), rtol=rel, atol=1e-9)
 
 
-@pytest.mark.parametrize("scenario", ["plain", "both", "shared", "few", "uneven"])
+@pytest.mark.parametrize("scenario", ["plain", "both", "shared", "few", "uneven", "wide"])
 def test_two_ranks_give_the_numbers_of_one(scenario: str, ranks: dict[str, list[Found]], tmp_path: Path) -> None:
     ddp_run.main(1, tmp_path, scenario)
     single = torch.load(tmp_path / f"{scenario}_1.rank0", weights_only=True)
@@ -127,6 +127,22 @@ def test_batches_that_one_rank_cannot_read_stop_no_rank(ranks: dict[str, list[Fo
         assert (rank["history"]["epoch"], rank["epochs"]) == ([], 3)
         (event,) = rank["events"]
         assert "TabularFeatures and 3 outputs for classes on rank 0, nothing usable on rank 1" in event["message"]
+
+
+def test_samples_are_not_exchanged_before_they_are_chosen(ranks: dict[str, list[Found]]) -> None:
+    """Of 64 training samples for the loss each rank has seen half: 8 kB each, of which the keys are exchanged first."""
+    for rank in ranks["wide"]:
+        assert rank["history"]["epoch"] == [0, 1, 2]
+        assert 0 < max(rank["pickled"]) < 10_000
+
+
+def test_samples_of_another_shape_on_one_rank_stop_no_rank(ranks: dict[str, list[Found]]) -> None:
+    for rank in ranks["shapes"]:
+        assert (rank["history"]["epoch"], rank["epochs"]) == ([], 3)
+        (event,) = rank["events"]
+        assert "float32 (5,)" in event["message"]
+        assert "float32 (10,)" in event["message"]
+        assert "on rank 1" in event["message"]
 
 
 def test_a_full_disk_on_rank_0_keeps_no_rank_from_stopping(ranks: dict[str, list[Found]]) -> None:

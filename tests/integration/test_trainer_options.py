@@ -12,8 +12,9 @@ from identity import assert_identical
 from lightning.pytorch.callbacks import LearningRateFinder
 from lightning.pytorch.tuner import Tuner
 from models import ColumnNet, ScriptedDetector, column_data, fit, loaders, small_monitor
+from test_edge_cases import told_during
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from lightning_interactions import TabularFeatures, compute_interactions
 
@@ -200,4 +201,99 @@ def test_two_fits_of_one_trainer_and_a_validation_between() -> None:
     assert monitor.history.column("epoch") == [0, 1]
     trainer.fit_loop.max_epochs = 3
     trainer.fit(trainer.lightning_module, **loaders())
+    assert monitor.history.column("epoch") == [0, 1, 2]
+
+
+# -- augmented training samples ----------------------------------------------------------------------------------------
+
+
+class Augmented(Dataset[Any]):
+    """Random flips and noise, anew each time."""
+
+    def __init__(self, share: float = 1.0) -> None:
+        self.data, self.share = column_data(64, seed=1), share
+
+    def __getitem__(self, index: int) -> Any:
+        x, y = self.data[index]
+        if index >= self.share * len(self.data):
+            return x, y
+        return (x.flip(0) if float(torch.rand(())) < 0.5 else x) + 0.01 * torch.randn(x.shape), y
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+
+def about_augmentation(monitor: Any, data: Any = None, **options: Any) -> list[str]:
+    train = {} if data is None else {"train_dataloaders": DataLoader(data, 16, shuffle=True)}
+    told = told_during(lambda: fit(monitor, data=loaders() | train, **({"max_epochs": 4} | options)))
+    return [text for text in told if "augmentation" in text]
+
+
+def test_augmented_training_samples_are_told_once() -> None:
+    (text,) = about_augmentation(small_monitor(), Augmented())
+    assert "0 of 64" in text
+    assert "judge the loss gap by its growth, not by its sign" in text
+
+
+@pytest.mark.parametrize("options", [{"watch": "train"}, {"watch": "both", "resample": True}], ids=["train", "both"])
+def test_augmented_training_samples_are_told_whatever_is_watched(options: dict[str, Any]) -> None:
+    assert len(about_augmentation(small_monitor(**options), Augmented())) == 1
+
+
+def test_plain_training_samples_are_not_told_of() -> None:
+    assert about_augmentation(small_monitor()) == []
+    assert about_augmentation(small_monitor(watch="both", resample=True)) == []
+    assert about_augmentation(small_monitor(), Augmented(share=0.25)) == [], "most of them come again"
+
+
+def test_an_epoch_that_is_cut_short_tells_nothing() -> None:
+    assert about_augmentation(small_monitor(), max_steps=5, max_epochs=-1) == [], "4 batches an epoch"
+
+
+def test_without_training_samples_of_its_own_nothing_is_looked_for() -> None:
+    monitor = small_monitor(train_monitor="train_loss_epoch")
+    assert about_augmentation(monitor, Augmented()) == []
+
+
+def test_only_one_epoch_is_looked_at(monkeypatch: Any) -> None:
+    from lightning_interactions import session
+
+    read: list[int] = []
+    original = session.read_batch
+
+    def noted(*args: Any) -> Any:
+        read.append(trainer_epoch[0])
+        return original(*args)
+
+    trainer_epoch = [0]
+
+    class Epoch(L.Callback):
+        def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+            trainer_epoch[0] = trainer.current_epoch
+
+    monkeypatch.setattr(session, "read_batch", noted)
+    assert len(about_augmentation(small_monitor(), Augmented(), callbacks=(Epoch(),), max_epochs=5)) == 1
+    assert set(read) == {0, 1}
+
+
+def test_looking_for_augmentation_changes_nothing() -> None:
+    weights = []
+    for monitor in (small_monitor(), None):
+        data = loaders() | {"train_dataloaders": DataLoader(Augmented(), 16, shuffle=True)}
+        weights.append(dict(fit(monitor, data=data).lightning_module.state_dict()))
+    assert_identical(*weights)
+
+
+def test_looking_for_augmentation_is_contained(monkeypatch: Any) -> None:
+    from lightning_interactions import watchlist
+
+    monitor = small_monitor(on_error="warn")
+
+    def broken(*args: Any) -> Any:
+        raise RuntimeError("no hash today")
+
+    monkeypatch.setattr(watchlist, "content_keys", broken)
+    told = told_during(lambda: fit(monitor))
+    assert any("no hash today" in text for text in told)
+    assert not any("augmentation" in text for text in told), "what was not looked at says nothing"
     assert monitor.history.column("epoch") == [0, 1, 2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from lightning_interactions import budget as budget_module
 from lightning_interactions import compute_interactions
+from lightning_interactions import measure as measure_module
 from lightning_interactions.batches import Batch
 from lightning_interactions.budget import Budget
 from lightning_interactions.errors import BatchError, ModelOutputError
@@ -49,22 +51,25 @@ class Exchange:
     """Gathers over threads, one for each rank: every rank waits for the others, as processes do."""
 
     world_size: int
-    parts: dict[int, Tensor] = field(default_factory=dict)
+    parts: dict[int, Any] = field(default_factory=dict)
     calls: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.barrier = threading.Barrier(self.world_size)
 
     def ranks(self, rank: int) -> Ranks:
-        def gather(local: Tensor) -> Tensor:
+        def swap(item: Any) -> list[Any]:
             self.calls.append(rank)
-            self.parts[rank] = local.cpu()
+            self.parts[rank] = item
             self.barrier.wait(timeout=60)
-            whole = torch.cat([self.parts[i] for i in range(self.world_size)])
+            everyone = [self.parts[i] for i in range(self.world_size)]
             self.barrier.wait(timeout=60)
-            return whole
+            return everyone
 
-        return Ranks(rank, self.world_size, gather)
+        def gather_objects(item: Any) -> list[Any]:
+            return [pickle.loads(sent) for sent in swap(pickle.dumps(item))]
+
+        return Ranks(rank, self.world_size, lambda local: torch.cat(swap(local.cpu())), gather_objects)
 
 
 def on_ranks(world_size: int, work: Callable[[Ranks], Any]) -> list[Any]:
@@ -310,6 +315,23 @@ def test_a_failure_on_one_rank_stops_all_of_them() -> None:
 )  # fmt: skip
 def test_ranks_agree(problems: tuple[str | None, ...], expected: tuple[str | None, ...]) -> None:
     assert tuple(on_ranks(2, lambda ranks: ranks.agree(problems[ranks.rank]))) == expected
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16, torch.float64, torch.bool, torch.int16, torch.long, torch.uint8], ids=str
+)
+@pytest.mark.parametrize("counts", [(3, 0, 2), (0, 0, 4), (0, 0, 0), (1, 1, 1)], ids=str)
+@pytest.mark.parametrize("limit", [2**26, 40], ids=["at-once", "in-pieces"])
+def test_rows_of_unequal_numbers_are_gathered(
+    dtype: torch.dtype, counts: tuple[int, ...], limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure_module, "GATHER_BYTES", limit)
+    for shape in ((2, 5), (), (0,)):
+        whole = (torch.randn(sum(counts), *shape) * 50).to(dtype)
+        parts = whole.split(counts)
+        for found in on_ranks(3, lambda ranks, parts=parts: ranks.gather_rows(parts[ranks.rank], counts)):
+            assert found.dtype == dtype
+            assert torch.equal(found, whole)
 
 
 def test_one_rank_agrees_with_itself() -> None:

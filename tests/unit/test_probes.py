@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import pickle
 import random
 from collections import Counter
 from typing import Any
@@ -13,11 +14,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_measure import on_ranks
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from lightning_interactions import probes
+from lightning_interactions.batches import Padding
 from lightning_interactions.errors import BatchError
+from lightning_interactions.measure import MeasureError, Ranks
 from lightning_interactions.players import TabularFeatures
 from lightning_interactions.probes import (
     HASHED_AT_ONCE,
@@ -28,7 +32,7 @@ from lightning_interactions.probes import (
     shard,
     smallest_keys,
 )
-from lightning_interactions.watchlist import LOSS_PROBE_SIZE, STATE_LIMIT_BYTES, Watchlist
+from lightning_interactions.watchlist import LOSS_PROBE_SIZE, STATE_LIMIT_BYTES, Recurrence, Watchlist
 
 # -- keys ------------------------------------------------------------------------------------------------------------
 
@@ -222,26 +226,35 @@ def test_a_collector_keeps_the_same_samples_for_every_order_and_batch_size(balan
     assert not same(collected(ProbeCollector(10, balanced=balanced, seed=1), x, y, 60), expected)
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 3, 7])
-@pytest.mark.parametrize("balanced", [True, False], ids=["balanced", "evenly"])
-def test_ranks_together_choose_what_one_would(ranks: int, balanced: bool) -> None:
-    x, y = data()
-    expected = collected(ProbeCollector(10, balanced=balanced), x, y, 8)
-    collectors = [ProbeCollector(10, balanced=balanced) for _ in range(ranks + 1)]  # the last sees nothing
-    for rank, collector in enumerate(collectors[:-1]):
-        collected(collector, x[rank::ranks], y[rank::ranks], 4)
-    exchanged = [collector.result() for collector in collectors]
-    for collector in collectors:
-        collector.merge(exchanged)
-        found = collector.result()
-        assert found is not None
-        assert same(found, expected)
-
-
 def test_nothing_collected_is_none() -> None:
     collector = ProbeCollector(4)
-    collector.merge([None, None])
     assert collector.result() is None
+    assert collector.outline() is None
+
+
+@pytest.mark.parametrize("balanced", [True, False], ids=["balanced", "evenly"])
+@pytest.mark.parametrize("batch", [1, 7, 60])
+def test_wanted_samples_come_before_all_others(balanced: bool, batch: int) -> None:
+    x, y = data()
+    keys = content_keys(x)
+    wanted = keys.sort().values[-8::2]  # without being wanted, none of them would be taken
+    collector = ProbeCollector(10, balanced=balanced)
+    collector.wanted = torch.cat([wanted, torch.tensor([12345])])  # one is nowhere
+    order = torch.randperm(60)
+    found = collected(collector, x[order], y[order], batch)
+    assert len(found) == 10
+    assert torch.isin(wanted, found.keys).all()
+    assert torch.equal(found.keys, found.keys.sort().values)
+    others = ~torch.isin(keys, wanted)
+    rest = collected(ProbeCollector(6, balanced=balanced), x[others], y[others], 7)
+    assert torch.equal(found.keys[~torch.isin(found.keys, wanted)], rest.keys), "the rest is chosen as ever"
+
+
+def test_as_many_are_wanted_as_there_is_room_for() -> None:
+    x, y = data()
+    collector = ProbeCollector(10, max_bytes=3 * 16)
+    collector.wanted = content_keys(x).sort().values[20:30]
+    assert torch.equal(collected(collector, x, y, 7).keys, collector.wanted[:3])
 
 
 @pytest.mark.parametrize(("limit", "expected"), [(5 * 16, 5), (5 * 16 + 15, 5), (1, 2), (10**6, 10)])
@@ -417,9 +430,10 @@ def test_resampling_draws_others_each_time_and_keeps_the_loss_probes() -> None:
 
 @pytest.mark.parametrize("resample", [False, True], ids=["fixed", "resample"])
 @pytest.mark.parametrize("measured", [0, 1, 3])
-def test_a_restored_watchlist_goes_on_as_if_never_interrupted(resample: bool, measured: int) -> None:
+@pytest.mark.parametrize("keep", ["keys", "inputs"])
+def test_a_restored_watchlist_goes_on_as_if_never_interrupted(resample: bool, measured: int, keep: str) -> None:
     def new() -> Watchlist:
-        return Watchlist(["val"], ["val", "train"], num_samples=6, resample=resample, seed=4)
+        return Watchlist(["val"], ["val", "train"], num_samples=6, resample=resample, seed=4, keep=keep)
 
     def measure(watchlist: Watchlist) -> list[Tensor]:
         fill(watchlist)
@@ -439,28 +453,179 @@ def test_a_restored_watchlist_goes_on_as_if_never_interrupted(resample: bool, me
 
 
 def test_probes_too_large_for_a_checkpoint_are_collected_again() -> None:
-    watchlist = Watchlist(["val"], [], num_samples=2)
+    watchlist = Watchlist(["val"], [], num_samples=2, keep="inputs")
     big = torch.zeros(1).expand(2, STATE_LIMIT_BYTES // 8 + 1)
     watchlist.watched["val"] = ProbeSet(big, torch.zeros(2), torch.tensor([1, 2]))
     state = through_a_file(watchlist.state_dict())
-    assert set(state) == {"draws", "dropped_bytes"}
+    assert set(state) == {"draws", "keys", "dropped_bytes"}
     assert state["dropped_bytes"] > STATE_LIMIT_BYTES
     resumed = Watchlist(["val"], [], num_samples=2)
     assert not resumed.load_state_dict(state)
     assert resumed.wants("val")
 
 
-def test_ranks_freeze_the_same_samples() -> None:
-    lists = [Watchlist(["val"], ["val"], num_samples=6) for _ in range(2)]
-    single = Watchlist(["val"], ["val"], num_samples=6)
-    x, y = data(40)
+def test_a_state_without_inputs_or_keys_begins_anew() -> None:
+    watchlist = Watchlist(["val"], ["val"], num_samples=6, keep="nothing")
+    fill(watchlist)
+    watchlist.freeze()
+    assert watchlist.state_dict() == {"draws": 0}
+    resumed = Watchlist(["val"], ["val"], num_samples=6)
+    assert resumed.load_state_dict({"draws": 0})
+    fill(resumed, seed=2)
+    assert resumed.freeze() is None, "nothing is known to be missing"
+
+
+@pytest.mark.parametrize("keep", ["keys", "inputs"])
+def test_wanted_keys_are_not_forgotten_before_they_are_found(keep: str) -> None:
+    whole = Watchlist(["val"], ["train"], num_samples=6)
+    fill(whole)
+    whole.freeze()
+    state = through_a_file(whole.state_dict())
+    resumed = Watchlist(["val"], ["train"], num_samples=6, keep=keep)
+    resumed.load_state_dict(state)
+    assert str(resumed.state_dict()["keys"]) == str(state["keys"])
+
+
+# -- several ranks -----------------------------------------------------------------------------------------------------
+
+
+def frozen_on(world_size: int, fill_rank: Any, padding: Padding | None = None, **options: Any) -> list[Any]:
+    """The watchlists of all ranks after they chose together, or the error each of them got."""
+
+    def work(ranks: Ranks) -> Watchlist:
+        watchlist = Watchlist(["val"], ["val"], **({"num_samples": 10} | options))
+        fill_rank(ranks.rank, watchlist)
+        watchlist.freeze(ranks, padding)
+        return watchlist
+
+    return on_ranks(world_size, work)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
+@pytest.mark.parametrize("empty", [0, 1], ids=["all-see-some", "one-sees-nothing"])
+def test_ranks_together_choose_what_one_would(world_size: int, empty: int) -> None:
+    x, y = data()
+    single = Watchlist(["val"], ["val"], num_samples=10)
     single.offer("val", x, y)
     single.freeze()
-    for rank, watchlist in enumerate(lists):
+
+    def fill_rank(rank: int, watchlist: Watchlist) -> None:
+        if rank < world_size:
+            for inputs, targets in zip(x[rank::world_size].split(4), y[rank::world_size].split(4), strict=True):
+                watchlist.offer("val", inputs, targets)
+            watchlist.offer("val", x[:2], y[:2])  # a sampler repeats some
+
+    for found in frozen_on(world_size + empty, fill_rank):
+        assert same(found.watched["val"], single.watched["val"])
+        assert same(found.losses["val"], single.losses["val"])
+
+
+def test_wanted_samples_are_found_on_whichever_rank_they_are() -> None:
+    x, y = data()
+    wanted = content_keys(x).sort().values[-4:]
+
+    def fill_rank(rank: int, watchlist: Watchlist) -> None:
+        watchlist.load_state_dict({"keys": {"watched": {"val": wanted}}})
         watchlist.offer("val", x[rank::2], y[rank::2])
-    pools = [[w._watching["val"].result() for w in lists], [w._losing["val"].result() for w in lists]]
-    for watchlist in lists:
-        answers = iter(pools)
-        watchlist.freeze(lambda item, answers=answers: next(answers))
-        assert same(watchlist.watched["val"], single.watched["val"])
-        assert same(watchlist.losses["val"], single.losses["val"])
+
+    for found in frozen_on(2, fill_rank):
+        assert torch.isin(wanted, found.watched["val"].keys).all()
+
+
+def test_only_what_is_chosen_is_exchanged_and_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = torch.randn(40, 3000), torch.arange(40) % 2
+    sent: list[tuple[str, int]] = []
+
+    def work(ranks: Ranks) -> None:
+        def gather(local: Tensor) -> Tensor:
+            sent.append(("tensor", local.numel() * local.element_size()))
+            return ranks.gather(local)
+
+        def gather_objects(item: Any) -> list[Any]:
+            sent.append(("object", len(pickle.dumps(item))))
+            return ranks.gather_objects(item)
+
+        watchlist = Watchlist(["val"], [], num_samples=4)
+        watchlist.offer("val", x[ranks.rank :: 2], y[ranks.rank :: 2])
+        watchlist.freeze(Ranks(ranks.rank, 2, gather, gather_objects))
+
+    assert on_ranks(2, work) == [None, None]
+    assert max(size for kind, size in sent if kind == "object") < 5000
+    assert sum(size for kind, size in sent if kind == "tensor") < 2 * (4 * 12_000 + 1000)
+
+
+def test_texts_of_different_length_are_brought_to_the_longest() -> None:
+    padding = Padding(token=0)
+    ids = torch.randint(1, 50, (24, 6))
+    single = Watchlist(["val"], ["val"], num_samples=10)
+    long = torch.cat([ids, torch.zeros(24, 3, dtype=torch.long)], 1)
+    single.offer("val", long, torch.zeros(24), padding=padding)
+    single.freeze()
+
+    def fill_rank(rank: int, watchlist: Watchlist) -> None:
+        inputs = (ids, long)[rank][rank::2]
+        watchlist.offer("val", inputs, torch.zeros(12), padding=padding)
+
+    for found in frozen_on(3, lambda rank, watchlist: fill_rank(rank, watchlist) if rank < 2 else None, padding):
+        assert same(found.watched["val"], single.watched["val"])
+
+
+def test_ranks_with_other_shapes_all_give_up_and_keep_what_they_have() -> None:
+    lists: dict[int, Watchlist] = {}
+
+    def fill_rank(rank: int, watchlist: Watchlist) -> None:
+        lists[rank] = watchlist
+        watchlist.offer("val", torch.randn(8, 4 + rank // 2), torch.zeros(8))
+
+    errors = frozen_on(3, fill_rank)
+    assert all(isinstance(error, BatchError) for error in errors)
+    assert len({str(error) for error in errors}) == 1
+    assert "float32 (4,) with targets float32 () on rank 0, inputs float32 (5,)" in str(errors[0])
+    assert all(watchlist.wants("val") for watchlist in lists.values())
+
+
+def test_a_failure_on_one_rank_ends_the_choice_on_all() -> None:
+    class Broken(Padding):
+        def extend(self, inputs: Tensor, length: int) -> Tensor:
+            raise KeyError("no padding here")
+
+    def fill_rank(rank: int, watchlist: Watchlist) -> None:
+        watchlist.offer("val", torch.randint(1, 9, (4, 5 + rank)), torch.zeros(4), padding=Padding(0))
+
+    healthy, broken = reversed(frozen_on(2, fill_rank, Broken(0)))  # the rank of the longer texts need not pad
+    assert isinstance(healthy, MeasureError)
+    assert isinstance(broken, MeasureError)
+    assert "on rank 0: KeyError: 'no padding here'" in str(healthy)
+
+
+# -- do the training samples come again? -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seen", "batches", "expected"),
+    [((6, 0), 4, (6, 16)), ((4, 4), 4, None), ((8, 8), 4, None), ((0, 0), 3, None), ((0, 0), 4, (0, 16))],
+    ids=["fewer-than-half", "half", "all", "cut-short", "none"],
+)
+def test_ranks_judge_together_whether_samples_come_again(
+    seen: tuple[int, int], batches: int, expected: tuple[int, int] | None
+) -> None:
+    keys = torch.arange(16)
+
+    def work(ranks: Ranks) -> Any:
+        recurrence = Recurrence()
+        recurrence.begin_epoch()
+        recurrence.batches = 4
+        recurrence.keys = keys
+        assert not recurrence.looks, "not in the epoch they are from"
+        assert recurrence.end_epoch(ranks) is None
+        recurrence.begin_epoch()
+        assert recurrence.looks
+        recurrence.batches = batches
+        recurrence.offer(keys[8 * ranks.rank :][: seen[ranks.rank]])
+        found = recurrence.end_epoch(ranks)
+        recurrence.begin_epoch()
+        assert not recurrence.looks, "one epoch is enough"
+        assert recurrence.end_epoch(ranks) is None
+        return found
+
+    assert on_ranks(2, work) == [expected] * 2
