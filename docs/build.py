@@ -18,7 +18,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "lightning_interactions"
-MODULES = ["lightning_interactions", *(f"lightning_interactions.{name}" for name in ("players", "figures"))]
+MODULES = ["lightning_interactions", *(f"lightning_interactions.{name}" for name in ("players", "report.figures"))]
 LINK = re.compile(r'<a href="#([\w.]+)">(.*?)</a>', re.DOTALL)
 REFERENCE = re.compile(r"(?<![`\w])(?::\w+:)?`~?([A-Za-z_][\w.]*)(?:\(\))?`(?!`)")
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from lightning_interactions import TwoPhaseMonitor
 from lightning_interactions.demo import DigitsNet, load_digits_data
-from lightning_interactions.figures import curves_figure
+from lightning_interactions.report.figures import curves_figure
 
 
 def main(fast: bool = False) -> None:

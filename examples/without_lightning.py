@@ -14,8 +14,8 @@ from torch.nn.functional import cross_entropy
 
 from lightning_interactions import History, PhaseDetector, compute_interactions
 from lightning_interactions.demo import load_digits_data
-from lightning_interactions.figures import run_figure
 from lightning_interactions.functional import mean_order
+from lightning_interactions.report.figures import run_figure
 
 
 def main(fast: bool = False) -> None:

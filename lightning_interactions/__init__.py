@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning_interactions import functional, metrics
-    from lightning_interactions.alerts import Alert, CallAlert, WandbAlert, WarnAlert, WebhookAlert
     from lightning_interactions.errors import (
         ArgumentError,
         BatchError,
@@ -19,10 +18,11 @@ if TYPE_CHECKING:
         ModelOutputError,
         StateError,
     )
-    from lightning_interactions.history import History
-    from lightning_interactions.interactions import Interaction, Interactions, compute_interactions
-    from lightning_interactions.monitor import TwoPhaseMonitor
-    from lightning_interactions.phases import PhaseDetector, PhaseEvent
+    from lightning_interactions.measure.interactions import Interaction, Interactions, compute_interactions
+    from lightning_interactions.monitor.callback import TwoPhaseMonitor
+    from lightning_interactions.monitor.checkpoints import analyze_checkpoints
+    from lightning_interactions.phases.detector import PhaseDetector
+    from lightning_interactions.phases.event import PhaseEvent
     from lightning_interactions.players import (
         FeatureMask,
         ImagePatches,
@@ -32,41 +32,42 @@ if TYPE_CHECKING:
         TabularFeatures,
         Tokens,
     )
-    from lightning_interactions.postmortem import analyze_checkpoints
-    from lightning_interactions.report import write_report
-    from lightning_interactions.runrecord import RunRecord
-    from lightning_interactions.writers import log_histogram
+    from lightning_interactions.report.alerts import Alert, CallAlert, WandbAlert, WarnAlert, WebhookAlert
+    from lightning_interactions.report.history import History
+    from lightning_interactions.report.html import write_report
+    from lightning_interactions.report.record import RunRecord
+    from lightning_interactions.report.writers import log_histogram
 
 _HOME = {
-    "Alert": "alerts",
+    "Alert": "report.alerts",
     "ArgumentError": "errors",
     "BatchError": "errors",
-    "CallAlert": "alerts",
+    "CallAlert": "report.alerts",
     "FeatureMask": "players",
-    "History": "history",
+    "History": "report.history",
     "ImagePatches": "players",
-    "Interaction": "interactions",
-    "Interactions": "interactions",
+    "Interaction": "measure.interactions",
+    "Interactions": "measure.interactions",
     "InteractionsError": "errors",
     "InteractionsWarning": "errors",
     "ModelOutputError": "errors",
-    "PhaseDetector": "phases",
-    "PhaseEvent": "phases",
+    "PhaseDetector": "phases.detector",
+    "PhaseEvent": "phases.event",
     "Players": "players",
     "PointClusters": "players",
     "RegionPlayers": "players",
-    "RunRecord": "runrecord",
+    "RunRecord": "report.record",
     "StateError": "errors",
     "TabularFeatures": "players",
     "Tokens": "players",
-    "TwoPhaseMonitor": "monitor",
-    "WandbAlert": "alerts",
-    "WarnAlert": "alerts",
-    "WebhookAlert": "alerts",
-    "analyze_checkpoints": "postmortem",
-    "compute_interactions": "interactions",
-    "log_histogram": "writers",
-    "write_report": "report",
+    "TwoPhaseMonitor": "monitor.callback",
+    "WandbAlert": "report.alerts",
+    "WarnAlert": "report.alerts",
+    "WebhookAlert": "report.alerts",
+    "analyze_checkpoints": "monitor.checkpoints",
+    "compute_interactions": "measure.interactions",
+    "log_histogram": "report.writers",
+    "write_report": "report.html",
 }
 _SUBPACKAGES = ("functional", "metrics")
 

@@ -25,7 +25,7 @@ def demo(*, output: str = "lightning_interactions_demo", **options: Any) -> None
         output: Folder to write to (also -o).
         options: Arguments of `run_demo`.
     """
-    from lightning_interactions.demo import run_demo  # imports torch and lightning, which --help should not wait for
+    from lightning_interactions.demo import run_demo
 
     run_demo(folder=output, **options)
 
@@ -38,7 +38,7 @@ def report(run_dir: str, *, output: str | None = None, **options: Any) -> None:
         output: The HTML file (also -o); beside interactions.json by default.
         options: Arguments of `write_report`.
     """
-    from lightning_interactions.report import write_report
+    from lightning_interactions.report.html import write_report
 
     print(write_report(run_dir, path=output, **options))
 
@@ -66,10 +66,11 @@ def analyze(
         data_args: The same for the data.
         options: Arguments of `analyze_checkpoints`.
     """
-    from lightning_interactions.postmortem import RUN_FILE, analyze_checkpoints
-    from lightning_interactions.report import write_report
-    from lightning_interactions.runrecord import RunRecord, summary, verdict
-    from lightning_interactions.terminal import table
+    from lightning_interactions.monitor.checkpoints import RUN_FILE, analyze_checkpoints
+    from lightning_interactions.monitor.terminal import table
+    from lightning_interactions.report.html import write_report
+    from lightning_interactions.report.record import RunRecord
+    from lightning_interactions.report.words import summary, verdict
 
     folder = Path(output)
     monitor = analyze_checkpoints(
@@ -144,7 +145,7 @@ def _skip(name: str) -> set[str | int]:
     """Options of the monitor that mean nothing here."""
     if name != "analyze":
         return set()
-    from lightning_interactions.postmortem import LIVE_ONLY
+    from lightning_interactions.monitor.checkpoints import LIVE_ONLY
 
     return set(LIVE_ONLY)
 

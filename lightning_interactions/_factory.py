@@ -26,7 +26,7 @@ def callbacks_from_environment() -> list[Any]:
     """
     if os.environ.get(SWITCH) != "1":
         return []
-    from lightning_interactions._auto import AutoMonitor
+    from lightning_interactions.monitor.auto import AutoMonitor
 
     return [AutoMonitor(**_options())]
 
@@ -39,8 +39,8 @@ def _options() -> dict[str, Any]:
 
     import yaml
 
-    from lightning_interactions._auto import AutoMonitor
     from lightning_interactions.errors import bad_argument
+    from lightning_interactions.monitor.auto import AutoMonitor
 
     known = list(inspect.signature(AutoMonitor).parameters)
     try:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_interactions.errors import ArgumentError, bad_argument
-from lightning_interactions.monitor import TwoPhaseMonitor
+from lightning_interactions.monitor.callback import TwoPhaseMonitor
 
 VALIDATION_SIZE = 797
 """The digits have 1797 images: these many for validation, up to 1000 to train on."""

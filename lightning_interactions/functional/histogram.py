@@ -11,8 +11,8 @@ import math
 import torch
 from torch import Tensor
 
-from lightning_interactions.coalitions import num_players_of, orders
 from lightning_interactions.errors import ArgumentError, bad_argument
+from lightning_interactions.functional.coalitions import num_players_of, orders
 
 MAX_BINS_PER_DECADE = 100
 

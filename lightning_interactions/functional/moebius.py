@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_interactions.coalitions import num_players_of
+from lightning_interactions.functional.coalitions import num_players_of
 
 
 def moebius_transform(values: Tensor) -> Tensor:

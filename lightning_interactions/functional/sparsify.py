@@ -12,11 +12,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_interactions.coalitions import num_players_of
 from lightning_interactions.errors import ArgumentError, bad_argument
 from lightning_interactions.functional._solver import solve
 from lightning_interactions.functional._split import SplitProblem
 from lightning_interactions.functional.and_or import fold_first_order, or_interactions
+from lightning_interactions.functional.coalitions import num_players_of
 from lightning_interactions.functional.moebius import inverse_moebius_transform
 
 _CHUNK_ENTRIES = {"cpu": 2**14}

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_interactions.coalitions import num_players_of, orders
 from lightning_interactions.errors import ArgumentError, bad_argument
+from lightning_interactions.functional.coalitions import num_players_of, orders
 
 LOW_ORDER = 3
 """Orders up to this one count as low."""

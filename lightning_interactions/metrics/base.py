@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lightning_interactions.coalitions import check_num_players
 from lightning_interactions.errors import ArgumentError
+from lightning_interactions.functional.coalitions import check_num_players
 
 
 def accumulation_dtype(device: torch.device) -> torch.dtype:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lightning_interactions.coalitions import orders
+from lightning_interactions.functional.coalitions import orders
 from lightning_interactions.functional.similarity import weighted_jaccard
 from lightning_interactions.metrics.base import SumMetric, check_interactions, finite_samples
 from lightning_interactions.metrics.drawing import draw_by_order, figure_and_axes

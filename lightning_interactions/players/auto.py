@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_interactions.batches import Batch
 from lightning_interactions.errors import BatchError, bad_argument
+from lightning_interactions.model.batch import Batch
 from lightning_interactions.players.base import Players
 from lightning_interactions.players.image import ImagePatches
 from lightning_interactions.players.points import COORDINATES, PointClusters

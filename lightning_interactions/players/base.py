@@ -11,10 +11,10 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import pad
 
-from lightning_interactions.batches import Padding
-from lightning_interactions.coalitions import MIN_PLAYERS
 from lightning_interactions.errors import ArgumentError, BatchError, bad_argument
-from lightning_interactions.probing import memory_format_of
+from lightning_interactions.functional.coalitions import MIN_PLAYERS
+from lightning_interactions.model.batch import Padding
+from lightning_interactions.model.quiet import memory_format_of
 
 BACKGROUND = -1
 """Region id of elements that belong to no player: they always stay."""
@@ -84,7 +84,7 @@ class Players(ABC):
 
         Args:
             model: The model.
-            fields: Names of the rows of packed samples, see `batches`; empty where samples are not packed.
+            fields: Names of the rows of packed samples, see `read_batch`; empty where samples are not packed.
             tokenizer: The tokenizer, where the model or the data module has one.
         """
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from lightning_interactions.batches import ATTENTION_KEY, Padding
-from lightning_interactions.coalitions import MIN_PLAYERS
 from lightning_interactions.errors import BatchError, bad_argument
+from lightning_interactions.functional.coalitions import MIN_PLAYERS
+from lightning_interactions.model.batch import ATTENTION_KEY, Padding
 from lightning_interactions.players.base import BACKGROUND, MaskedRegions
 
 SPECIAL_KEY = "special_tokens_mask"

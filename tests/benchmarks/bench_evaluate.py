@@ -21,14 +21,14 @@ import torch
 from models import PatchTransformer, lenet, load_or_noise, machine, mlp, table, vgg11
 from torch import Tensor, nn
 
-from lightning_interactions.chunks import ChunkSize
-from lightning_interactions.evaluate import evaluate_coalitions
 from lightning_interactions.functional import SPLIT_TOLERANCE, sparse_and_or
-from lightning_interactions.layers import LayerCut
+from lightning_interactions.measure.samples import content_keys, draw_players
+from lightning_interactions.measure.values import evaluate_coalitions
+from lightning_interactions.model.chunks import ChunkSize
+from lightning_interactions.model.layer import LayerCut
+from lightning_interactions.model.quiet import float32_forward, probing
+from lightning_interactions.model.score import log_odds
 from lightning_interactions.players import ImagePatches, Players, TabularFeatures
-from lightning_interactions.probes import content_keys, draw_players
-from lightning_interactions.probing import float32_forward, probing
-from lightning_interactions.scores import log_odds
 
 HERE = Path(__file__).resolve().parent
 N = 10

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from lightning_interactions import InteractionsWarning, TabularFeatures
-from lightning_interactions._auto import AutoMonitor
+from lightning_interactions.monitor.auto import AutoMonitor
 
 
 class FixedNet(ColumnNet):

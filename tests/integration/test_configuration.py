@@ -20,9 +20,10 @@ from lightning.pytorch.cli import LightningCLI
 from models import AnyBatchNet, ColumnNet, fit, loaders, small_monitor
 from torch import Tensor
 
-from lightning_interactions import ArgumentError, InteractionsWarning, PhaseEvent, TwoPhaseMonitor, bridge
-from lightning_interactions._auto import AutoMonitor
+from lightning_interactions import ArgumentError, InteractionsWarning, PhaseEvent, TwoPhaseMonitor
 from lightning_interactions._factory import callbacks_from_environment
+from lightning_interactions.monitor import bridge
+from lightning_interactions.monitor.auto import AutoMonitor
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = sorted((ROOT / "examples").glob("*.yaml"))

@@ -31,7 +31,8 @@ from models import (
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from lightning_interactions import InteractionsWarning, compute_interactions, scores
+from lightning_interactions import InteractionsWarning, compute_interactions
+from lightning_interactions.model import score as scores
 
 TABLE = Path(__file__).with_name("README.md")
 

@@ -27,9 +27,9 @@ from lightning_interactions import (
     RunRecord,
     TabularFeatures,
     TwoPhaseMonitor,
-    scores,
-    writers,
 )
+from lightning_interactions.model import score as scores
+from lightning_interactions.report import writers
 
 
 def our_warnings(caught: list[warnings.WarningMessage]) -> list[str]:

@@ -28,9 +28,9 @@ from lightning_interactions import (
     TwoPhaseMonitor,
     WandbAlert,
     log_histogram,
-    writers,
 )
-from lightning_interactions.writers import event_markdown
+from lightning_interactions.report import writers
+from lightning_interactions.report.writers import event_markdown
 
 EVENT = PhaseEvent("overfitting", 3, 3, 4, {"gap_growth": 0.5}, "Epoch 3: it overfits.")
 KEYS = "mean_order", "mean_order_lower", "mean_order_upper", "overfitting_risk", "strength/order_02_neg"

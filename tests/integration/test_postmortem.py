@@ -27,7 +27,7 @@ from lightning_interactions import (
     analyze_checkpoints,
 )
 from lightning_interactions.__main__ import main
-from lightning_interactions.postmortem import LIVE_ONLY
+from lightning_interactions.monitor.checkpoints import LIVE_ONLY
 
 OPTIONS: dict[str, Any] = {"num_samples": 6, "num_players": 4}
 
@@ -120,7 +120,7 @@ def test_an_interrupted_analysis_goes_on(
     run: tuple[TwoPhaseMonitor, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     live, folder = run
-    from lightning_interactions.postmortem import CheckpointMonitor
+    from lightning_interactions.monitor.checkpoints import CheckpointMonitor
 
     measure, calls = CheckpointMonitor.measure, []
 

@@ -18,7 +18,8 @@ from models import fit, small_monitor
 from lightning_interactions import ArgumentError, PhaseEvent, RunRecord, StateError, write_report
 from lightning_interactions.__main__ import main
 from lightning_interactions.functional import mean_order
-from lightning_interactions.runrecord import find_run, summary, verdict
+from lightning_interactions.report.record import find_run
+from lightning_interactions.report.words import summary, verdict
 
 N = 6
 

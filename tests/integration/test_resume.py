@@ -26,9 +26,9 @@ from lightning_interactions import (
     StateError,
     TabularFeatures,
     TwoPhaseMonitor,
-    watchlist,
 )
-from lightning_interactions.monitor import STATE_VERSION
+from lightning_interactions.measure import watchlist
+from lightning_interactions.monitor.callback import STATE_VERSION
 
 
 def history_without_times(monitor: TwoPhaseMonitor) -> dict[str, list[Any]]:

@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_interactions import Alert, ImagePatches, InteractionsWarning, PhaseDetector, PhaseEvent
-from lightning_interactions.bridge import UNSUPPORTED_STRATEGIES
-from lightning_interactions.measure import CELLS
+from lightning_interactions.measure.ranks import CELLS
+from lightning_interactions.monitor.bridge import UNSUPPORTED_STRATEGIES
 
 ROOT = Path(__file__).resolve().parents[2]
 Found = dict[str, Any]

@@ -17,8 +17,9 @@ from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from models import ColumnNet, fit, small_monitor
 from torch import Tensor
 
-from lightning_interactions import InteractionsWarning, PhaseDetector, PhaseEvent, TwoPhaseMonitor, terminal
-from lightning_interactions.terminal import short_sentence
+from lightning_interactions import InteractionsWarning, PhaseDetector, PhaseEvent, TwoPhaseMonitor
+from lightning_interactions.monitor import terminal
+from lightning_interactions.monitor.terminal import short_sentence
 
 
 class Turning(PhaseDetector):

@@ -256,7 +256,7 @@ def test_without_training_samples_of_its_own_nothing_is_looked_for() -> None:
 
 
 def test_only_one_epoch_is_looked_at(monkeypatch: Any) -> None:
-    from lightning_interactions import session
+    from lightning_interactions.monitor import session
 
     read: list[int] = []
     original = session.read_batch
@@ -285,7 +285,7 @@ def test_looking_for_augmentation_changes_nothing() -> None:
 
 
 def test_looking_for_augmentation_is_contained(monkeypatch: Any) -> None:
-    from lightning_interactions import watchlist
+    from lightning_interactions.measure import watchlist
 
     monitor = small_monitor(on_error="warn")
 

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from recordings import HERE, Recording, read
 from scipy.optimize import minimize
 
-from lightning_interactions._risk import CAPS, clamped
 from lightning_interactions.phases import PhaseDetector
+from lightning_interactions.phases.risk import CAPS, clamped
 
 STORED = HERE / "calibration.json"
 RIDGE = 0.02

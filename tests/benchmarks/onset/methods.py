@@ -15,9 +15,9 @@ from measures import Outcome
 from recordings import HERE, Floats, Recording
 from rivals import RIVALS
 
-from lightning_interactions._evidence import LossTrack
-from lightning_interactions._risk import RiskModel
 from lightning_interactions.phases import PhaseDetector, PhaseEvent, losses_show_overfitting
+from lightning_interactions.phases.curves import LossTrack
+from lightning_interactions.phases.risk import RiskModel
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ from runs import Run, all_runs
 from torch import Tensor, nn
 
 from lightning_interactions import compute_interactions
-from lightning_interactions.probes import ProbeCollector, ProbeSet
+from lightning_interactions.measure.samples import ProbeCollector, ProbeSet
 
 SAMPLES = {"val": 32, "train": 16}  # fewer of the latter: each costs as much as a short training
 PLAYERS = {"adult": 10, "spambase": 10}  # the default; 8 for the others, which takes a quarter of the time

@@ -1,0 +1,1 @@
+"""One measurement: watched samples, masked forward passes, interactions, on however many ranks."""

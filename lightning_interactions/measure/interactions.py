@@ -1,0 +1,272 @@
+"""Interactions of some inputs under some model, without Lightning."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from html import escape
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lightning_interactions.errors import BatchError, InteractionsWarning, bad_argument
+from lightning_interactions.functional import (
+    SPLIT_TOLERANCE,
+    order_strength,
+    reconstruct_values,
+    salience_threshold,
+    sparse_and_or,
+)
+from lightning_interactions.functional.coalitions import check_num_players, coalition_masks
+from lightning_interactions.measure.samples import content_keys, draw_players
+from lightning_interactions.measure.values import evaluate_coalitions, layer_features, plain_logits
+from lightning_interactions.model.batch import Batch, read_batch
+from lightning_interactions.model.call import find_call
+from lightning_interactions.model.layer import LayerCut
+from lightning_interactions.model.quiet import device_of, float32_forward, in_format_of, probing
+from lightning_interactions.model.score import ScoreFn, resolve_score
+from lightning_interactions.model.task import Target, check_target_option, find_task
+from lightning_interactions.players import Players, check_players, of_layer, player_counts, suited_players, two_samples
+
+NOTEBOOK_SAMPLES = 4
+
+
+class Interaction(NamedTuple):
+    """One interaction.
+
+    Attributes:
+        kind: ``"and"`` or ``"or"``.
+        players: The players it is between, ascending.
+        value: Its effect on the score.
+    """
+
+    kind: str
+    players: tuple[int, ...]
+    value: float
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """AND-OR interactions of a batch of inputs.
+
+    Attributes:
+        values: Float64 ``(B, 2**n)``: the score of every sample at every coalition.
+        and_: Float64 ``(B, 2**n)``: AND interactions.
+        or_: Float64 ``(B, 2**n)``: OR interactions; those of one player are folded into ``and_``.
+        gap: Float64 ``(B,)``: certified relative distance of the split from the sparsest one.
+        players: Long ``(B, ...)``: who the players are; -1 is background.
+    """
+
+    values: Tensor
+    and_: Tensor
+    or_: Tensor
+    gap: Tensor
+    players: Tensor
+
+    @property
+    def num_players(self) -> int:
+        """Number of players ``n`` of the game."""
+        return self.values.shape[-1].bit_length() - 1
+
+    @property
+    def player_counts(self) -> Tensor:
+        """Long ``(B,)``: players of each sample. Where they are fewer than ``n``, interactions of the others are 0."""
+        return player_counts(self.players)
+
+    def strength(self, salience: float = 0.03) -> Tensor:
+        """Strength of the salient interactions by sign and order.
+
+        Args:
+            salience: Threshold as a fraction of the batch mean of ``|v(N) - v(empty)|``.
+
+        Returns:
+            ``(B, 2, n)``, positive then negative, in units of the score; ``nan`` for a sample with a value that is not
+            finite, which leaves the others as they are without it.
+        """
+        return order_strength(self.and_, self.or_, salience_threshold(self.values, salience))
+
+    def top_k(self, k: int) -> list[list[Interaction]]:
+        """Return the ``k`` strongest interactions of every sample, strongest first; fewer if the others are zero.
+
+        Args:
+            k: How many, at least 1.
+
+        Raises:
+            ArgumentError: If ``k`` is not a positive integer.
+        """
+        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+            raise bad_argument("k", "a positive integer", k)
+        both = torch.cat([self.and_, self.or_], -1)
+        members = coalition_masks(self.num_players)
+        size = self.and_.shape[-1]
+        top = both.abs().topk(min(k, both.shape[-1]), -1).indices
+        return [
+            [
+                Interaction(
+                    "and" if i < size else "or", tuple(members[i % size].nonzero().flatten().tolist()), float(row[i])
+                )
+                for i in index.tolist()
+                if row[i] != 0
+            ]
+            for row, index in zip(both.cpu(), top.cpu(), strict=True)
+        ]
+
+    def reconstruct(self) -> Tensor:
+        """Sum the interactions back into the scores (universal matching): equal to `values`, up to `noise_bound`.
+
+        Returns:
+            ``(B, 2**n)``.
+        """
+        return reconstruct_values(self.and_, self.or_, self.values[..., :1])
+
+    def __repr__(self) -> str:
+        """Summarise in one line."""
+        batch, known = len(self.values), self.gap[self.gap.isfinite()]
+        gap = float(known.max()) if len(known) else float("nan")
+        return f"Interactions(samples={batch}, num_players={self.num_players}, largest certified gap={gap:.2%})"
+
+    def _repr_html_(self) -> str:
+        """Show the strongest interactions of the first samples in a notebook."""
+        few = min(len(self.values), NOTEBOOK_SAMPLES)
+        first = replace(self, **{f.name: getattr(self, f.name)[:few] for f in fields(self)})
+        rows = "".join(
+            f"<tr><td>{sample}</td><td>{found.kind}</td><td>{', '.join(map(str, found.players))}</td>"
+            f"<td>{found.value:+.3g}</td></tr>"
+            for sample, strongest in enumerate(first.top_k(5))
+            for found in strongest
+        )
+        head = "<tr><th>sample</th><th>kind</th><th>players</th><th>effect on the score</th></tr>"
+        return f"<table><caption>{escape(repr(self))}</caption>{head}{rows}</table>"
+
+
+def compute_interactions(
+    model: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    players: Players | str = "auto",
+    *,
+    num_players: int = 10,
+    layer: str | None = None,
+    score: str | ScoreFn = "log_odds",
+    noise_bound: float = 0.0,
+    chunk_size: int | None = None,
+    seed: int = 0,
+    target: Target = "label",
+) -> Interactions:
+    """Compute the AND-OR interactions between the input variables of some samples.
+
+    The model is called in evaluation mode on all ``2**n`` masked versions of every sample and left as it was.
+
+    Args:
+        model: A classifier that returns logits ``(B, C)`` or ``(B,)``.
+        inputs: ``(B, *shape)``, or a mapping with ``input_ids`` and tensors of the same shape that go with them.
+        targets: Class indices ``(B,)``, rows ``(B, C)`` of 0 and 1 (multi-label), or numbers (regression).
+        players: ``"auto"`` (images ``(B, C, H, W)``: patches; integer ``(B, L)``: tokens; ``(B, F)``: columns;
+            ``(B, N, 3)`` or ``(B, 3, N)``: clusters of points) or an instance of `Players`.
+        num_players: Players per sample, 2 to 16; the cost doubles with each.
+        layer: Mask the output of this module instead of the input.
+        score: ``"log_odds"``, ``"logit"``, ``"probability"``, ``"output"`` or ``(logits, targets) -> scores``.
+        noise_bound: Leave up to this fraction of ``|v(N) - v(empty)|`` unexplained (the papers: 0.02).
+        chunk_size: Largest number of masked inputs in one forward.
+        seed: Seed of the players' draw.
+        target: Whose score: ``"label"``, ``"predicted"``, or the index of a class, label or output.
+
+    Returns:
+        The interactions.
+
+    Raises:
+        ArgumentError: If an argument is wrong.
+        BatchError: If the inputs or targets cannot be used.
+        ModelOutputError: If the model does not return logits.
+
+    Example:
+        >>> from lightning_interactions.players import TabularFeatures
+        >>> class Net(nn.Module):
+        ...     def forward(self, x):
+        ...         return 2 * x[:, 0] * x[:, 1] + x[:, 2]
+        >>> x, y = torch.ones(1, 3), torch.tensor([1])
+        >>> result = compute_interactions(Net(), x, y, TabularFeatures("zero"), num_players=3)
+        >>> [(found.kind, found.players, round(found.value, 6)) for found in result.top_k(2)[0]]
+        [('and', (0, 1), 2.0), ('and', (2,), 1.0)]
+    """
+    check_num_players(num_players)
+    check_players(players)
+    check_chunk_size(chunk_size)
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise bad_argument("seed", "an integer", seed)
+    resolve_score(score)
+    check_target_option(target)
+    device = device_of(model)
+    batch = _batch_of(inputs, targets, device)
+    masker = suited_players(players, batch, model, getattr(model, "tokenizer", None)) if layer is None else None
+    batch = replace(batch, inputs=in_format_of(model, batch.inputs))
+    keys = content_keys(batch.inputs, seed, masker.padding if masker is not None else None).cpu()
+    few = two_samples(batch, masker)
+    if masker is not None:  # before the model, which would say less clearly what is wrong with its inputs
+        masker.fit(batch.inputs.cpu())
+    with probing(model):
+        call = find_call(model, few, None, lambda call: float32_forward(model, call))
+        forward = float32_forward(model, call)
+        logits = plain_logits(forward, batch.inputs, chunk_size)
+        task = find_task(logits, batch.targets, score, target)
+        cut = LayerCut(model, layer) if layer is not None else None
+        if cut is not None:
+            cut.check(forward, few.inputs)
+        masked = batch.inputs if cut is None else layer_features(forward, batch.inputs, cut, chunk_size)
+        with of_layer(layer, masked):
+            if masker is None:
+                masker = suited_players(players, replace(batch, inputs=masked, fields=()), model)
+                masker.fit(masked.cpu())
+            labels, n = draw_players(masker, masked.cpu(), keys, num_players)
+        warn_fewer_players(int(player_counts(labels).max()), num_players)
+        values = evaluate_coalitions(
+            forward, batch.inputs, labels.to(device), task.pick(task.read(batch.targets), logits, keys),
+            masker=masker, num_players=n, score=task.follow, chunk_size=chunk_size, cut=cut,
+        )  # fmt: skip
+    split = sparse_and_or(values, noise_bound=noise_bound, tol=SPLIT_TOLERANCE)
+    return Interactions(values, split.and_, split.or_, split.gap, labels)
+
+
+def _batch_of(inputs: Any, targets: Any, device: torch.device) -> Batch:
+    """Read inputs and targets as from a loader, on the model's device."""
+    if not isinstance(inputs, (Tensor, Mapping)) or (
+        isinstance(inputs, Tensor) and (inputs.ndim < 2 or not len(inputs))
+    ):
+        shape = tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
+        raise BatchError(f"Expected `inputs` to be a tensor (B, ...) with at least one sample, but got {shape}.")
+    batch = read_batch((inputs, targets))
+    return replace(batch, inputs=batch.inputs.detach().to(device), targets=batch.targets.to(device))
+
+
+def check_chunk_size(chunk_size: Any) -> None:
+    """Raise unless ``chunk_size`` is ``None`` or a positive integer.
+
+    Args:
+        chunk_size: The argument as the user gave it.
+
+    Raises:
+        ArgumentError: If it is anything else.
+    """
+    whole = isinstance(chunk_size, int) and not isinstance(chunk_size, bool)
+    if chunk_size is not None and not (whole and chunk_size >= 1):
+        raise bad_argument("chunk_size", "a positive integer, or None to choose it from the input's size", chunk_size)
+
+
+def warn_fewer_players(found: int, wanted: int) -> None:
+    """Say once that the samples have fewer regions than players were asked for.
+
+    Args:
+        found: Players of the richest sample.
+        wanted: ``num_players``.
+    """
+    if found < wanted:
+        warnings.warn(
+            f"num_players={wanted}, but the samples have only {found} regions to play with; using {found}.",
+            InteractionsWarning,
+            stacklevel=3,
+        )
+
+
+__all__ = ["Interaction", "Interactions", "compute_interactions"]

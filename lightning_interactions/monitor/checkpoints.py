@@ -1,0 +1,376 @@
+"""When did last week's run start to overfit? The saved checkpoints of a finished run, measured as the monitor does it.
+
+The watched samples are chosen by their content and nothing is carried from one checkpoint to the next, so the numbers
+are those a `TwoPhaseMonitor` would have logged while the run was under way.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+from lightning_interactions.errors import ArgumentError, InteractionsWarning, StateError, bad_argument
+from lightning_interactions.monitor.callback import TwoPhaseMonitor
+from lightning_interactions.monitor.options import check_trainer
+from lightning_interactions.monitor.terminal import short_sentence
+
+STATE_FILE = "analysis.ckpt"
+RUN_FILE = "interactions.json"
+LIVE_ONLY = ("monitor", "train_monitor", "stop_on", "max_overhead", "every_n_epochs", "on_event", "resample")
+"""Options of `TwoPhaseMonitor` that mean something only while a run is under way."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint file.
+
+    Attributes:
+        path: Where it is.
+        epoch: The epoch in it.
+        step: The step at which Lightning logged then.
+    """
+
+    path: Path
+    epoch: int
+    step: int
+
+    @property
+    def identity(self) -> list[Any]:
+        """What tells whether it is still the same file."""
+        return [self.path.name, self.epoch, self.step, self.path.stat().st_size]
+
+
+class CheckpointMonitor(TwoPhaseMonitor):
+    """A monitor that looks at checkpoints instead of a training run; made by `analyze_checkpoints`.
+
+    Attributes:
+        skipped: Why a checkpoint was left out, by path.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.skipped: dict[str, str] = {}
+        self._split = "val"
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Look at the first batch, before the module's own step may fail on it."""
+        if self._session.known is None and dataloader_idx == 0:
+            self._check_batch(trainer, pl_module, batch)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Consider the batch's samples, whichever split is passing."""
+        if dataloader_idx == 0:
+            self._session.offer(self._watchlist, self._split, batch)
+
+    def collect(self, trainer: Trainer, module: LightningModule, data: LightningDataModule) -> None:
+        """Let the data pass once, so that samples can be chosen.
+
+        Args:
+            trainer: A Trainer with this monitor.
+            module: The model.
+            data: The data.
+        """
+        check_trainer(trainer, module, "train", self.forward_fn)  # the validation data is looked for below
+        self._session.cut_model(module)
+        trainer.validate(module, datamodule=data, verbose=False)
+        if self._watchlist.wants("train") and type(data).train_dataloader is not LightningDataModule.train_dataloader:
+            data.setup("fit")
+            loader = data.train_dataloader()
+            if loader is not None:
+                self._collect_training(trainer, module, data, loader)
+
+    def _collect_training(
+        self, trainer: Trainer, module: LightningModule, data: LightningDataModule, loader: Any
+    ) -> None:
+        self._split = "train"
+        # As the validation data of a second pass, the training data comes with all hooks and without a step.
+        data.val_dataloader = lambda: loader  # type: ignore[method-assign]
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ".*sampler has shuffling enabled.*")
+                trainer.validate(module, datamodule=data, verbose=False)
+        finally:
+            del data.val_dataloader
+            self._split = "val"
+
+    @property
+    def is_supplied(self) -> bool:
+        """Whether all samples have been chosen already."""
+        return not (self._watchlist.wants("val") or self._watchlist.wants("train"))
+
+    def measure(self, trainer: Trainer, module: LightningModule, checkpoint: Checkpoint) -> list[str]:
+        """Measure the present weights and decide on them.
+
+        Args:
+            trainer: The Trainer.
+            module: The model, with the checkpoint's weights.
+            checkpoint: Where they are from.
+
+        Returns:
+            A short sentence for each new event.
+        """
+        record = self._session.measure(trainer, module, self._watchlist)
+        record.epoch, record.step = checkpoint.epoch, checkpoint.step
+        events = self._decide(trainer, record)
+        self._keep(record)
+        return [short_sentence(event) for event in events]
+
+    def save_run(self, path: Path) -> None:
+        """Write what a monitored run leaves behind.
+
+        Args:
+            path: Where to.
+        """
+        self._run().write(path)
+
+
+def analyze_checkpoints(
+    model: LightningModule | type[LightningModule],
+    data: LightningDataModule | type[LightningDataModule] | Sequence[Any],
+    checkpoints: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    *,
+    output: str | os.PathLike[str] | None = None,
+    accelerator: str = "auto",
+    progress: bool = True,
+    **options: Any,
+) -> CheckpointMonitor:
+    """Measure the saved checkpoints of a finished run, in order, as if a `TwoPhaseMonitor` had watched it.
+
+    The numbers are those of the live monitor if the data are those of the run: the same validation set, and the same
+    training set for the loss gap (a training loader that augments or drops samples gives slightly other losses). The
+    more checkpoints, the better: keep one per epoch (``ModelCheckpoint(save_top_k=-1)``).
+
+    Checkpoints are unpickled, as Lightning does it: analyse only those you trust.
+
+    Args:
+        model: The LightningModule, or its class: hyper-parameters then come from the checkpoint.
+        data: The LightningDataModule, its class (likewise), or ``(train_loader, val_loader)``; without training data
+            (``None``) there is no loss gap.
+        checkpoints: A folder, searched for ``*.ckpt``, or the files. Their order is that of the epoch and step in them;
+            of several with the same, one is measured.
+        output: Folder for what has been found so far: an analysis that was interrupted goes on where it stopped, one of
+            a run that goes on measures the new checkpoints only. At the end it also holds ``interactions.json``.
+        accelerator: Of the Trainer; one device is used.
+        progress: Show a progress bar over the checkpoints.
+        options: Arguments of `TwoPhaseMonitor`, such as ``num_samples``, ``layer`` or ``players``.
+
+    Returns:
+        The monitor: ``history``, ``events``, ``boundary_epoch``, ``plot()``, ``report(path)``; and ``skipped``, the
+        checkpoints that could not be loaded and why (told in a warning too).
+
+    Raises:
+        ArgumentError: If an argument is wrong, or there is no checkpoint that loads.
+        BatchError: If the data cannot be read.
+        ModelOutputError: If the model does not return logits.
+    """
+    useless = sorted(set(LIVE_ONLY) & set(options))
+    if useless:
+        raise ArgumentError(f"{', '.join(useless)}: these options mean something only while a run is under way.")
+    monitor = CheckpointMonitor(on_event=None, **options)
+    known = _readable(_files_of(checkpoints), monitor)
+    module, first = _first_model(model, known, monitor)
+    datamodule = _datamodule(data, first)
+    folder = Path(output) if output is not None else None
+    done = _resume(monitor, folder, known)
+    # Tensors made in inference mode could not be used outside of it later on.
+    trainer = Trainer(
+        accelerator=accelerator, devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, inference_mode=False, callbacks=[monitor],
+        limit_val_batches=1 if monitor.is_supplied else None,
+    )  # fmt: skip
+    monitor.collect(trainer, module, datamodule)
+    module.to(trainer.strategy.root_device)
+    _measure_all(monitor, trainer, module, known, done, folder, progress)
+    if not len(monitor.history):
+        raise ArgumentError(_none_loads(monitor))
+    if folder is not None:
+        monitor.save_run(folder / RUN_FILE)
+    return monitor
+
+
+def _measure_all(
+    monitor: CheckpointMonitor, trainer: Trainer, module: LightningModule, known: list[Checkpoint], done: int,
+    folder: Path | None, progress: bool,
+) -> None:  # fmt: skip
+    from tqdm import tqdm
+
+    bar = tqdm(known, initial=0, desc="Checkpoints", unit="checkpoint", disable=not progress)
+    for index, checkpoint in enumerate(bar):
+        bar.set_postfix_str(checkpoint.path.name)
+        if index < done or str(checkpoint.path) in monitor.skipped:
+            continue
+        try:
+            _load_weights(module, checkpoint)
+            sentences = monitor.measure(trainer, module, checkpoint)
+        except Exception as error:  # whatever a file, a model or a score may raise
+            _skip(monitor, checkpoint.path, error)
+            continue
+        for sentence in sentences if monitor.verbose and progress else []:
+            bar.write(sentence)
+        if folder is not None:
+            _save(monitor, folder, known[: index + 1])
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+def _files_of(checkpoints: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:
+    if isinstance(checkpoints, (str, os.PathLike)):
+        root = Path(checkpoints)
+        files = sorted(root.rglob("*.ckpt")) if root.is_dir() else [root]
+        files = [file for file in files if file.name != STATE_FILE]
+    else:
+        files = [Path(path) for path in checkpoints]
+    if not files:
+        raise bad_argument("checkpoints", "a folder with *.ckpt files in it, or the files", str(checkpoints))
+    return files
+
+
+def _readable(files: list[Path], monitor: CheckpointMonitor) -> list[Checkpoint]:
+    """Read where in the run every file is from, in order and without repetitions."""
+    found: dict[tuple[int, int], Checkpoint] = {}
+    for path in files:
+        try:
+            content = _read(path)
+            epoch, step = int(content["epoch"]), _logged_step(content)
+            if "state_dict" not in content:
+                raise KeyError("state_dict")
+        except Exception as error:  # anything can be in a file
+            _skip(monitor, path, error)
+            continue
+        found.setdefault((epoch, step), Checkpoint(path, epoch, step))
+    if not found:
+        raise ArgumentError(_none_loads(monitor))
+    return [found[key] for key in sorted(found)]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    # Mapped, so that looking for the epoch in it does not read the weights.
+    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False, mmap=True)
+    return content
+
+
+def _logged_step(content: Mapping[str, Any]) -> int:
+    """Step at which Lightning logged at the validation before this checkpoint, as in the live run's history.
+
+    Its counter goes up only after validation, and most checkpoints are saved even later.
+    """
+    steps = int(content["global_step"])
+    try:
+        counted = int(content["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"])
+    except (KeyError, TypeError):
+        counted = steps
+    return max(min(counted, steps - 1), 0)
+
+
+def _skip(monitor: CheckpointMonitor, path: Path, error: Exception) -> None:
+    reason = f"{type(error).__name__}: {error}".strip().splitlines()[0][:300]
+    monitor.skipped[str(path)] = reason
+    rank_zero_warn(f"Checkpoint {path} is left out: {reason}", category=InteractionsWarning)
+
+
+def _none_loads(monitor: CheckpointMonitor) -> str:
+    reasons = "\n  ".join(f"{path}: {reason}" for path, reason in monitor.skipped.items())
+    return f"None of the checkpoints can be loaded:\n  {reasons}"
+
+
+# -- model and data ---------------------------------------------------------------------------------------------------
+
+
+def _first_model(
+    model: LightningModule | type[LightningModule], known: list[Checkpoint], monitor: CheckpointMonitor
+) -> tuple[LightningModule, Path]:
+    """Make the model from the first checkpoint that loads."""
+    if isinstance(model, LightningModule):
+        return model, known[0].path
+    if not (isinstance(model, type) and issubclass(model, LightningModule)):
+        raise bad_argument("model", "a LightningModule or its class", model)
+    for checkpoint in known:
+        try:
+            return model.load_from_checkpoint(checkpoint.path, map_location="cpu", **_trusting(model)), checkpoint.path
+        except Exception as error:  # a user's constructor may raise anything
+            _skip(monitor, checkpoint.path, error)
+    raise ArgumentError(_none_loads(monitor))
+
+
+def _trusting(loaded: Any) -> dict[str, Any]:
+    """Let Lightning unpickle, where its version has to be told (the arguments are else the constructor's)."""
+    known = "weights_only" in inspect.signature(loaded.load_from_checkpoint).parameters
+    return {"weights_only": False} if known else {}
+
+
+def _load_weights(module: LightningModule, checkpoint: Checkpoint) -> None:
+    content = _read(checkpoint.path)
+    module.on_load_checkpoint(content)
+    module.load_state_dict(content["state_dict"], strict=module.strict_loading)
+
+
+def _datamodule(
+    data: LightningDataModule | type[LightningDataModule] | Sequence[Any], checkpoint: Path
+) -> LightningDataModule:
+    if isinstance(data, LightningDataModule):
+        return data
+    if isinstance(data, type) and issubclass(data, LightningDataModule):
+        kept = LightningDataModule.CHECKPOINT_HYPER_PARAMS_KEY in _read(checkpoint)
+        return data.load_from_checkpoint(checkpoint, **_trusting(data)) if kept else data()
+    if isinstance(data, Sequence) and len(data) == 2:
+        return _Loaders(*data)
+    raise bad_argument("data", "a LightningDataModule, its class, or (train_loader, val_loader)", data)
+
+
+class _Loaders(LightningDataModule):
+    def __init__(self, train: Any, val: Any) -> None:
+        super().__init__()
+        self._loaders = {"train": train, "val": val}
+
+    def train_dataloader(self) -> Any:
+        return self._loaders["train"]
+
+    def val_dataloader(self) -> Any:
+        return self._loaders["val"]
+
+
+# -- going on where it stopped ----------------------------------------------------------------------------------------
+
+
+def _save(monitor: CheckpointMonitor, folder: Path, done: list[Checkpoint]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f"{STATE_FILE}.partial"
+    torch.save({"done": [checkpoint.identity for checkpoint in done], "monitor": monitor.state_dict()}, partial)
+    partial.replace(folder / STATE_FILE)
+
+
+def _resume(monitor: CheckpointMonitor, folder: Path | None, known: list[Checkpoint]) -> int:
+    """Restore an earlier analysis of the same checkpoints; return how many it had done."""
+    file = folder / STATE_FILE if folder is not None else None
+    if file is None or not file.is_file():
+        return 0
+    try:
+        state = torch.load(file, weights_only=True)
+        done = state["done"]
+        if done != [checkpoint.identity for checkpoint in known[: len(done)]]:
+            raise StateError("the checkpoints before the last one measured are others")
+        monitor.load_state_dict(state["monitor"])
+    except Exception as error:  # a file that was not written by us, or by another version
+        rank_zero_info(f"{file} does not fit ({error}); the analysis begins anew.")
+        return 0
+    return len(done)

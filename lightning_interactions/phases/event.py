@@ -1,0 +1,79 @@
+"""What is told of a run: one event."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any, Literal, get_args
+
+from lightning_interactions.errors import bad_argument
+
+EventKind = Literal["boundary", "overfitting", "retracted", "probe_failed"]
+
+
+@dataclass(frozen=True)
+class PhaseEvent:
+    """Something a user of the training run should know.
+
+    Args:
+        kind: ``"boundary"`` (phase 2 began), ``"overfitting"``, ``"retracted"`` (a boundary turned out not to be one)
+            or ``"probe_failed"`` (a measurement could not be made).
+        epoch: The epoch it speaks of: the turning point for ``"boundary"`` and ``"retracted"``, else the present one.
+        detected_epoch: The epoch in which it was known.
+        step: Optimizer or logging step at detection.
+        evidence: Every number the decision used; need not be finite.
+        message: One sentence with the numbers and what to do.
+
+    Raises:
+        ArgumentError: If ``kind`` is none of the four.
+
+    Example:
+        >>> event = PhaseEvent("boundary", epoch=41, detected_epoch=46, evidence={"z": float("inf")}, message="...")
+        >>> event.to_dict()["evidence"]
+        {'z': None}
+        >>> PhaseEvent.from_dict(event.to_dict()).epoch
+        41
+    """
+
+    kind: EventKind
+    epoch: int
+    detected_epoch: int
+    step: int = 0
+    evidence: dict[str, float] = field(default_factory=dict)
+    message: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(EventKind):
+            raise bad_argument("kind", f"one of {', '.join(get_args(EventKind))}", self.kind)
+
+    def _repr_html_(self) -> str:
+        """Show the event in a notebook: its sentence, and the evidence to unfold."""
+        rows = "".join(f"<tr><td>{escape(name)}</td><td>{value:.4g}</td></tr>" for name, value in self.evidence.items())
+        told = f"<b>{self.kind.replace('_', ' ')}.</b> {escape(self.message)}"
+        return f"<details><summary>{told}</summary><table>{rows}</table></details>"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give plain values that strict JSON can hold: numbers that are not finite become ``None``."""
+        return {
+            "kind": self.kind,
+            "epoch": self.epoch,
+            "detected_epoch": self.detected_epoch,
+            "step": self.step,
+            "evidence": {k: v if math.isfinite(v) else None for k, v in self.evidence.items()},
+            "message": self.message,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> PhaseEvent:
+        """Rebuild an event from :meth:`to_dict`; ``None`` in the evidence comes back as ``nan``."""
+        evidence = values.get("evidence") or {}
+        return cls(
+            kind=values["kind"],
+            epoch=values["epoch"],
+            detected_epoch=values["detected_epoch"],
+            step=values.get("step", 0),
+            evidence={k: math.nan if v is None else float(v) for k, v in evidence.items()},
+            message=values.get("message", ""),
+        )

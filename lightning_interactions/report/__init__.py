@@ -1,0 +1,1 @@
+"""Telling: history, figures, words, files, loggers, alerts."""

@@ -1,0 +1,193 @@
+"""A run as one HTML file that opens anywhere: figures inside, no network."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning_interactions.errors import ArgumentError
+from lightning_interactions.report.figures import curves_figure, run_figure
+from lightning_interactions.report.files import write_whole
+from lightning_interactions.report.record import RunRecord, find_run
+from lightning_interactions.report.words import by_the_losses, lowest_index, nearest, summary, verdict
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST_FRAMES = 400
+"""Epochs the slider offers; of longer runs every second, third, ... one."""
+
+CALM, MARKED, ALARM = "#009E73", "#E69F00", "#D55E00"  # Okabe-Ito
+
+
+def figure_of(run: RunRecord) -> Figure:
+    """Draw the run with the events it had, see `figures.run_figure`.
+
+    Args:
+        run: The run.
+
+    Raises:
+        ArgumentError: If nothing was measured.
+    """
+    return run_figure(
+        run.history,
+        boundary_epoch=run.boundary_epoch,
+        overfitting_epoch=run.overfitting_epoch,
+        by_losses=by_the_losses(run),
+    )
+
+
+def write_report(
+    run: RunRecord | str | os.PathLike[str],
+    path: str | os.PathLike[str] | None = None,
+    *,
+    title: str = "Interactions by order",
+) -> Path:
+    """Write a run as one self-contained HTML file.
+
+    Verdict in words, boundary, risk over time, the order distribution at every measured epoch (a slider), the watched
+    samples, events with their evidence, cost, solver gaps, noise floor, settings and versions.
+
+    Args:
+        run: A run, or the folder it logged to (or the ``interactions.json`` in there).
+        path: Where to write; ``interactions.html`` beside the run's file by default.
+        title: Headline of the page.
+
+    Returns:
+        Where it was written.
+
+    Raises:
+        ArgumentError: If there is no run, or nothing was measured in it, or no ``path`` to write to.
+        StateError: If the run's file cannot be read.
+    """
+    if not isinstance(run, RunRecord):
+        file = find_run(run)
+        path = path or file.with_suffix(".html")
+        run = RunRecord.from_json(file.read_text(encoding="utf-8"))
+    if path is None:
+        raise ArgumentError("Expected argument `path` to say where the report of this run should be written.")
+    target = Path(path)
+    write_whole(target, render_report(run, title))
+    return target
+
+
+def render_report(run: RunRecord, title: str) -> str:
+    """Return the HTML of a report.
+
+    Args:
+        run: The run.
+        title: Headline of the page.
+
+    Raises:
+        ArgumentError: If nothing was measured.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    if not run.history.get("epoch"):
+        raise ArgumentError("Nothing was measured in this run, so there is nothing to report.")
+    environment = Environment(
+        loader=PackageLoader("lightning_interactions.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
+    environment.filters["cell"] = _cell
+    epochs = run.history["epoch"]
+    figure = figure_of(run)
+    curves = curves_figure(run.history, boundary_epoch=run.boundary_epoch, overfitting_epoch=run.overfitting_epoch)
+    return environment.get_template("report.html").render(
+        title=title,
+        subtitle=f"{len(epochs)} measured epochs, {epochs[0]} to {epochs[-1]}; lightning-interactions "
+        f"{run.versions.get('lightning-interactions', '')}",
+        verdict=verdict(run),
+        colour=ALARM if run.overfitting_epoch is not None else MARKED if run.boundary_epoch is not None else CALM,
+        summary=summary(run),
+        run_figure=_png(figure),
+        curves=_png(curves),
+        frames=_frames(run),
+        events=run.events,
+        samples=[{name: value for name, value in row.items() if name != "key"} for row in run.samples],
+        trust=_trust(run),
+        noise=_noise(run),
+        settings=run.settings,
+        versions=run.versions,
+    )
+
+
+def _png(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _frames(run: RunRecord) -> dict[str, Any]:
+    """Data of the slider: per frame the shares of strength in per cent, by sign and order."""
+    epochs, orders = run.history["epoch"], run.column("mean_order")
+    lowest = lowest_index(orders)
+    marks = {"Start": 0}
+    if run.boundary_epoch is not None:
+        marks["Boundary"] = nearest(epochs, run.boundary_epoch)
+    elif lowest is not None:
+        marks["Lowest"] = lowest
+    marks["Now"] = len(epochs) - 1
+    step = -(-len(epochs) // MOST_FRAMES)
+    kept = sorted({*range(0, len(epochs), step), *marks.values()})
+    return {
+        "epochs": [epochs[i] for i in kept],
+        "shares": [_shares(run.history["strength"][i]) for i in kept],
+        "mean_order": [round(orders[i], 4) if math.isfinite(orders[i]) else None for i in kept],
+        "marks": {name: kept.index(i) for name, i in marks.items()},
+        "start": len(kept) - 1,
+    }
+
+
+def _shares(strength: list[list[float | None]]) -> list[list[float]]:
+    known = [[value if value is not None and math.isfinite(value) else 0.0 for value in row] for row in strength]
+    total = sum(map(sum, known)) or 1.0
+    return [[round(100 * value / total, 3) for value in row] for row in known]
+
+
+def _trust(run: RunRecord) -> dict[str, str]:
+    gaps = [gap for gap in run.column("solver_gap") if math.isfinite(gap)]
+    seconds = sorted(value for value in run.column("seconds") if math.isfinite(value))
+    skipped = [value for value in run.column("skipped_samples") if math.isfinite(value)]
+    rows = {}
+    if gaps:
+        rows["Solver gap"] = (
+            f"at most {max(gaps):.2%}: no split of any watched sample is further than that from the sparsest one"
+        )
+    if seconds:
+        rows["Cost"] = (
+            f"{len(seconds)} measurements, {sum(seconds):.1f} s in all; median {seconds[len(seconds) // 2]:.2f} s, "
+            f"longest {seconds[-1]:.2f} s"
+        )
+    if skipped:
+        rows["Skipped samples"] = f"{max(skipped):.0f} at most in one measurement (scores that were not finite)"
+    return rows
+
+
+def _noise(run: RunRecord) -> list[dict[str, float]]:
+    last = [[value or 0.0 for value in row] for row in run.history["strength"][-1]]
+    rows = []
+    for order, (positive, negative) in enumerate(zip(*last, strict=True), start=1):
+        column = run.column(f"noise_floor/order_{order:02d}")
+        if math.isfinite(column[-1]):
+            rows.append({"order": order, "strength": positive + negative, "noise": column[-1]})
+    return rows
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_cell(item)}" for name, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_cell, value))
+    return str(value)

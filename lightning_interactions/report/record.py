@@ -1,0 +1,153 @@
+"""What a run leaves behind: a JSON file with history, events, settings and versions; and what it says in words."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from lightning_interactions.errors import ArgumentError, StateError
+from lightning_interactions.phases.event import PhaseEvent
+from lightning_interactions.report.files import write_whole
+from lightning_interactions.report.history import without_nan
+
+FORMAT = "lightning-interactions run, version 1"
+PACKAGES = ("lightning-interactions", "torch", "lightning", "pytorch-lightning", "torchmetrics", "numpy")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A monitored run.
+
+    Attributes:
+        history: Columns of equal length, as ``History.to_dict`` gives them.
+        events: What happened.
+        boundary_epoch: Epoch of the phase boundary, or ``None``.
+        overfitting_epoch: Epoch in which overfitting was declared, or ``None``.
+        settings: The monitor's settings by name.
+        samples: What is known of single watched samples, a row each; may be empty.
+        versions: Of the packages in use.
+    """
+
+    history: Mapping[str, Sequence[Any]]
+    events: Sequence[PhaseEvent] = ()
+    boundary_epoch: int | None = None
+    overfitting_epoch: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    samples: Sequence[Mapping[str, Any]] = ()
+    versions: Mapping[str, str] = field(default_factory=lambda: versions())
+
+    def to_json(self) -> str:
+        """Return all of it as JSON; numbers JSON does not have become ``null``."""
+        content = {
+            "format": FORMAT,
+            "boundary_epoch": self.boundary_epoch,
+            "overfitting_epoch": self.overfitting_epoch,
+            "events": [event.to_dict() for event in self.events],
+            "settings": dict(self.settings),
+            "versions": dict(self.versions),
+            "samples": [dict(row) for row in self.samples],
+            "history": dict(self.history),
+        }
+        return json.dumps(without_nan(content), allow_nan=False, default=str) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> RunRecord:
+        """Read what `to_json` gave.
+
+        Args:
+            text: The JSON.
+
+        Raises:
+            StateError: If it is something else.
+        """
+        try:
+            content = json.loads(text)
+            if content["format"] != FORMAT:
+                raise ValueError(f"its format is {content['format']!r}")
+            return cls(
+                {
+                    key: _with_nan(column) if key.endswith("strength") else column
+                    for key, column in content["history"].items()
+                },
+                [PhaseEvent.from_dict(event) for event in content["events"]],
+                content["boundary_epoch"],
+                content["overfitting_epoch"],
+                content["settings"],
+                content.get("samples", []),
+                content["versions"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise StateError(f"Expected a {FORMAT}, but it cannot be read: {error!r}.") from error
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write `to_json` to a file, whole or not at all.
+
+        Args:
+            path: Where to.
+        """
+        write_whole(path, self.to_json())
+
+    def column(self, key: str) -> list[float]:
+        """Return a column of numbers, ``nan`` where there is none; with several splits that of the deciding one.
+
+        Args:
+            key: Its name.
+        """
+        values = self.history.get(key) or self.history.get(f"val/{key}") or [None] * len(self.history["epoch"])
+        return [math.nan if value is None else float(value) for value in values]
+
+
+def find_run(path: str | os.PathLike[str]) -> Path:
+    """Find the file a run left.
+
+    Args:
+        path: The file itself, or a folder somewhere above exactly one.
+
+    Raises:
+        ArgumentError: If there is none, or more than one.
+    """
+    root = Path(path)
+    if root.is_file():
+        return root
+    if not root.is_dir():
+        raise ArgumentError(f"Expected a folder a run logged to, but there is no {str(root)!r}.")
+    found = [file for file in sorted(root.rglob("*.json")) if _is_run(file)]
+    if not found:
+        raise ArgumentError(
+            f"No run was found in {str(root)!r}. A TwoPhaseMonitor leaves interactions.json in the folder of the run's "
+            "TensorBoard or CSV logger; without one, call `monitor.report(path)`."
+        )
+    if len(found) > 1:
+        names = "\n  ".join(map(str, found[:20]))
+        raise ArgumentError(f"{len(found)} runs were found in {str(root)!r}; name one of them:\n  {names}")
+    return found[0]
+
+
+def _is_run(file: Path) -> bool:
+    with open(file, encoding="utf-8", errors="replace") as opened:
+        return FORMAT in opened.read(200)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and the packages that matter."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _with_nan(value: Any) -> Any:
+    """Strengths have no gaps: what JSON holds as ``null`` was not a number."""
+    if isinstance(value, list):
+        return [_with_nan(item) for item in value]
+    return math.nan if value is None else value

@@ -1,0 +1,248 @@
+"""Arguments of `TwoPhaseMonitor`: what is wrong is said at once, by name."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+
+from lightning_interactions import (
+    ArgumentError,
+    ImagePatches,
+    InteractionsWarning,
+    PhaseDetector,
+    TabularFeatures,
+    TwoPhaseMonitor,
+    WarnAlert,
+    WebhookAlert,
+)
+from lightning_interactions.monitor.checkpoints import CheckpointMonitor
+from lightning_interactions.monitor.options import check_trainer, describe_options
+
+BAD: dict[str, list[Any]] = {
+    "resample": ["yes", None, 2],
+    "log_figures": ["png", None],
+    "verbose": [1, "no"],
+    "players": ["images", None, ImagePatches, 3],
+    "num_players": [1, 17, 0, -3, 10.0, True, "10", None],
+    "num_samples": [1, 0, -1, 2.5, True, "32", None],
+    "keep_samples": ["all", "Keys", None, True, ("keys",)],
+    "watch": ["test", "VAL", None, True, ("train", "val")],
+    "layer": [4, True, ["features.4"]],
+    "score": ["logodds", None, 1],
+    "target": ["class", None, -1, True, 1.0],
+    "noise_bound": [-0.1, math.nan, math.inf, "0.02", None, True],
+    "salience": [-0.1, math.nan, math.inf, "0.03", None, True],
+    "every_n_epochs": [0, -1, 1.5, True, "1", None],
+    "max_overhead": [0, 0.0, -0.1, math.nan, "10%", True],
+    "detector": ["default", PhaseDetector, 3],
+    "monitor": [True, 3, ["val_loss"]],
+    "train_monitor": [True, 3, ["train_loss"]],
+    "on_event": ["print", 3, WarnAlert, ["warn", "mail"], {"warn"}],
+    "stop_on": ["retracted", "Boundary", True, 3],
+    "chunk_size": [0, -1, 1.5, True, "64"],
+    "precision": ["16-mixed", 32, None],
+    "input_fn": ["x", 0],
+    "forward_fn": ["forward", 0],
+    "target_fn": ["y", 0],
+    "log_key_prefix": ["", None, 3],
+    "seed": [-1, 0.5, True, None, "0"],
+    "on_error": ["ignore", None, True],
+}
+GOOD: dict[str, list[Any]] = {
+    "players": ["auto", ImagePatches(), TabularFeatures()],
+    "num_players": [2, 16],
+    "num_samples": [2, 1000],
+    "keep_samples": ["keys", "inputs", "nothing"],
+    "watch": ["val", "train", "both"],
+    "resample": [True],
+    "layer": ["features.4"],
+    "target": ["label", "predicted", 0, 7],
+    "score": ["logit", "probability", "output", lambda z, y: z[:, 0]],
+    "noise_bound": [0, 0.02],
+    "salience": [0, 0.5],
+    "every_n_epochs": [5],
+    "max_overhead": [0.1, 2, math.inf],
+    "detector": [PhaseDetector()],
+    "monitor": ["val_loss"],
+    "train_monitor": ["train_loss"],
+    "on_event": [None, "warn", print, WarnAlert(), [WarnAlert(), print]],
+    "stop_on": [None, "boundary", "overfitting"],
+    "chunk_size": [None, 1, 4096],
+    "precision": ["32-true", "inherit"],
+    "input_fn": [lambda batch: batch],
+    "forward_fn": [lambda module, x: x],
+    "target_fn": [lambda batch: batch],
+    "log_key_prefix": ["x/"],
+    "log_figures": [False],
+    "seed": [0, 2**40],
+    "on_error": ["warn", "raise"],
+    "verbose": [False],
+}
+
+
+def cases(table: dict[str, list[Any]]) -> list[Any]:
+    return [
+        pytest.param(name, value, id=f"{name}-{i}") for name, values in table.items() for i, value in enumerate(values)
+    ]
+
+
+@pytest.mark.parametrize(("name", "value"), cases(BAD))
+def test_bad_arguments_are_refused_by_the_constructor(name: str, value: Any) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        TwoPhaseMonitor(**{name: value})
+    text = str(caught.value)
+    assert f"`{name}`" in text
+    got = value if name != "on_event" or not isinstance(value, list) else "mail"
+    assert f"but got {got!r}" in text
+
+
+@pytest.mark.parametrize(("name", "value"), cases(GOOD))
+def test_good_arguments_are_taken(name: str, value: Any) -> None:
+    monitor = TwoPhaseMonitor(**{name: value})
+    assert len(monitor.history) == 0
+
+
+def test_every_argument_is_in_the_tables() -> None:
+    names = set(inspect.signature(TwoPhaseMonitor).parameters)
+    assert set(GOOD) == names
+    assert set(BAD) == names
+
+
+def test_only_the_players_are_positional() -> None:
+    assert isinstance(TwoPhaseMonitor(ImagePatches()).players, ImagePatches)
+    with pytest.raises(TypeError):
+        TwoPhaseMonitor("auto", 32)  # type: ignore[misc]
+
+
+# -- what is said of them --------------------------------------------------------------------------------------------
+
+
+class Everywhere(TwoPhaseMonitor):
+    """A subclass that passes its arguments on."""
+
+    def __init__(self, note: str = "", **options: Any) -> None:
+        super().__init__(**options)
+        self.note = note
+
+
+class Posts(WarnAlert):
+    """An alert whose attributes are nobody's business."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    def __repr__(self) -> str:
+        return f"Posts({self.address})"
+
+
+def announce(event: Any, to: str = "") -> None: ...
+
+
+def test_every_argument_is_in_the_settings_of_a_run() -> None:
+    names = set(inspect.signature(TwoPhaseMonitor).parameters)
+    assert set(describe_options(TwoPhaseMonitor())) == names
+    assert set(TwoPhaseMonitor()._run().settings) == names
+    assert set(describe_options(Everywhere(seed=1))) == {*names, "note"}
+    assert set(describe_options(CheckpointMonitor())) == names
+
+
+@pytest.mark.parametrize(("name", "value"), cases(GOOD))
+def test_settings_can_be_read_and_name_no_address(name: str, value: Any) -> None:
+    said = describe_options(TwoPhaseMonitor(**{name: value}))[name]
+    assert " at 0x" not in json.dumps(said)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        assert said in (value, [value] if value else [])
+
+
+def test_those_told_of_events_are_named_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEAM_WEBHOOK", "json://hooks.example.com/services/SECRET")
+    told = ["warn", WebhookAlert("TEAM_WEBHOOK"), Posts("SECRET"), partial(announce, to="SECRET"), announce, [].append]
+    monitor = TwoPhaseMonitor(on_event=told, max_overhead=0.5)
+    said = describe_options(monitor)
+    assert said["max_overhead"] == 0.5
+    assert said["on_event"] == ["warn", "WebhookAlert('TEAM_WEBHOOK')", "Posts", "announce", "announce", "list.append"]
+    assert "SECRET" not in monitor._run().to_json()
+
+
+# -- the Trainer -----------------------------------------------------------------------------------------------------
+
+
+class Module(LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = torch.nn.Linear(2, 2)
+
+    def training_step(self, batch: Any) -> Tensor:
+        return self.inner(batch[0]).sum()
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+class Calling(Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x)
+
+
+def trainer_with(**changed: Any) -> Any:
+    usual = {"strategy": object(), "enable_validation": True, "limit_val_batches": 1.0}
+    return SimpleNamespace(**{**usual, **changed})
+
+
+def test_a_usual_trainer_is_fine() -> None:
+    assert check_trainer(trainer_with(), Calling(), "val", None)
+    assert check_trainer(trainer_with(), Module(), "val", lambda module, x: module.inner(x))
+
+
+def test_a_forward_given_to_the_instance_counts() -> None:
+    module = Module()
+    module.forward = module.inner.forward  # type: ignore[method-assign]
+    assert check_trainer(trainer_with(), module, "val", None)
+
+
+def test_a_module_without_forward_is_refused() -> None:
+    with pytest.raises(ArgumentError, match=r"Module defines no `forward`.*`forward_fn="):
+        check_trainer(trainer_with(), Module(), "val", None)
+
+
+@pytest.mark.parametrize("watch", ["val", "both"])
+def test_missing_validation_is_refused(watch: str) -> None:
+    with pytest.raises(ArgumentError, match=r'no validation loader.*watch="train"'):
+        check_trainer(trainer_with(enable_validation=False), Calling(), watch, None)
+
+
+def test_training_samples_need_no_validation() -> None:
+    assert check_trainer(trainer_with(enable_validation=False), Calling(), "train", None)
+
+
+def test_validation_switched_off_switches_the_monitor_off() -> None:
+    trainer = trainer_with(enable_validation=False, limit_val_batches=0)
+    with pytest.warns(InteractionsWarning, match="limit_val_batches=0"):
+        assert not check_trainer(trainer, Calling(), "val", None)
+
+
+@pytest.mark.parametrize("name", ["FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy", "XLAStrategy"])
+def test_split_models_switch_the_monitor_off(name: str) -> None:
+    strategy = type("Own", (type(name, (), {}),), {})()
+    with pytest.warns(InteractionsWarning, match=name):
+        assert not check_trainer(trainer_with(strategy=strategy), Calling(), "val", None)
+
+
+def test_a_real_trainer_is_understood(tmp_path: Any) -> None:
+    trainer = Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=tmp_path, max_epochs=1, limit_val_batches=0,
+    )  # fmt: skip
+    module = Calling()
+    trainer.strategy.connect(module)
+    with pytest.warns(InteractionsWarning, match="limit_val_batches=0"):
+        assert not check_trainer(trainer, module, "val", None)
