@@ -116,4 +116,5 @@ def report(monitor: TwoPhaseMonitor, data: str, model: str, options: Options) ->
 
 def masked_at(monitor: TwoPhaseMonitor) -> str:
     """Where players are made absent, for the table."""
-    return f"`{monitor.layer}`" if monitor.layer else "input"
+    layer = monitor.options.layer
+    return f"`{layer}`" if layer else "input"

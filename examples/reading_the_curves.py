@@ -11,7 +11,7 @@ import sys
 import lightning as L
 from torch.utils.data import DataLoader
 
-from lightning_interactions import TwoPhaseMonitor
+from lightning_interactions import RunRecord, TwoPhaseMonitor
 from lightning_interactions.demo import DigitsNet, load_digits_data
 from lightning_interactions.report.figures import curves_figure
 
@@ -50,10 +50,8 @@ def main(fast: bool = False) -> None:
     for event in monitor.events:
         print(f"  {event.message}")
 
-    figure = curves_figure(
-        history, boundary_epoch=monitor.boundary_epoch, overfitting_epoch=monitor.detector.overfitting_epoch
-    )
-    figure.savefig("reading_the_curves.png")
+    run = RunRecord(history, monitor.events, monitor.boundary_epoch, monitor.detector.overfitting_epoch)
+    curves_figure(run).savefig("reading_the_curves.png")
     monitor.report("reading_the_curves.html")
 
 

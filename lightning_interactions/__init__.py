@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from lightning_interactions.measure.interactions import Interaction, Interactions, compute_interactions
     from lightning_interactions.monitor.callback import TwoPhaseMonitor
     from lightning_interactions.monitor.checkpoints import analyze_checkpoints
+    from lightning_interactions.monitor.loop import InteractionMonitor
+    from lightning_interactions.monitor.options import Options
     from lightning_interactions.phases.detector import PhaseDetector
     from lightning_interactions.phases.event import PhaseEvent
     from lightning_interactions.players import (
@@ -35,75 +37,35 @@ if TYPE_CHECKING:
     from lightning_interactions.report.alerts import Alert, CallAlert, WandbAlert, WarnAlert, WebhookAlert
     from lightning_interactions.report.history import History
     from lightning_interactions.report.html import write_report
+    from lightning_interactions.report.loggers import log_histogram
     from lightning_interactions.report.record import RunRecord
-    from lightning_interactions.report.writers import log_histogram
 
-_HOME = {
-    "Alert": "report.alerts",
-    "ArgumentError": "errors",
-    "BatchError": "errors",
-    "CallAlert": "report.alerts",
-    "FeatureMask": "players",
-    "History": "report.history",
-    "ImagePatches": "players",
-    "Interaction": "measure.interactions",
-    "Interactions": "measure.interactions",
-    "InteractionsError": "errors",
-    "InteractionsWarning": "errors",
-    "ModelOutputError": "errors",
-    "PhaseDetector": "phases.detector",
-    "PhaseEvent": "phases.event",
-    "Players": "players",
-    "PointClusters": "players",
-    "RegionPlayers": "players",
-    "RunRecord": "report.record",
-    "StateError": "errors",
-    "TabularFeatures": "players",
-    "Tokens": "players",
-    "TwoPhaseMonitor": "monitor.callback",
-    "WandbAlert": "report.alerts",
-    "WarnAlert": "report.alerts",
-    "WebhookAlert": "report.alerts",
-    "analyze_checkpoints": "monitor.checkpoints",
-    "compute_interactions": "measure.interactions",
-    "log_histogram": "report.writers",
-    "write_report": "report.html",
+_NAMES = {
+    "errors": "ArgumentError BatchError InteractionsError InteractionsWarning ModelOutputError StateError",
+    "measure.interactions": "Interaction Interactions compute_interactions",
+    "monitor.callback": "TwoPhaseMonitor",
+    "monitor.checkpoints": "analyze_checkpoints",
+    "monitor.loop": "InteractionMonitor",
+    "monitor.options": "Options",
+    "phases.detector": "PhaseDetector",
+    "phases.event": "PhaseEvent",
+    "players": "FeatureMask ImagePatches Players PointClusters RegionPlayers TabularFeatures Tokens",
+    "report.alerts": "Alert CallAlert WandbAlert WarnAlert WebhookAlert",
+    "report.history": "History",
+    "report.html": "write_report",
+    "report.loggers": "log_histogram",
+    "report.record": "RunRecord",
 }
+_HOME = {name: home for home, names in _NAMES.items() for name in names.split()}
 _SUBPACKAGES = ("functional", "metrics")
 
 __all__ = [
-    "Alert",
-    "ArgumentError",
-    "BatchError",
-    "CallAlert",
-    "FeatureMask",
-    "History",
-    "ImagePatches",
-    "Interaction",
-    "Interactions",
-    "InteractionsError",
-    "InteractionsWarning",
-    "ModelOutputError",
-    "PhaseDetector",
-    "PhaseEvent",
-    "Players",
-    "PointClusters",
-    "RegionPlayers",
-    "RunRecord",
-    "StateError",
-    "TabularFeatures",
-    "Tokens",
-    "TwoPhaseMonitor",
-    "WandbAlert",
-    "WarnAlert",
-    "WebhookAlert",
-    "analyze_checkpoints",
-    "compute_interactions",
-    "functional",
-    "log_histogram",
-    "metrics",
-    "write_report",
-]
+    "Alert", "ArgumentError", "BatchError", "CallAlert", "FeatureMask", "History", "ImagePatches", "Interaction",
+    "InteractionMonitor", "Interactions", "InteractionsError", "InteractionsWarning", "ModelOutputError", "Options",
+    "PhaseDetector", "PhaseEvent", "Players", "PointClusters", "RegionPlayers", "RunRecord", "StateError",
+    "TabularFeatures", "Tokens", "TwoPhaseMonitor", "WandbAlert", "WarnAlert", "WebhookAlert", "analyze_checkpoints",
+    "compute_interactions", "functional", "log_histogram", "metrics", "write_report",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

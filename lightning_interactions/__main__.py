@@ -67,10 +67,9 @@ def analyze(
         options: Arguments of `analyze_checkpoints`.
     """
     from lightning_interactions.monitor.checkpoints import RUN_FILE, analyze_checkpoints
-    from lightning_interactions.monitor.terminal import table
     from lightning_interactions.report.html import write_report
     from lightning_interactions.report.record import RunRecord
-    from lightning_interactions.report.words import summary, verdict
+    from lightning_interactions.report.words import summary, table, verdict
 
     folder = Path(output)
     monitor = analyze_checkpoints(
@@ -92,14 +91,7 @@ COMMANDS: dict[str, Callable[..., None]] = {"demo": demo, "report": report, "ana
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Args:
-        arguments: Words after the program's name; those of the process by default.
-
-    Returns:
-        The exit status: 0, or 2 after an error that was explained.
-    """
+    """Run the command line; return the exit status: 0, or 2 after an error that was explained."""
     words = [_spelled(word) for word in (sys.argv[1:] if arguments is None else arguments)]
     name = next((word for word in words if word in COMMANDS), None)
     if name == "analyze":

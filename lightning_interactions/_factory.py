@@ -15,15 +15,7 @@ CONFIG = "LIGHTNING_INTERACTIONS_CONFIG"
 
 
 def callbacks_from_environment() -> list[Any]:
-    """Return the callbacks the environment asks for: none by default.
-
-    Raises:
-        ArgumentError: If the configuration cannot be read, or an argument in it is wrong.
-
-    Example:
-        >>> callbacks_from_environment()
-        []
-    """
+    """Return the callbacks the environment asks for: none by default."""
     if os.environ.get(SWITCH) != "1":
         return []
     from lightning_interactions.monitor.auto import AutoMonitor

@@ -27,14 +27,7 @@ VALIDATION_SIZE = 797
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What a demo run found.
-
-    Attributes:
-        boundary_epoch: Epoch of the phase boundary, or ``None``.
-        best_epoch: Epoch of the lowest validation loss.
-        figure: The run figure, a PNG.
-        folder: Everything that was written.
-    """
+    """What a demo run found: the epochs of the boundary and of the lowest validation loss, and what was written."""
 
     boundary_epoch: int | None
     best_epoch: int
@@ -77,14 +70,7 @@ class DigitsNet(LightningModule):
 
 
 class DigitsData(LightningDataModule):
-    """Scikit-learn's digits, some training labels replaced by random ones.
-
-    Args:
-        train_size: Training images, 10 to 1000.
-        label_noise: Fraction of them that get a random label.
-        batch_size: Images per training step.
-        seed: Seed of shuffles and noise.
-    """
+    """Scikit-learn's digits; a fraction of the training labels, ``label_noise``, is replaced by random ones."""
 
     def __init__(self, train_size: int = 200, label_noise: float = 0.1, batch_size: int = 32, seed: int = 0) -> None:
         super().__init__()
@@ -103,18 +89,9 @@ class DigitsData(LightningDataModule):
 
 
 def load_digits_data(train_size: int, label_noise: float, seed: int) -> tuple[TensorDataset, TensorDataset]:
-    """Load the digits, shuffled, with some training labels replaced by random ones.
+    """Load the digits, shuffled, 10 to 1000 of them to train on, and of these some with a random label.
 
-    Args:
-        train_size: Training images, 10 to 1000.
-        label_noise: Fraction of them that get a random label.
-        seed: Seed of the shuffle and the noise.
-
-    Returns:
-        Training and validation set.
-
-    Raises:
-        ArgumentError: If an argument is out of range, or scikit-learn is not installed.
+    An `ArgumentError` says that an argument is out of range, or that scikit-learn is not installed.
     """
     if not 10 <= train_size <= 1000:
         raise bad_argument("train_size", "from 10 to 1000", train_size)
@@ -154,12 +131,6 @@ def run_demo(
         label_noise: Fraction of training images with a random label.
         seed: Seed of everything.
         folder: Where to write.
-
-    Returns:
-        What was found.
-
-    Raises:
-        ArgumentError: If an argument is out of range.
     """
     if epochs < 1:
         raise bad_argument("epochs", "at least 1", epochs)

@@ -14,6 +14,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import TypeGuard
+
 
 class InteractionsError(Exception):
     """Base of every error raised on purpose by ``lightning_interactions``."""
@@ -40,19 +43,15 @@ class InteractionsWarning(UserWarning):
 
 
 def bad_argument(name: str, expected: str, got: object, hint: str = "") -> ArgumentError:
-    """Build the one error text every argument check uses.
-
-    Args:
-        name: The argument as the user wrote it.
-        expected: What would have been accepted, completing "to be ...".
-        got: The value that came; shown with ``repr``.
-        hint: What to do about it, as a sentence.
-
-    Returns:
-        The error, for the caller to raise.
-
-    Example:
-        >>> str(bad_argument("num_players", "an integer from 2 to 16", 40, "Use fewer players."))
-        'Expected argument `num_players` to be an integer from 2 to 16, but got 40. Use fewer players.'
-    """
+    """Build the error of every argument check: ``expected`` completes "to be ...", ``hint`` is a sentence of advice."""
     return ArgumentError(f"Expected argument `{name}` to be {expected}, but got {got!r}.{' ' + hint if hint else ''}")
+
+
+def is_whole(value: object, least: float = -math.inf) -> TypeGuard[int]:
+    """Whether a value is an integer, not below ``least``; ``True`` and ``False`` are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is an integer or a float, which need not be finite; ``True`` and ``False`` are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

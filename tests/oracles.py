@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import numpy as np
+import torch
 from scipy import sparse
 from scipy.optimize import linprog
+from torch import Tensor
 
 
 def sparsest_split(values: np.ndarray, noise_bound: float = 0.0) -> float:
@@ -41,3 +45,41 @@ def membership(size: int) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
     index = np.arange(1, size)
     common = index[:, None] & index[None, :]
     return sparse.csr_matrix((common == index) * 1.0), sparse.csr_matrix((common != 0) * 1.0)
+
+
+def members(index: int) -> list[int]:
+    """Players of the coalition with this index."""
+    return [player for player in range(index.bit_length()) if index >> player & 1]
+
+
+def subsets(index: int) -> Iterator[int]:
+    """All coalitions within a coalition, itself and the empty one included."""
+    yield from (other for other in range(index + 1) if other & index == other)
+
+
+def masked_by_loops(sample: Tensor, labels: Tensor, index: int, baseline: Tensor | float) -> Tensor:
+    """Mask one sample for one coalition, element by element."""
+    labels = labels.expand(sample.shape)
+    values = torch.as_tensor(baseline, dtype=sample.dtype).expand(sample.shape).flatten()
+    present = set(members(index)) | {-1}
+    kept = [
+        float(x) if int(player) in present else float(absent)
+        for x, player, absent in zip(sample.flatten(), labels.flatten(), values, strict=True)
+    ]
+    return torch.tensor(kept, dtype=sample.dtype).view(sample.shape)
+
+
+def values_by_loops(
+    model: Callable[[Tensor], Tensor], samples: Tensor, players: Tensor, targets: Tensor, num_players: int
+) -> Tensor:
+    """Log-odds of every sample at every coalition with absent players at zero, the model called one by one."""
+    rows = []
+    for sample, labels, target in zip(samples, players, targets.tolist(), strict=True):
+        row = []
+        for index in range(2**num_players):
+            with torch.no_grad():
+                z = model(masked_by_loops(sample, labels, index, 0.0).unsqueeze(0))[0].double()
+            others = torch.cat([z[:target], z[target + 1 :]])
+            row.append(float(z[target] - others.logsumexp(0)))
+        rows.append(row)
+    return torch.tensor(rows, dtype=torch.float64)

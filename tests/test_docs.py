@@ -1,14 +1,17 @@
-"""The API reference builds, and nothing in it points nowhere."""
+"""The API reference builds, and neither it nor the map of the package points nowhere."""
 
 from __future__ import annotations
 
+import ast
 import importlib.util
+import re
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "lightning_interactions"
 
 
 @pytest.fixture(scope="module")
@@ -54,3 +57,49 @@ def test_the_reference_builds_without_broken_links(docs: ModuleType, tmp_path: P
     broken = docs.broken_links(tmp_path)
     assert "lightning_interactions.html: nowhere.html" in broken
     assert "lightning_interactions.html: #nothing" in broken
+
+
+# -- docs/architecture.md --------------------------------------------------------------------------------------------
+
+
+def table(title: str) -> list[list[str]]:
+    """The cells of the table below a heading of docs/architecture.md, without its own head."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    section = text.split(f"## {title}\n")[1].split("\n## ")[0]
+    return [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("|")][2:]
+
+
+def names_in(path: str) -> set[str]:
+    """Everything a file of the package defines: functions, classes and their methods."""
+    tree = ast.parse((PACKAGE / path).read_text(encoding="utf-8"))
+    return {node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+
+
+def lost(cell: str) -> list[str]:
+    """Paths that are not there, and names that are not in their file: the one before, or that of "`name` in `file`"."""
+    found, path = [], ""
+    for name, of in re.findall(r"`([^`]+)`(?: in `([^`]+)`)?", cell):
+        if "/" in name:
+            path = name
+            found += [] if (PACKAGE / path).exists() else [path]
+        elif name not in names_in(of or path):
+            found.append(f"{name} in {of or path}")
+    return found
+
+
+@pytest.mark.parametrize("row", table("To change X open Y"), ids=lambda row: row[0])
+def test_what_the_map_names_is_there(row: list[str]) -> None:
+    _, where = row
+    assert "/" in where
+    assert lost(where) == []
+
+
+def test_a_wrong_turn_in_the_map_would_be_found() -> None:
+    assert lost("`monitor/session.py`: `gait`; `Options` in `monitor/loop.py`; `monitor/sesion.py`") == [
+        "gait in monitor/session.py", "Options in monitor/loop.py", "monitor/sesion.py",
+    ]  # fmt: skip
+
+
+def test_the_map_has_every_room() -> None:
+    rooms = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert {row[0].strip("`/") for row in table("The rooms")} == rooms

@@ -14,6 +14,7 @@ from lightning_interactions.functional.strength import (
     cancellation,
     high_order_share,
     low_order_share,
+    mean_effect,
     mean_order,
     order_distribution,
     order_strength,
@@ -22,24 +23,8 @@ from lightning_interactions.functional.strength import (
 )
 
 __all__ = [
-    "SPLIT_TOLERANCE",
-    "SparseAndOr",
-    "and_interactions",
-    "cancellation",
-    "fold_first_order",
-    "high_order_share",
-    "interaction_histogram",
-    "inverse_moebius_transform",
-    "low_order_share",
-    "mean_order",
-    "moebius_transform",
-    "or_interactions",
-    "order_distribution",
-    "order_strength",
-    "reconstruct_values",
-    "salience_threshold",
-    "salient_count",
-    "sparse_and_or",
-    "symlog_edges",
-    "weighted_jaccard",
-]
+    "SPLIT_TOLERANCE", "SparseAndOr", "and_interactions", "cancellation", "fold_first_order", "high_order_share",
+    "interaction_histogram", "inverse_moebius_transform", "low_order_share", "mean_effect", "mean_order",
+    "moebius_transform", "or_interactions", "order_distribution", "order_strength", "reconstruct_values",
+    "salience_threshold", "salient_count", "sparse_and_or", "symlog_edges", "weighted_jaccard",
+]  # fmt: skip

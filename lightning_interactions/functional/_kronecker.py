@@ -8,40 +8,28 @@ of such maps are such maps again, so any chain of them costs the same two produc
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-Matrix2 = tuple[tuple[float, float], tuple[float, float]]
-"""A 2 x 2 matrix as nested tuples, which can be a key of a cache."""
+Matrix2 = tuple[tuple[float, float], tuple[float, float]]  # nested tuples can be a key of a cache
 
 
 def multiply(*factors: Matrix2) -> Matrix2:
-    """Product of 2 x 2 matrices; its Kronecker power is the product of theirs.
-
-    Example:
-        >>> multiply(((1.0, 0.0), (-1.0, 1.0)), ((0.0, 1.0), (1.0, 0.0)))
-        ((0.0, 1.0), (1.0, -1.0))
-    """
+    """Product of 2 x 2 matrices; its Kronecker power is the product of theirs."""
     (a, b), (c, d) = factors[0]
     for (e, f), (g, h) in factors[1:]:
         a, b, c, d = a * e + b * g, a * f + b * h, c * e + d * g, c * f + d * h
     return (a, b), (c, d)
 
 
-@dataclass(frozen=True)
-class KroneckerPower:
-    """The linear map ``matrix (x) ... (x) matrix`` (``n`` factors) on the last dimension of a tensor.
+class KroneckerPower(NamedTuple):
+    """The linear map ``matrix (x) ... (x) matrix`` (``n`` factors) on the last dimension of a tensor."""
 
-    Attributes:
-        rows: ``(2**h, 2**h)``, the power for the upper ``h = n - n // 2`` players, acting from the left.
-        columns: ``(2**(n // 2), 2**(n // 2))``, the transposed power for the lower players, acting from the right.
-    """
-
-    rows: Tensor
-    columns: Tensor
+    rows: Tensor  # (2**h, 2**h), the power for the upper h = n - n // 2 players, acting from the left
+    columns: Tensor  # (2**(n // 2), 2**(n // 2)), the transposed power for the lower players, acting from the right
 
     def __call__(self, x: Tensor) -> Tensor:
         """Apply the map to ``x`` of shape ``(..., 2**n)``."""
@@ -50,41 +38,28 @@ class KroneckerPower:
         return torch.matmul(self.rows, half.view(-1, high, low)).view(x.shape)
 
 
+# Tables made under inference mode could not be used outside it, and the cache outlives the context.
 @lru_cache(maxsize=256)
+@torch.inference_mode(False)
 def kronecker_power(matrix: Matrix2, n: int, device: torch.device) -> KroneckerPower:
     """Return the ``n``-th Kronecker power of ``matrix`` in float64, made once for each matrix, ``n`` and device.
 
-    Args:
-        matrix: The 2 x 2 matrix: how one player's absent and present entries are mixed.
-        n: Number of players.
-        device: Where the map will be applied.
+    The matrix says how one player's absent and present entries are mixed.
     """
-    # Tables made under inference mode could not be used outside it, and the cache outlives the context.
-    with torch.inference_mode(False):
-        columns = _dense(matrix, n // 2, device).T.contiguous()
-        return KroneckerPower(_dense(matrix, n - n // 2, device), columns)
+    columns = _power(matrix, n // 2, device).T.contiguous()
+    return KroneckerPower(_power(matrix, n - n // 2, device), columns)
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)
 def kronecker_diagonal(entries: tuple[float, float], n: int, device: torch.device) -> Tensor:
-    """Return the ``(2**n,)`` diagonal of the ``n``-th Kronecker power of a diagonal 2 x 2 matrix. Do not write to it.
-
-    Args:
-        entries: The two diagonal entries, for an absent and for a present player.
-        n: Number of players.
-        device: Where the table should live.
-    """
-    with torch.inference_mode(False):
-        pair = torch.tensor(entries, dtype=torch.float64, device=device)
-        out = torch.ones(1, dtype=torch.float64, device=device)
-        for _ in range(n):
-            out = torch.kron(pair, out)
-        return out
+    """Return the ``(2**n,)`` diagonal of the power of a diagonal 2 x 2 matrix. It is cached: do not write to it."""
+    return _power(entries, n, device)
 
 
-def _dense(matrix: Matrix2, n: int, device: torch.device) -> Tensor:
-    factor = torch.tensor(matrix, dtype=torch.float64, device=device)
-    out = torch.ones(1, 1, dtype=torch.float64, device=device)
+def _power(entries: Matrix2 | tuple[float, float], n: int, device: torch.device) -> Tensor:
+    factor = torch.tensor(entries, dtype=torch.float64, device=device)
+    out = factor.new_ones([1] * factor.ndim)
     for _ in range(n):
         out = torch.kron(factor, out)
     return out

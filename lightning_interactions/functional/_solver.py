@@ -19,26 +19,17 @@ _CHECK_EVERY = 10
 _FIRST_RESTART = 10
 _TIE = 1e-9  # a smaller gain is rounding, and to follow it would make the choice among optimal splits a matter of luck
 _DISTRUST = 4.0
-_STEP = 1.5
-"""Threshold of the shrinkage in units of the root mean square of the least-squares split."""
+_STEP = 1.5  # threshold of the shrinkage in units of the root mean square of the least-squares split
 
 
 class Solution(NamedTuple):
-    """What the solver found for every sample of a batch.
-
-    Attributes:
-        best: The best feasible split.
-        bound: ``(B,)``, lower bound on the optimum.
-        iterations: ``(B,)`` long.
-        primal: ``(B, blocks, 2**n)``, last point after shrinking.
-        dual: ``(B, blocks, 2**n)``, last multipliers.
-    """
+    """What the solver found for every sample of a batch."""
 
     best: Candidate
-    bound: Tensor
-    iterations: Tensor
-    primal: Tensor
-    dual: Tensor
+    bound: Tensor  # (B,), lower bound on the optimum
+    iterations: Tensor  # (B,) long
+    primal: Tensor  # (B, blocks, 2**n), last point after shrinking
+    dual: Tensor  # (B, blocks, 2**n), last multipliers
 
 
 class _State(NamedTuple):
@@ -58,14 +49,13 @@ class _State(NamedTuple):
 def solve(problem: SplitProblem, start: tuple[Tensor, Tensor] | None, tol: float, max_iter: int) -> Solution:
     """Iterate until every sample has its certificate; samples that have it leave the batch.
 
-    Args:
-        problem: The batch.
-        start: Primal and dual of an earlier solution for the same samples, at unit scale, or ``None``.
-        tol: Largest relative gap accepted.
-        max_iter: Largest number of iterations.
+    ``start`` is the primal and dual of an earlier solution for the same samples, at unit scale; ``tol`` is the largest
+    relative gap accepted.
     """
     state = _first_state(problem, start)
-    out = _blank(state)
+    none, zero = torch.zeros_like(state.sample), torch.zeros_like(state.point)
+    best = Candidate(state.best.clone(), state.cost.clone())
+    out = Solution(best, state.bound.clone(), none, zero, zero.clone())
     _store(out, problem, state, 0)
     problem, state = _keep(problem, state, _open(state, tol))
     done, since, restart = 0, 0, _FIRST_RESTART
@@ -151,11 +141,6 @@ def _keep(problem: SplitProblem, state: _State, go: Tensor) -> tuple[SplitProble
 def _open(state: _State, tol: float) -> Tensor:
     """Whether a sample still lacks its certificate, ``(B,)``."""
     return state.cost - state.bound > tol * state.cost
-
-
-def _blank(state: _State) -> Solution:
-    none, zero = torch.zeros_like(state.sample), torch.zeros_like(state.point)
-    return Solution(Candidate(state.best.clone(), state.cost.clone()), state.bound.clone(), none, zero, zero.clone())
 
 
 def _store(out: Solution, problem: SplitProblem, state: _State, done: int) -> None:

@@ -43,33 +43,22 @@ _TINY = 1e-300
 
 
 class Candidate(NamedTuple):
-    """A feasible split of every sample of a batch.
+    """A feasible split of every sample of a batch."""
 
-    Attributes:
-        split: ``(B, blocks - 1, 2**n)``, its AND interactions and, if there is a box, its residual; the rest follows.
-        cost: ``(B,)``, its objective.
-    """
-
-    split: Tensor
-    cost: Tensor
+    split: Tensor  # (B, blocks - 1, 2**n), its AND interactions and, if there is a box, its residual; the rest follows
+    cost: Tensor  # (B,), its objective
 
 
 @dataclass(frozen=True)
 class SplitProblem:
-    """A batch of split problems at unit scale.
+    """A batch of split problems at unit scale."""
 
-    Attributes:
-        u: ``(B, 2**n)``, values less the empty one, each sample scaled to a largest absolute value of 1.
-        w: ``(B, 2**n)``, ``O u``.
-        w_hat: ``(B, 2**n)``, ``Q w``.
-        box: ``(B, 1)``, the largest residual allowed, or ``None`` for an exact split.
-        n: Number of players.
-    """
-
-    u: Tensor
-    w: Tensor
-    w_hat: Tensor
-    box: Tensor | None
+    u: Tensor  # (B, 2**n), values less the empty one, each sample scaled to a largest absolute value of 1
+    w: Tensor  # (B, 2**n), O u
+    w_hat: Tensor  # (B, 2**n), Q w
+    box: Tensor | None  # (B, 1), the largest residual allowed, or None for an exact split
+    singular: Tensor  # (2**n,), the singular values of B in the order of the left singular vectors
+    weight: Tensor  # (2**n,), 1 / (1 + their squares)
     n: int
 
     @staticmethod
@@ -77,7 +66,8 @@ class SplitProblem:
         """Prepare the problem of the scaled values ``u`` (``(B, 2**n)``, float64)."""
         n = u.shape[-1].bit_length() - 1
         w = kronecker_power(_O, n, u.device)(u)
-        return SplitProblem(u, w, kronecker_power(_Q, n, u.device)(w), box, n)
+        singular = kronecker_diagonal((1 / _PHI, _PHI), n, u.device)
+        return SplitProblem(u, w, kronecker_power(_Q, n, u.device)(w), box, singular, 1 / (1 + singular * singular), n)
 
     def __getitem__(self, keep: Tensor) -> SplitProblem:
         """The sub-batch of the samples ``keep`` (indices)."""
@@ -92,11 +82,7 @@ class SplitProblem:
     def multipliers(self, point: Tensor, step: Tensor) -> Tensor:
         """What the proximal operator of the objective takes away from ``point``, ``(B, blocks, 2**n)``.
 
-        Divided by ``step`` it is a subgradient: within [-1, 1] in the first two blocks.
-
-        Args:
-            point: ``(B, blocks, 2**n)``.
-            step: ``(B, 1, 1)``, the threshold of the shrinkage.
+        Divided by the threshold ``step`` ``(B, 1, 1)`` it is a subgradient, within [-1, 1] in the first two blocks.
         """
         if self.box is None:
             removed = point.clamp(-step, step)
@@ -109,27 +95,19 @@ class SplitProblem:
         return removed
 
     def correction(self, point: Tensor, guess: Tensor) -> tuple[Tensor, Tensor]:
-        """What the orthogonal projection onto the constraint takes away from ``point``.
+        """What the orthogonal projection takes away from ``point``: ``K' (K K')^-1 (K point - w)``, ``K = [B, I, O]``.
 
-        It is ``K' (K K')^-1 (K point - w)`` with ``K = [B, I, O]``.
-
-        Args:
-            point: ``(B, blocks, 2**n)``.
-            guess: The second output of the previous call, where an iterative solve starts; only used with a box.
-
-        Returns:
-            ``(B, blocks, 2**n)`` and the next guess ``(B, 2**n)``.
+        With a box an iterative solve starts from ``guess``, the second output of the previous call.
         """
         q = kronecker_power(_Q, self.n, point.device)
-        singular, weight = self._spectrum()
         hat = q(point[:, :2])
-        shift = hat[:, 1].sub_(self.w_hat).addcmul_(singular, hat[:, 0].flip(-1))
+        shift = hat[:, 1].sub_(self.w_hat).addcmul_(self.singular, hat[:, 0].flip(-1))
         if self.box is None:
-            shift *= weight
+            shift *= self.weight
         else:
             shift += kronecker_power(_QO, self.n, point.device)(point[:, 2])
-            shift.copy_(self._solve_normal(shift, weight, guess))
-        hat[:, 0] = (singular * shift).flip(-1)
+            shift.copy_(self._solve_normal(shift, guess))
+        hat[:, 0] = (self.singular * shift).flip(-1)
         out = q(hat)
         if self.box is not None:
             residual = kronecker_power(_OQ, self.n, point.device)(shift)
@@ -137,12 +115,10 @@ class SplitProblem:
         return out, shift
 
     def candidate(self, pair: Tensor, keep_and: bool) -> Candidate:
-        """Complete one block to a feasible split; the constraint gives the others.
+        """Complete one block of ``pair``, AND and minus the OR interactions, to a feasible split.
 
-        Args:
-            pair: ``(B, 2, 2**n)``, AND interactions and minus the OR interactions, not necessarily feasible.
-            keep_and: Keep the AND block and make the OR block fit, or the other way round. What the two blocks
-                together leave unexplained goes into the residual first, as far as the box allows.
+        The constraint gives the others: with ``keep_and`` the AND block is kept and the OR block made to fit, else the
+        other way round. What the two together leave unexplained goes into the residual first, as far as the box allows.
         """
         b = kronecker_power(_B, self.n, self.u.device)
         w = self.w
@@ -152,29 +128,26 @@ class SplitProblem:
             residual[:, 0] = 0
             w = w - kronecker_power(_O, self.n, w.device)(residual)
         and_ = pair[:, 0] if keep_and else b(w - pair[:, 1])
-        split = and_.unsqueeze(1) if self.box is None else torch.stack([and_, residual], 1)
-        return Candidate(split, _cost(and_, w - b(and_)))
+        minus_or = w - b(and_)
+        cost = and_[:, 1:].abs().sum(-1) + minus_or[:, 1:].abs().sum(-1)
+        single = [2**i for i in range(self.n)]  # one-player OR is folded into AND, as in the result
+        first, second = and_[:, single], minus_or[:, single]
+        cost = cost + ((first - second).abs() - first.abs() - second.abs()).sum(-1)
+        return Candidate(and_.unsqueeze(1) if self.box is None else torch.stack([and_, residual], 1), cost)
 
     def lower(self, multipliers: Tensor) -> Tensor:
-        """A lower bound on the optimum from (nearly dual feasible) ``multipliers``.
+        """A lower bound ``(B,)`` on the optimum from the first two blocks of (nearly dual feasible) ``multipliers``.
 
-        The first two blocks are projected onto the pairs ``(B' y, y)``, where the errors of the two average out, and
-        then shrunk into [-1, 1]. On networks' values the gap is a quarter of what the second block alone certifies.
-        One clip and projection more takes another 8 % off the number of iterations, more of them do not pay.
-
-        Args:
-            multipliers: ``(B, blocks, 2**n)``; only the first two blocks are used.
-
-        Returns:
-            ``(B,)``.
+        They are projected onto the pairs ``(B' y, y)``, where the errors of the two average out, and then shrunk into
+        [-1, 1]. On networks' values the gap is a quarter of what the second block alone certifies. One clip and
+        projection more takes another 8 % off the number of iterations, more of them do not pay.
         """
-        singular, weight = self._spectrum()
         q = kronecker_power(_Q, self.n, multipliers.device)
         transposed = kronecker_power(_B_TRANSPOSED, self.n, multipliers.device)
         pair, best = multipliers[:, :2], torch.zeros_like(self.u[:, 0])
         for _ in range(2):
             hat = q(pair)
-            y = q(torch.addcmul(hat[:, 1], singular, hat[:, 0].flip(-1)) * weight)
+            y = q(torch.addcmul(hat[:, 1], self.singular, hat[:, 0].flip(-1)) * self.weight)
             y[:, 0] = 0
             exact = torch.stack([transposed(y), y], 1)
             bound = (y * self.w).sum(-1)
@@ -184,20 +157,14 @@ class SplitProblem:
             pair = exact.clamp(-1, 1)
         return best
 
-    def _spectrum(self) -> tuple[Tensor, Tensor]:
-        """Singular values of ``B`` in the order of the left singular vectors, and ``1 / (1 + their squares)``."""
-        device = self.u.device
-        singular = kronecker_diagonal((1 / _PHI, _PHI), self.n, device)
-        return singular, 1 / (1 + singular * singular)
-
-    def _solve_normal(self, target: Tensor, weight: Tensor, guess: Tensor) -> Tensor:
+    def _solve_normal(self, target: Tensor, guess: Tensor) -> Tensor:
         """Conjugate gradients on ``(I + B B' + O O') x = target`` in the basis ``Q``, preconditioned by the diagonal.
 
         With the residual's block the three parts of the matrix have no common eigenbasis, hence an iterative solve.
         It need not be accurate: it goes on from where the previous one ended.
         """
         coupling = kronecker_power(_QOOQ, self.n, target.device)
-        diagonal = 1 / weight
+        diagonal = 1 / self.weight
         jacobi = 1 / (diagonal + kronecker_diagonal((_QOOQ[0][0], _QOOQ[1][1]), self.n, target.device))
         x, residual = guess, target - guess * diagonal - coupling(guess)
         direction = torch.zeros_like(x)
@@ -211,11 +178,3 @@ class SplitProblem:
             x = x + length * direction
             residual = residual - length * image
         return x
-
-
-def _cost(and_: Tensor, minus_or: Tensor) -> Tensor:
-    """Sum of the absolute interactions ``(B,)``, one-player OR folded into AND as in the result."""
-    total = and_[:, 1:].abs().sum(-1) + minus_or[:, 1:].abs().sum(-1)
-    single = [2**i for i in range(and_.shape[-1].bit_length() - 1)]
-    first, second = and_[:, single], minus_or[:, single]
-    return total + ((first - second).abs() - first.abs() - second.abs()).sum(-1)

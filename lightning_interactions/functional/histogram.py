@@ -11,8 +11,8 @@ import math
 import torch
 from torch import Tensor
 
-from lightning_interactions.errors import ArgumentError, bad_argument
-from lightning_interactions.functional.coalitions import num_players_of, orders
+from lightning_interactions.errors import bad_argument, is_whole
+from lightning_interactions.functional.coalitions import num_players_of_both, orders
 
 MAX_BINS_PER_DECADE = 100
 
@@ -45,9 +45,7 @@ def symlog_edges(smallest: float = 1e-3, largest: float = 10.0, bins_per_decade:
         raise bad_argument("smallest", "a number above 0", smallest)
     if not smallest < largest < float("inf"):
         raise bad_argument("largest", f"a number above `smallest` ({smallest!r})", largest)
-    if isinstance(bins_per_decade, bool) or not isinstance(bins_per_decade, int):
-        raise bad_argument("bins_per_decade", "an integer", bins_per_decade)
-    if not 1 <= bins_per_decade <= MAX_BINS_PER_DECADE:
+    if not is_whole(bins_per_decade, 1) or bins_per_decade > MAX_BINS_PER_DECADE:
         raise bad_argument("bins_per_decade", f"an integer from 1 to {MAX_BINS_PER_DECADE}", bins_per_decade)
     decades = math.log10(largest / smallest)
     steps = max(1, round(decades * bins_per_decade))
@@ -82,12 +80,10 @@ def interaction_histogram(and_: Tensor, or_: Tensor, scale: Tensor | float, edge
         tensor([[0, 1, 1],
                 [1, 0, 1]])
     """
-    if and_.shape != or_.shape:
-        raise ArgumentError(
-            f"Expected `and_` and `or_` to have the same shape, but got {tuple(and_.shape)} and {tuple(or_.shape)}."
-        )
-    n = num_players_of(and_)
-    _check_edges(edges)
+    n = num_players_of_both(and_, or_)
+    # Finite edges only: a nan would compare as neither below nor above, and every count would silently be wrong.
+    if edges.ndim != 1 or edges.numel() < 3 or not torch.isfinite(edges).all() or not (edges.diff() > 0).all():
+        raise bad_argument("edges", "a strictly increasing, finite tensor of shape (bins + 1,), bins >= 2", edges)
     bins = edges.numel() - 1
     unit = torch.as_tensor(scale, dtype=and_.dtype, device=and_.device)
     unit = unit.unsqueeze(-1) if unit.ndim else unit
@@ -101,9 +97,3 @@ def interaction_histogram(and_: Tensor, or_: Tensor, scale: Tensor | float, edge
         index = torch.bucketize(relative.detach().contiguous(), inner, right=True) + row
         counts.scatter_add_(-1, index, counted.long())
     return counts.view(*and_.shape[:-1], n + 1, bins)[..., 1:, :]
-
-
-def _check_edges(edges: Tensor) -> None:
-    # Finite edges only: a nan would compare as neither below nor above, and every count would silently be wrong.
-    if edges.ndim != 1 or edges.numel() < 3 or not torch.isfinite(edges).all() or not (edges.diff() > 0).all():
-        raise bad_argument("edges", "a strictly increasing, finite tensor of shape (bins + 1,), bins >= 2", edges)

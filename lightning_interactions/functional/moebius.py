@@ -7,6 +7,8 @@ inverse (zeta) transform sums the dividends back up. Both are ``n`` passes of a 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -30,12 +32,7 @@ def moebius_transform(values: Tensor) -> Tensor:
         >>> moebius_transform(torch.tensor([0.0, 1.0, 2.0, 7.0]))  # v(both) = 1 + 2 + a surplus of 4
         tensor([0., 1., 2., 4.])
     """
-    out = values.clone(memory_format=torch.contiguous_format)
-    n = num_players_of(out)
-    for bit in range(n):
-        pairs = out.view(*out.shape[:-1], 2 ** (n - 1 - bit), 2, 2**bit)
-        pairs[..., 1, :] -= pairs[..., 0, :]
-    return out
+    return _butterfly(values, Tensor.sub_)
 
 
 def inverse_moebius_transform(dividends: Tensor) -> Tensor:
@@ -55,9 +52,14 @@ def inverse_moebius_transform(dividends: Tensor) -> Tensor:
         >>> inverse_moebius_transform(torch.tensor([0.0, 1.0, 2.0, 4.0]))
         tensor([0., 1., 2., 7.])
     """
-    out = dividends.clone(memory_format=torch.contiguous_format)
+    return _butterfly(dividends, Tensor.add_)
+
+
+def _butterfly(x: Tensor, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """For every player in turn, combine the entries where it is present with those where it is absent."""
+    out = x.clone(memory_format=torch.contiguous_format)
     n = num_players_of(out)
     for bit in range(n):
         pairs = out.view(*out.shape[:-1], 2 ** (n - 1 - bit), 2, 2**bit)
-        pairs[..., 1, :] += pairs[..., 0, :]
+        combine(pairs[..., 1, :], pairs[..., 0, :])
     return out

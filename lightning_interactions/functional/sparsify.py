@@ -12,33 +12,26 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_interactions.errors import ArgumentError, bad_argument
+from lightning_interactions.errors import ArgumentError, bad_argument, is_number, is_whole
 from lightning_interactions.functional._solver import solve
 from lightning_interactions.functional._split import SplitProblem
 from lightning_interactions.functional.and_or import fold_first_order, or_interactions
 from lightning_interactions.functional.coalitions import num_players_of
 from lightning_interactions.functional.moebius import inverse_moebius_transform
 
-_CHUNK_ENTRIES = {"cpu": 2**14}
-_CHUNK_ENTRIES_DEVICE = 2**22
-"""At most this many coalitions (samples times ``2**n``) are solved at once: on the CPU about what its cache holds, else
-what bounds the memory to about a gigabyte."""
-
+# At most this many coalitions (samples times 2**n) are solved at once: on the CPU about what its cache holds, else what
+# bounds the memory to about a gigabyte.
+_CHUNK_ENTRIES_CPU, _CHUNK_ENTRIES_DEVICE = 2**14, 2**22
 
 SPLIT_TOLERANCE = 5e-3
 """Gap to which the package itself solves: such a split is proven to be at most half a percent above the optimum."""
 
 
 class SplitState(NamedTuple):
-    """Where a solve ended, to warm start the next one on the same samples (plain tensors).
+    """Where a solve ended, to warm start the next one on the same samples (plain tensors)."""
 
-    Attributes:
-        primal: ``(..., 3, 2**n)`` float64: AND, minus OR and residual, in units of the score.
-        dual: ``(..., 3, 2**n)`` float64: their multipliers, without unit.
-    """
-
-    primal: Tensor
-    dual: Tensor
+    primal: Tensor  # (..., 3, 2**n) float64: AND, minus OR and residual, in units of the score
+    dual: Tensor  # (..., 3, 2**n) float64: their multipliers, without unit
 
 
 class SparseAndOr(NamedTuple):
@@ -113,13 +106,12 @@ def sparse_and_or(
         values = values.cpu()
     flat = values.reshape(-1, values.shape[-1])
     starts = None if warm_start is None else [t.to(flat.device).reshape(-1, 3, flat.shape[-1]) for t in warm_start]
-    size = max(1, _CHUNK_ENTRIES.get(flat.device.type, _CHUNK_ENTRIES_DEVICE) // flat.shape[-1])
+    entries = _CHUNK_ENTRIES_CPU if flat.device.type == "cpu" else _CHUNK_ENTRIES_DEVICE
+    size = max(1, entries // flat.shape[-1])
     parts = []
-    for begin in range(0, flat.shape[0], size):
+    for begin in range(0, max(len(flat), 1), size):  # once even for no sample
         start = None if starts is None else (starts[0][begin : begin + size], starts[1][begin : begin + size])
         parts.append(_solve_chunk(flat[begin : begin + size].double(), noise_bound, tol, max_iter, start))
-    if not parts:
-        parts = [_solve_chunk(flat.double(), noise_bound, tol, max_iter, None)]
     and_, or_, objective, bound, gap, iterations, primal, dual = (
         torch.cat(pieces).reshape(values.shape[:-1] + pieces[0].shape[1:]) for pieces in zip(*parts, strict=True)
     )
@@ -130,11 +122,11 @@ def _check(values: Tensor, noise_bound: float, tol: float, max_iter: int, warm_s
     n = num_players_of(values)
     if not 2 <= n <= 16 or values.is_complex() or values.dtype == torch.bool:
         raise bad_argument("values", "a real tensor of shape (..., 2**n), n from 2 to 16", values.shape)
-    if not _is_number(noise_bound) or noise_bound < 0:
+    if not is_number(noise_bound) or not 0 <= noise_bound < math.inf:
         raise bad_argument("noise_bound", "a finite number not below 0", noise_bound, "The papers use 0.02.")
-    if not _is_number(tol) or tol <= 0:
+    if not is_number(tol) or not 0 < tol < math.inf:
         raise bad_argument("tol", "a finite number above 0", tol, "0.01 certifies an error of at most 1 %.")
-    if isinstance(max_iter, bool) or not isinstance(max_iter, int) or max_iter < 1:
+    if not is_whole(max_iter, 1):
         raise bad_argument("max_iter", "an integer not below 1", max_iter)
     if warm_start is not None:
         expected = (*values.shape[:-1], 3, values.shape[-1])
@@ -144,10 +136,6 @@ def _check(values: Tensor, noise_bound: float, tol: float, max_iter: int, warm_s
                 f"Expected argument `warm_start` to be two tensors of shape {expected}, but got {found}. "
                 f"It must be the `state` of a result for the same samples."
             )
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _solve_chunk(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_interactions.errors import ArgumentError, bad_argument
-from lightning_interactions.functional.coalitions import num_players_of, orders
+from lightning_interactions.functional.coalitions import num_players_of_both, orders
 
 LOW_ORDER = 3
 """Orders up to this one count as low."""
@@ -80,11 +80,7 @@ def order_strength(and_: Tensor, or_: Tensor, threshold: Tensor | float) -> Tens
         >>> order_strength(and_, or_, threshold=0.5).tolist()
         [[2.0, 1.0], [0.0, 3.0]]
     """
-    if and_.shape != or_.shape:
-        raise ArgumentError(
-            f"Expected `and_` and `or_` to have the same shape, but got {tuple(and_.shape)} and {tuple(or_.shape)}."
-        )
-    n = num_players_of(and_)
+    n = num_players_of_both(and_, or_)
     both = torch.stack([and_, or_], -2)
     limit = torch.as_tensor(threshold, dtype=both.dtype, device=both.device)[..., None, None]
     salient = torch.where(both.abs() < limit, 0.0, both)  # nan is not below anything, so it stays visible
@@ -184,9 +180,12 @@ def high_order_share(strength: Tensor) -> Tensor:
         >>> high_order_share(torch.tensor([[3.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]])).item()
         0.25
     """
-    share = order_distribution(strength)
-    n = share.shape[-1]
-    return share[..., (n + 1) // 2 - 1 :].sum(-1)
+    return order_distribution(strength)[..., first_high_order(strength.shape[-1]) :].sum(-1)
+
+
+def first_high_order(n: int) -> int:
+    """Index of the first high order, ``n / 2`` rounded up, in a vector of the orders 1 to n."""
+    return (n + 1) // 2 - 1
 
 
 def cancellation(strength: Tensor) -> Tensor:

@@ -24,25 +24,7 @@ _ADDRESS = re.compile(r"\b0x[0-9a-fA-F]+")
 def fingerprint(value: object) -> str:
     """Tell what a value is, so that two settings are the same if, and practically only if, their texts are.
 
-    Plain values are shown as they are, tensors and arrays by type, shape and a hash of their content, functions by
-    module and qualified name. Functions that were made inside others (lambdas, closures) have no name that could be
-    relied on: of these the compiled code and the values they took along count too. All other objects are their class
-    and their public attributes; what begins with an underscore is learned, not set, and the weights of a module change.
-    What cannot be read is its class alone.
-
-    Args:
-        value: Anything.
-
-    Returns:
-        A text without addresses, the same in every process (of the same Python, where lambdas are in it).
-
-    Example:
-        >>> fingerprint({"b": 2, "a": [1.5, None]})
-        "{'a': [1.5, None], 'b': 2}"
-        >>> fingerprint(torch.tensor([0, 1])) == fingerprint(torch.tensor([1, 0]))
-        False
-        >>> fingerprint(functools.partial(torch.nn.functional.softmax, dim=1))
-        'partial(torch.nn.functional.softmax, dim=1)'
+    Plain values are shown as they are; what cannot be read is its class alone. No address is in the text.
     """
     try:
         return _Reader().read(value)
@@ -64,7 +46,8 @@ class _Reader:
             return "<itself>"
         if id(value) not in self._done:
             self._open.add(id(value))
-            self._done[id(value)] = value, _short(self._read(value))
+            text = self._read(value)
+            self._done[id(value)] = value, text if len(text) <= LONGEST else f"{text[:LONGEST]}... {_hash(text)}"
             self._open.discard(id(value))
         return self._done[id(value)][1]
 
@@ -96,7 +79,7 @@ class _Reader:
         return f"array({array.dtype}, {array.shape}, {content})"
 
     def _container(self, value: Any) -> str | None:
-        """Read the elements; those of mappings and sets in the order of their own texts."""
+        """Read the elements; those of mappings and sets in the order of their own texts, the same in every process."""
         named = "" if type(value) in (dict, list, tuple, set, frozenset) else _name(type(value))
         if isinstance(value, Mapping):
             pairs = sorted((self.read(key), self.read(item)) for key, item in value.items())
@@ -109,21 +92,21 @@ class _Reader:
         return None
 
     def _function(self, function: Any) -> str:
+        """Name it; lambdas and closures have no name to rely on: their code and the values they took along count."""
         owner = getattr(function, "__self__", None)
         if owner is not None and not isinstance(owner, (types.ModuleType, type)):  # a method of an object
             return f"{self.read(owner)}.{function.__name__}"
         code = getattr(function, "__code__", None)
         if code is None or "<" not in function.__qualname__:
             return _name(function)
-        cells = [self._cell(cell) for cell in function.__closure__ or ()]
-        defaults = self.read(function.__defaults__), self.read(function.__kwdefaults__)
-        return f"{_name(function)}({_hash(' '.join([self._code(code), *cells, *defaults]))})"
-
-    def _cell(self, cell: types.CellType) -> str:
-        try:
-            return self.read(cell.cell_contents)
-        except ValueError:
-            return "<empty>"
+        parts = [self._code(code)]
+        for cell in function.__closure__ or ():
+            try:
+                parts.append(self.read(cell.cell_contents))
+            except ValueError:
+                parts.append("<empty>")
+        parts += [self.read(function.__defaults__), self.read(function.__kwdefaults__)]
+        return f"{_name(function)}({_hash(' '.join(parts))})"
 
     def _code(self, code: types.CodeType) -> str:
         """Read what the code does; not where it stands."""
@@ -131,9 +114,12 @@ class _Reader:
         return " ".join([_hash(code.co_code), *code.co_names, *constants])
 
     def _object(self, value: Any) -> str:
+        """Read class and public attributes: what begins with an underscore is learned, not set; weights change."""
         attributes = dict(getattr(value, "__dict__", {}))
-        slots = [name for cls in type(value).__mro__ for name in _slots_of(cls)]
-        attributes |= {name: getattr(value, name) for name in slots if hasattr(value, name)}
+        for cls in type(value).__mro__:
+            slots = vars(cls).get("__slots__", ())
+            slots = [slots] if isinstance(slots, str) else slots
+            attributes |= {name: getattr(value, name) for name in slots if hasattr(value, name)}
         public = {name: item for name, item in attributes.items() if not str(name).startswith("_")}
         if not hasattr(value, "__dict__") and not public and not _ADDRESS.search(repr(value)):
             return repr(value)  # a path, a device, a date: built in, and known by what it shows
@@ -156,15 +142,6 @@ def _name(named: Any) -> str:
     return f"{module}{named.__qualname__}"
 
 
-def _slots_of(cls: type) -> list[str]:
-    slots = vars(cls).get("__slots__", ())
-    return [slots] if isinstance(slots, str) else list(slots)
-
-
 def _hash(content: str | bytes) -> str:
     content = content.encode(errors="surrogatepass") if isinstance(content, str) else content
     return "#" + hashlib.sha256(content).hexdigest()[:16]
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}... {_hash(text)}"

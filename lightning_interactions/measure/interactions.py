@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lightning_interactions.errors import BatchError, InteractionsWarning, bad_argument
+from lightning_interactions.errors import BatchError, InteractionsWarning, bad_argument, is_whole
 from lightning_interactions.functional import (
     SPLIT_TOLERANCE,
     order_strength,
@@ -20,27 +20,20 @@ from lightning_interactions.functional import (
     sparse_and_or,
 )
 from lightning_interactions.functional.coalitions import check_num_players, coalition_masks
-from lightning_interactions.measure.samples import content_keys, draw_players
-from lightning_interactions.measure.values import evaluate_coalitions, layer_features, plain_logits
+from lightning_interactions.measure.games import Game, find_rules
+from lightning_interactions.measure.samples import Samples, content_keys
+from lightning_interactions.measure.values import evaluate_coalitions
 from lightning_interactions.model.batch import Batch, read_batch
-from lightning_interactions.model.call import find_call
-from lightning_interactions.model.layer import LayerCut
-from lightning_interactions.model.quiet import device_of, float32_forward, in_format_of, probing
+from lightning_interactions.model.quiet import device_of
 from lightning_interactions.model.score import ScoreFn, resolve_score
-from lightning_interactions.model.task import Target, check_target_option, find_task
-from lightning_interactions.players import Players, check_players, of_layer, player_counts, suited_players, two_samples
+from lightning_interactions.model.task import Target, check_target_option
+from lightning_interactions.players import Players, check_players, player_counts
 
 NOTEBOOK_SAMPLES = 4
 
 
 class Interaction(NamedTuple):
-    """One interaction.
-
-    Attributes:
-        kind: ``"and"`` or ``"or"``.
-        players: The players it is between, ascending.
-        value: Its effect on the score.
-    """
+    """One interaction: ``"and"`` or ``"or"``, the players it is between (ascending), its effect on the score."""
 
     kind: str
     players: tuple[int, ...]
@@ -76,27 +69,16 @@ class Interactions:
         return player_counts(self.players)
 
     def strength(self, salience: float = 0.03) -> Tensor:
-        """Strength of the salient interactions by sign and order.
+        """Strength ``(B, 2, n)`` by sign (positive, negative) and order, in units of the score.
 
-        Args:
-            salience: Threshold as a fraction of the batch mean of ``|v(N) - v(empty)|``.
-
-        Returns:
-            ``(B, 2, n)``, positive then negative, in units of the score; ``nan`` for a sample with a value that is not
-            finite, which leaves the others as they are without it.
+        Counted are interactions above ``salience`` times the batch mean of ``|v(N) - v(empty)|``. A sample with a value
+        that is not finite has ``nan`` and leaves the others as they are without it.
         """
         return order_strength(self.and_, self.or_, salience_threshold(self.values, salience))
 
     def top_k(self, k: int) -> list[list[Interaction]]:
-        """Return the ``k`` strongest interactions of every sample, strongest first; fewer if the others are zero.
-
-        Args:
-            k: How many, at least 1.
-
-        Raises:
-            ArgumentError: If ``k`` is not a positive integer.
-        """
-        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+        """Return the ``k`` strongest interactions of every sample, strongest first; fewer if the others are zero."""
+        if not is_whole(k, 1):
             raise bad_argument("k", "a positive integer", k)
         both = torch.cat([self.and_, self.or_], -1)
         members = coalition_masks(self.num_players)
@@ -114,11 +96,7 @@ class Interactions:
         ]
 
     def reconstruct(self) -> Tensor:
-        """Sum the interactions back into the scores (universal matching): equal to `values`, up to `noise_bound`.
-
-        Returns:
-            ``(B, 2**n)``.
-        """
+        """Sum the interactions back into the scores ``(B, 2**n)``: equal to `values`, up to `noise_bound`."""
         return reconstruct_values(self.and_, self.or_, self.values[..., :1])
 
     def __repr__(self) -> str:
@@ -173,9 +151,6 @@ def compute_interactions(
         seed: Seed of the players' draw.
         target: Whose score: ``"label"``, ``"predicted"``, or the index of a class, label or output.
 
-    Returns:
-        The interactions.
-
     Raises:
         ArgumentError: If an argument is wrong.
         BatchError: If the inputs or targets cannot be used.
@@ -194,39 +169,34 @@ def compute_interactions(
     check_num_players(num_players)
     check_players(players)
     check_chunk_size(chunk_size)
-    if isinstance(seed, bool) or not isinstance(seed, int):
+    if not is_whole(seed):
         raise bad_argument("seed", "an integer", seed)
     resolve_score(score)
     check_target_option(target)
-    device = device_of(model)
-    batch = _batch_of(inputs, targets, device)
-    masker = suited_players(players, batch, model, getattr(model, "tokenizer", None)) if layer is None else None
-    batch = replace(batch, inputs=in_format_of(model, batch.inputs))
-    keys = content_keys(batch.inputs, seed, masker.padding if masker is not None else None).cpu()
-    few = two_samples(batch, masker)
-    if masker is not None:  # before the model, which would say less clearly what is wrong with its inputs
-        masker.fit(batch.inputs.cpu())
-    with probing(model):
-        call = find_call(model, few, None, lambda call: float32_forward(model, call))
-        forward = float32_forward(model, call)
-        logits = plain_logits(forward, batch.inputs, chunk_size)
-        task = find_task(logits, batch.targets, score, target)
-        cut = LayerCut(model, layer) if layer is not None else None
-        if cut is not None:
-            cut.check(forward, few.inputs)
-        masked = batch.inputs if cut is None else layer_features(forward, batch.inputs, cut, chunk_size)
-        with of_layer(layer, masked):
-            if masker is None:
-                masker = suited_players(players, replace(batch, inputs=masked, fields=()), model)
-                masker.fit(masked.cpu())
-            labels, n = draw_players(masker, masked.cpu(), keys, num_players)
-        warn_fewer_players(int(player_counts(labels).max()), num_players)
+    batch = _batch_of(inputs, targets, device_of(model))
+    rules = find_rules(
+        model, batch,
+        players=players, num_players=num_players, layer=layer, score=score, target=target, seed=seed,
+        tokenizer=getattr(model, "tokenizer", None),
+    )  # fmt: skip
+    asked, task = rules.model, rules.task
+    keys = content_keys(batch.inputs, seed, rules.players.padding if layer is None else None).cpu()
+    samples = Samples(batch.inputs.cpu(), task.read(batch.targets).cpu(), keys)
+    with asked.quiet():
+        game = Game.draw(asked, samples, rules.players, num_players, chunk_size)
+        found = int(game.player_counts.max())
+        if found < num_players:
+            text = f"num_players={num_players}, but the samples have only {found} regions to play with; using {found}."
+            warnings.warn(text, InteractionsWarning, stacklevel=2)
+        placed = asked.place(batch.inputs)
         values = evaluate_coalitions(
-            forward, batch.inputs, labels.to(device), task.pick(task.read(batch.targets), logits, keys),
-            masker=masker, num_players=n, score=task.follow, chunk_size=chunk_size, cut=cut,
+            asked, placed, game.labels.to(placed.device),
+            task.pick(samples.targets, asked.logits(placed, chunk_size), keys),
+            masker=game.players, num_players=game.num_players, score=task.follow,
+            chunk_size=chunk_size, cut=asked.cut,
         )  # fmt: skip
     split = sparse_and_or(values, noise_bound=noise_bound, tol=SPLIT_TOLERANCE)
-    return Interactions(values, split.and_, split.or_, split.gap, labels)
+    return Interactions(values, split.and_, split.or_, split.gap, game.labels)
 
 
 def _batch_of(inputs: Any, targets: Any, device: torch.device) -> Batch:
@@ -241,32 +211,6 @@ def _batch_of(inputs: Any, targets: Any, device: torch.device) -> Batch:
 
 
 def check_chunk_size(chunk_size: Any) -> None:
-    """Raise unless ``chunk_size`` is ``None`` or a positive integer.
-
-    Args:
-        chunk_size: The argument as the user gave it.
-
-    Raises:
-        ArgumentError: If it is anything else.
-    """
-    whole = isinstance(chunk_size, int) and not isinstance(chunk_size, bool)
-    if chunk_size is not None and not (whole and chunk_size >= 1):
+    """Raise an `ArgumentError` unless ``chunk_size`` is ``None`` or a positive integer."""
+    if chunk_size is not None and not is_whole(chunk_size, 1):
         raise bad_argument("chunk_size", "a positive integer, or None to choose it from the input's size", chunk_size)
-
-
-def warn_fewer_players(found: int, wanted: int) -> None:
-    """Say once that the samples have fewer regions than players were asked for.
-
-    Args:
-        found: Players of the richest sample.
-        wanted: ``num_players``.
-    """
-    if found < wanted:
-        warnings.warn(
-            f"num_players={wanted}, but the samples have only {found} regions to play with; using {found}.",
-            InteractionsWarning,
-            stacklevel=3,
-        )
-
-
-__all__ = ["Interaction", "Interactions", "compute_interactions"]

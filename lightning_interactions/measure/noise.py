@@ -14,30 +14,12 @@ from lightning_interactions.functional import moebius_transform
 from lightning_interactions.functional.coalitions import orders
 from lightning_interactions.measure.values import Masker
 
-ROUNDING = {"16": 2.0**-11, "bf16": 2.0**-8, "32": 2.0**-23, "64": 2.0**-52}
-"""Relative size of a unit in the last place by the leading part of a Trainer's ``precision``."""
-
-
-def rounding_of(precision: str) -> float:
-    """Rounding of a Trainer's precision.
-
-    Args:
-        precision: Such as ``"32-true"``, ``"bf16-mixed"``, ``"16-true"``; others count as float32.
-
-    Example:
-        >>> rounding_of("bf16-mixed") == 2**-8
-        True
-    """
-    return ROUNDING.get(str(precision).split("-")[0], ROUNDING["32"])
-
 
 class Perturbed:
-    """Players whose masked inputs are off by about one unit in the last place.
+    """Players whose masked inputs are off by about ``rounding`` of their size: one unit in the last place.
 
-    Args:
-        masker: The players.
-        rounding: Relative size of the error. Its signs look random, but are a hash of coalition and position: the same
-            in whatever chunks, and on however many ranks, the coalitions are evaluated.
+    The signs of the errors look random, but are a hash of coalition and position: the same in whatever chunks, and on
+    however many ranks, the coalitions are evaluated.
     """
 
     def __init__(self, masker: Masker, rounding: float) -> None:
@@ -65,20 +47,9 @@ def _signs(index: Tensor, like: Tensor) -> Tensor:
 
 
 def noise_by_order(values: Tensor, perturbed: Tensor) -> Tensor:
-    """Strength by order that the difference of two evaluations would have on its own.
+    """Strength by order ``(..., n)`` that half the difference of two evaluations ``(..., 2**n)`` would have on its own.
 
-    Args:
-        values: ``(..., 2**n)``.
-        perturbed: ``(..., 2**n)``, the same with other rounding.
-
-    Returns:
-        ``(..., n)``: sum over the coalitions of each order of the absolute AND interactions of half the difference
-        between the two (their error is about that large), in units of the score. No threshold is applied, so it is
-        larger than what noise can add to the salient strength.
-
-    Example:
-        >>> noise_by_order(torch.zeros(4), torch.tensor([0.0, 0.0, 0.0, 2e-6]))
-        tensor([0.0000e+00, 1.0000e-06])
+    No threshold is applied, so it is larger than what noise can add to the salient strength.
     """
     noise: Tensor = moebius_transform((perturbed - values) / 2).abs()
     n = noise.shape[-1].bit_length() - 1

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 
 from lightning_interactions.errors import StateError
-from lightning_interactions.functional.strength import cancellation, high_order_share, mean_order
+from lightning_interactions.functional.strength import cancellation, first_high_order, high_order_share, mean_order
 from lightning_interactions.measure.measurement import Measurement
-from lightning_interactions.measure.samples import ProbeSet
+from lightning_interactions.measure.samples import Samples
 
 WINDOW = 3
 """Records in the running median."""
@@ -41,21 +41,7 @@ QUANTILES = {"q10": 10, "q50": 50, "q90": 90}
 
 
 class SampleTrack:
-    """Follows the mean order of every watched sample of one split. Memory does not grow with the run.
-
-    Example:
-        Both samples fall; the first turns at epoch 2, the second never does:
-
-        >>> track, keys = SampleTrack(), torch.tensor([7, 8])
-        >>> for epoch in range(7):
-        ...     high = torch.tensor([0.2 + 0.2 * abs(epoch - 2), 0.9 - 0.1 * epoch])
-        ...     strength = torch.stack([1 - high, high], -1).unsqueeze(1).repeat(1, 2, 1)
-        ...     track.update(epoch, strength, keys)
-        >>> track.onset_epochs()
-        [2, None]
-        >>> track.scalars()
-        {'onset/turned': 0.5, 'onset/q10': 2.0, 'onset/q50': 2.0, 'onset/q90': -1.0}
-    """
+    """Follows the mean order of every watched sample of one split. Memory does not grow with the run."""
 
     def __init__(self) -> None:
         self._start(torch.zeros(0, dtype=torch.int64))
@@ -74,13 +60,10 @@ class SampleTrack:
         }
 
     def update(self, epoch: int, strength: Tensor, keys: Tensor) -> None:
-        """Take one measurement.
+        """Take one measurement ``(B, 2, n)`` of an epoch that is not before the last one.
 
-        Args:
-            epoch: Not before the last one.
-            strength: ``(B, 2, n)``. A sample without any strength, or with a value that is not finite, has no order:
-                its track stays as it is.
-            keys: Long ``(B,)``: which samples they are. With others than before all tracks begin anew.
+        A sample without any strength, or with a value that is not finite, has no order: its track stays as it is. With
+        other ``keys``, long ``(B,)``, than before all tracks begin anew.
         """
         if not torch.equal(keys, self._state["keys"]):
             self._start(keys)
@@ -95,10 +78,7 @@ class SampleTrack:
         s["turned"] = (s["turned"] & ~lower) | (s["streak"] >= PERSISTENCE)
 
     def _smooth(self, epoch: int, orders: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Take the mean orders ``(B,)``; return the smoothed ones, and the measured ones and epochs they stand at.
-
-        The smoothed ones are ``nan`` where nothing new is known: comparisons with them are false.
-        """
+        """Return smoothed mean orders (``nan`` where nothing is new), the measured ones, and the epochs of those."""
         s = self._state
         valid, first = orders.isfinite(), s["orders"].isnan().all(0)
         for name, new in (("orders", orders), ("epochs", torch.full_like(s["epochs"][0], epoch))):
@@ -119,33 +99,21 @@ class SampleTrack:
         return [epoch if has else None for epoch, has in zip(epochs, turned, strict=True)]
 
     def scalars(self) -> dict[str, float]:
-        """Return the numbers logged.
-
-        Returns:
-            ``onset/turned``, the share of the samples that have turned, and ``onset/q10``, ``q50``, ``q90``: the
-            epoch by which a tenth, half, nine tenths of all samples had turned; -1 while fewer have.
-        """
-        size = len(self._state["keys"])
-        epochs = sorted(epoch for epoch in self.onset_epochs() if epoch is not None)
-        needed = {name: max(-(-percent * size // 100), 1) for name, percent in QUANTILES.items()}
-        return {
-            "onset/turned": len(epochs) / size if size else 0.0,
-            **{f"onset/{q}": float(epochs[k - 1]) if k <= len(epochs) else -1.0 for q, k in needed.items()},
-        }
+        """Return the share of the samples that have turned, and by which epoch so many had; -1 while fewer have."""
+        size, turned = len(self.keys), self._state["turned"]
+        epochs = self._state["trough_epoch"][turned].sort().values.tolist()
+        scalars = {"onset/turned": len(epochs) / size if size else 0.0}
+        for name, percent in QUANTILES.items():
+            needed = max(-(-percent * size // 100), 1)
+            scalars[f"onset/{name}"] = float(epochs[needed - 1]) if needed <= len(epochs) else -1.0
+        return scalars
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return a copy of everything, as tensors."""
         return {name: value.clone() for name, value in self._state.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from :meth:`state_dict`.
-
-        Args:
-            state: What :meth:`state_dict` returned.
-
-        Raises:
-            StateError: If it is something else.
-        """
+        """Continue from :meth:`state_dict`; anything else is a `StateError`."""
         if set(state) != set(self._state):
             raise StateError(
                 f"Expected the state of a SampleTrack with {sorted(self._state)}, but got {sorted(state)}."
@@ -160,35 +128,24 @@ class SampleTracks:
         self._tracks: dict[str, SampleTrack] = {}
 
     def update(
-        self, epoch: int, found: Mapping[str, Measurement], probes: Mapping[str, ProbeSet]
+        self, epoch: int, found: Mapping[str, Measurement], samples: Mapping[str, Samples]
     ) -> tuple[dict[str, float], list[dict[str, Any]]]:
-        """Take the measurements of one epoch.
+        """Take the measurements of one epoch; return the scalars, and a row of `sample_table` for each sample.
 
-        Args:
-            epoch: The epoch.
-            found: Measurements by split.
-            probes: The samples they were made on, by split.
-
-        Returns:
-            The scalars, as of :meth:`SampleTrack.scalars` with a part ``train/`` or ``val/`` if there are two splits;
-            and one row per sample as of :func:`sample_table`, those with the most cancelling strength first.
+        The rows with the most cancelling strength come first.
         """
         scalars: dict[str, float] = {}
         rows: list[dict[str, Any]] = []
         for split, measurement in found.items():
-            track, probe = self._tracks.setdefault(split, SampleTrack()), probes[split]
-            track.update(epoch, measurement.strength, probe.keys)
+            track, own = self._tracks.setdefault(split, SampleTrack()), samples[split]
+            track.update(epoch, measurement.strength, own.keys)
             part = f"{split}/" if len(found) > 1 else ""
             scalars |= {part + key: value for key, value in track.scalars().items()}
-            rows += sample_table(split, probe, measurement, track.onset_epochs())
+            rows += sample_table(split, own, measurement, track.onset_epochs())
         return scalars, sorted(rows, key=lambda row: -(row["high_order_cancelled"] or 0.0))
 
     def keys_of(self, split: str) -> Tensor | None:
-        """Return the keys of the samples that were followed last; ``None`` if there were none.
-
-        Args:
-            split: ``"train"`` or ``"val"``.
-        """
+        """Return the keys of the samples of a split that were followed last; ``None`` if there were none."""
         return self._tracks[split].keys if split in self._tracks else None
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
@@ -196,14 +153,7 @@ class SampleTracks:
         return {split: track.state_dict() for split, track in self._tracks.items()}
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Continue from :meth:`state_dict`.
-
-        Args:
-            state: What :meth:`state_dict` returned.
-
-        Raises:
-            StateError: If a track cannot be read.
-        """
+        """Continue from :meth:`state_dict`; a track that cannot be read is a `StateError`, and nothing is changed."""
         tracks = {split: SampleTrack() for split in state}
         for split, track in tracks.items():
             track.load_state_dict(state[split])
@@ -211,30 +161,22 @@ class SampleTracks:
 
 
 def sample_table(
-    split: str, probe: ProbeSet, measurement: Measurement, onsets: list[int | None]
+    split: str, samples: Samples, measurement: Measurement, onsets: list[int | None]
 ) -> list[dict[str, Any]]:
-    """Describe every watched sample by builtin values.
+    """Describe every watched sample by builtin values, in their order.
 
-    Args:
-        split: ``"train"`` or ``"val"``.
-        probe: The samples.
-        measurement: What was measured on them.
-        onsets: Their onset epochs.
-
-    Returns:
-        Rows in the order of the probe: ``split``; ``index`` in the probe; ``key``, the hash of the input's content
-        (:func:`~lightning_interactions.measure.samples.content_keys`), by which it is found again in the data;
-        ``target`` and ``prediction``: the class, or 0 or 1 for one of several labels, or the number; ``followed``: the
-        index of the class, label or output whose score is split; ``strength``: all orders and signs together, in units
-        of the score; ``mean_order``; ``high_order_share``; ``cancellation``; ``high_order_cancelled``: the strength of
-        the high orders that positive and negative interactions take from each other, ``P + M - |P - M|``, in units of
-        the score; ``onset_epoch``. ``None`` stands for what is undefined: all measured ones where the model's outputs
-        were not finite.
+    The columns: ``split``; ``index`` among them; ``key``, the hash of the input's content
+    (:func:`~lightning_interactions.measure.samples.content_keys`), by which it is found again in the data; ``target``
+    and ``prediction``: the class, or 0 or 1 for one of several labels, or the number; ``followed``: the index of the
+    class, label or output whose score is split; ``strength``: all orders and signs together, in units of the score;
+    ``mean_order``; ``high_order_share``; ``cancellation``; ``high_order_cancelled``: the strength of the high orders
+    that positive and negative interactions take from each other, ``P + M - |P - M|``, in units of the score;
+    ``onset_epoch``. ``None`` stands for what is undefined: all measured ones where the model's outputs were not finite.
     """
     strength = measurement.strength
-    high = (strength.shape[-1] + 1) // 2 - 1  # as in high_order_share
+    high = first_high_order(strength.shape[-1])
     columns = {
-        "key": probe.keys,
+        "key": samples.keys,
         "target": measurement.target,
         "prediction": measurement.prediction,
         "followed": measurement.followed,
@@ -244,14 +186,11 @@ def sample_table(
         "cancellation": cancellation(strength),
         "high_order_cancelled": 2 * strength[..., high:].sum(-1).min(-1).values,
     }
-    values = {name: [_plain(name, value) for value in column.tolist()] for name, column in columns.items()}
-    return [
-        {"split": split, "index": i, **{name: column[i] for name, column in values.items()}, "onset_epoch": onset}
-        for i, onset in enumerate(onsets)
-    ]
-
-
-def _plain(name: str, value: float) -> float | int | None:
-    if not math.isfinite(value):
-        return None
-    return int(value) if name in ("target", "prediction", "followed") and value == int(value) else value
+    rows: list[dict[str, Any]] = []
+    for index, values in enumerate(zip(*(column.tolist() for column in columns.values()), strict=True)):
+        row: dict[str, Any] = {"split": split, "index": index}
+        for name, value in zip(columns, values, strict=True):
+            whole = name in ("target", "prediction", "followed") and math.isfinite(value) and value == int(value)
+            row[name] = int(value) if whole else value if math.isfinite(value) else None
+        rows.append({**row, "onset_epoch": onsets[index]})
+    return rows

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_interactions.errors import InteractionsError
-from lightning_interactions.measure.samples import shard
 
 PROBLEM_BYTES = 400
 """Ranks tell each other so much of what went wrong."""
@@ -23,80 +23,46 @@ CELLS = 32
 """Pairs of sample and coalition are shared out in units of so many: a forward of fewer rows is not worth its call."""
 
 
-T = TypeVar("T")
+def _alone(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _alone_in_a_list(item: Any) -> list[Any]:
+    return [item]
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes that share the work.
-
-    Attributes:
-        rank: This one.
-        world_size: How many there are.
-        gather: ``tensor (share, ...) -> (world_size * share, ...)``, ranks in order.
-        gather_objects: ``picklable object -> those of all ranks``, in order; for what is small.
-    """
+    """The processes that share the work."""
 
     rank: int = 0
     world_size: int = 1
-    gather: Callable[[Tensor], Tensor] = lambda tensor: tensor
-    gather_objects: Callable[[Any], list[Any]] = lambda item: [item]
+    gather: Callable[[Tensor], Tensor] = _alone  # (share, ...) -> (world_size * share, ...), ranks in order
+    gather_objects: Callable[[Any], list[Any]] = _alone_in_a_list  # what is small and can be pickled -> that of all
 
-    def share(self, size: int) -> Tensor:
-        """Return the rows of this rank's share.
+    def share(self, size: int) -> slice:
+        """Return the rows of this rank's share of ``size``; shares differ by one row at most."""
+        return slice(size * self.rank // self.world_size, size * (self.rank + 1) // self.world_size)
 
-        Args:
-            size: Rows in all.
-        """
-        return shard(size, self.rank, self.world_size)
-
-    def collect(self, local: Tensor, size: int) -> Tensor:
-        """Gather the shares of all ranks in order, without the rows that wrapped around.
-
-        Args:
-            local: This rank's rows.
-            size: Rows in all.
-        """
-        return self.gather(local)[:size]
+    def exchange(self, local: Tensor) -> list[Tensor]:
+        """Return the tensors of all ranks, which may differ in their number of rows: what torchmetrics asks for."""
+        if self.world_size == 1:
+            return [local]
+        if local.ndim == 0:
+            return list(self.gather(local[None]).to(local.device).unbind())
+        counts = self.gather(torch.tensor([len(local)])).tolist()
+        padded = local.new_zeros(max(counts), *local.shape[1:])
+        padded[: len(local)] = local
+        everyone = self.gather(padded).to(local.device).view(len(counts), *padded.shape)
+        return [part[:count] for part, count in zip(everyone, counts, strict=True)]
 
     def cells(self, total: int) -> range:
-        """Return this rank's share of all (sample, coalition) pairs; the largest is one unit above the smallest.
-
-        Args:
-            total: Pairs in all.
-
-        Example:
-            >>> [Ranks(rank, 2).cells(200) for rank in range(2)]
-            [range(0, 96), range(96, 200)]
-        """
-        return self._cells(self.rank, total)
-
-    def join(self, local: Tensor, total: int) -> Tensor:
-        """Gather what each rank has found for its `cells`.
-
-        Args:
-            local: This rank's values, one for each of its cells.
-            total: Pairs in all.
-
-        Returns:
-            ``(total,)``.
-        """
-        shares = [len(self._cells(rank, total)) for rank in range(self.world_size)]
-        padded = local.new_zeros(max(shares))
-        padded[: len(local)] = local
-        parts = self.gather(padded).view(self.world_size, -1)
-        return torch.cat([part[:share] for part, share in zip(parts, shares, strict=True)])
+        """Return this rank's share in all (sample, coalition) pairs; shares differ by `CELLS` at most."""
+        units = self.share(-(-total // CELLS))
+        return range(min(units.start * CELLS, total), min(units.stop * CELLS, total))
 
     def gather_rows(self, local: Tensor, counts: Sequence[int]) -> Tensor:
-        """Gather tensors of unequal numbers of rows, of whatever type, bit by bit.
-
-        Args:
-            local: This rank's rows ``(counts[rank], *shape)``, on the CPU; shape and type are those of all ranks.
-            counts: Rows of each rank, known to all of them.
-
-        Returns:
-            ``(sum(counts), *shape)`` on the CPU, ranks in order.
-        """
+        """Gather tensors of unequal ``counts`` of rows, of whatever type, bit by bit, to the CPU; ranks in order."""
         width = math.prod(local.shape[1:]) * local.element_size()
         if self.world_size == 1 or not width:
             return local if self.world_size == 1 else local.new_empty((sum(counts), *local.shape[1:]))
@@ -114,42 +80,20 @@ class Ranks:
         whole = torch.cat([found for part in parts for found in part]) if max(counts) else rows
         return whole.view(local.dtype).view(-1, *local.shape[1:])
 
-    def together(self, work: Callable[[], T]) -> T:
-        """Do this rank's part of some work, without any exchange inside, and learn whether all ranks got through.
-
-        Args:
-            work: What to do.
-
-        Returns:
-            What it returned.
-
-        Raises:
-            MeasureError: On every rank, if one of them failed.
-        """
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Do this rank's part of some work, with no exchange inside; all ranks raise a `MeasureError` if one failed."""
         cause: Exception | None = None
         try:
-            done = work()
+            yield
         except Exception as error:  # whatever a user's model, score or players may raise
             cause = error
         problem = self.agree(f"{type(cause).__name__}: {cause}" if cause else None)
         if problem:
             raise MeasureError(problem) from cause
-        return done
-
-    def _cells(self, rank: int, total: int) -> range:
-        units = -(-total // CELLS)
-        first, end = (min(units * r // self.world_size * CELLS, total) for r in (rank, rank + 1))
-        return range(first, end)
 
     def agree(self, problem: str | None) -> str | None:
-        """Learn whether any rank has a problem, so that all of them give up together instead of waiting for each other.
-
-        Args:
-            problem: This rank's, or ``None``.
-
-        Returns:
-            The own problem, or that of the first rank that has one, or ``None`` if all is well.
-        """
+        """Return the own problem, or that of the first rank that has one: all give up together, and none waits."""
         text = (problem or "").encode()[:PROBLEM_BYTES]
         padded = torch.zeros(1, PROBLEM_BYTES + 1, dtype=torch.uint8)
         padded[0, 0] = problem is not None

@@ -8,7 +8,6 @@ samples a distributed sampler repeats are recognised; and each sample's players 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -29,112 +28,61 @@ _MIX = -4658895280553007687
 
 @dataclass(frozen=True)
 class Outline:
-    """All that is needed of some samples to choose among them: a few bytes each, however large they are.
+    """All that is needed of some samples to choose among them: a few bytes each, however large they are."""
 
-    Attributes:
-        keys: Long ``(B,)``.
-        classes: Long ``(B,)``, ``None`` where there are no classes to balance.
-        inputs: Of no rows, with the shape and type of the inputs.
-        targets: Of no rows, likewise.
-    """
-
-    keys: Tensor
-    classes: Tensor | None
-    inputs: Tensor
-    targets: Tensor
-
-    @property
-    def sample_bytes(self) -> int:
-        """Memory of the inputs of one sample."""
-        return math.prod(self.inputs.shape[1:]) * self.inputs.element_size()
+    keys: Tensor  # long (B,)
+    classes: Tensor | None  # long (B,); None where there are no classes to balance
+    inputs: Tensor  # of no rows, with the shape and type of the inputs
+    targets: Tensor  # of no rows, likewise
 
 
 @dataclass(frozen=True)
-class ProbeSet:
-    """Samples on the CPU, in the order of their keys.
+class Samples:
+    """Samples on the CPU, in the order of their keys."""
 
-    Attributes:
-        inputs: ``(B, *shape)``, or packed, see `read_batch`.
-        targets: ``(B, ...)``.
-        keys: Long ``(B,)``, ascending, all different.
-    """
-
-    inputs: Tensor
-    targets: Tensor
-    keys: Tensor
+    inputs: Tensor  # (B, *shape), or packed, see `read_batch`
+    targets: Tensor  # (B, ...)
+    keys: Tensor  # long (B,), ascending, all different
 
     def __len__(self) -> int:
-        """Return the number of samples."""
         return len(self.keys)
 
-    @property
-    def nbytes(self) -> int:
-        """Memory of the inputs, in bytes."""
-        return self.inputs.numel() * self.inputs.element_size()
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return the tensors, for a checkpoint."""
-        return {"inputs": self.inputs, "targets": self.targets, "keys": self.keys}
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Tensor]) -> ProbeSet:
-        """Rebuild from `state_dict`.
-
-        Args:
-            state: What `state_dict` returned.
-        """
-        return cls(state["inputs"], state["targets"], state["keys"])
-
-
-class ProbeCollector:
+class Pool:
     """Keeps the samples with the smallest keys out of all batches it is offered.
 
-    Args:
-        size: How many to keep at most.
-        seed: Another seed draws other samples.
-        balanced: Take equally many of each class where targets are whole numbers.
-        max_bytes: Keep fewer if their inputs would need more memory than this.
-
-    Attributes:
-        wanted: Keys of samples that come before all others: those watched before a run was resumed.
-
-    Example:
-        >>> collector = ProbeCollector(2, seed=0, balanced=True)
-        >>> for start in (0, 4):
-        ...     collector.offer(torch.arange(start, start + 4.0).view(4, 1), torch.tensor([0, 0, 0, start // 4]))
-        >>> collector.result().targets.sort().values
-        tensor([0, 1])
+    There are ``size`` of them at most, and fewer if their inputs would need more than ``max_bytes``; ``balanced`` takes
+    equally many of each class where targets are whole numbers. The keys that are ``wanted``, those of samples watched
+    before a run was resumed, come before all others.
     """
 
     def __init__(self, size: int, *, seed: int = 0, balanced: bool = False, max_bytes: int = 2**28) -> None:
-        self.size = size
-        self.seed = seed
-        self.balanced = balanced
-        self.max_bytes = max_bytes
+        self.size, self.seed, self.balanced, self.max_bytes = size, seed, balanced, max_bytes
         self.wanted = torch.zeros(0, dtype=torch.int64)
-        self._pool: ProbeSet | None = None
+        self._pool: Samples | None = None
 
     def offer(self, inputs: Tensor, targets: Tensor, padding: Padding | None = None) -> None:
-        """Consider the samples of one batch; draws no random numbers and keeps copies only.
-
-        Args:
-            inputs: ``(B, *shape)`` on any device.
-            targets: ``(B, ...)``.
-            padding: How to bring sequences of different length to one; ``None`` where all have one shape.
-
-        Raises:
-            BatchError: If the samples have another shape than earlier ones, and no padding brings them to it.
-        """
+        """Consider the samples ``(B, *shape)`` of one batch; draws no random numbers and keeps copies only."""
         if not len(inputs):
             return
-        self._check_shape(inputs, padding)
+        old = self._pool
+        like = inputs if old is None else old.inputs
+        if inputs.shape[1:] != like.shape[1:] and (padding is None or inputs.shape[1:-1] != like.shape[1:-1]):
+            raise BatchError(
+                f"Expected all inputs to have one shape, but got {tuple(inputs.shape[1:])} after "
+                f"{tuple(like.shape[1:])}. Give `input_fn=batch -> inputs` that pads or crops them."
+            )
         keys = content_keys(inputs, self.seed, padding).cpu()
         targets = targets.detach().cpu()
         few = self.choose(keys, self._classes(targets))  # those that would not survive alone need not be copied
-        index = few.to(inputs.device)
-        self._add(ProbeSet(inputs.detach()[index].cpu(), targets[few].clone(), keys[few]), padding)
+        inputs, targets, keys = inputs.detach()[few.to(inputs.device)].cpu(), targets[few].clone(), keys[few]
+        if old is not None:
+            inputs = torch.cat(of_one_length([old.inputs, inputs], padding))
+            targets, keys = torch.cat([old.targets, targets]), torch.cat([old.keys, keys])
+        keep = self.choose(keys, self._classes(targets), inputs)
+        self._pool = Samples(inputs[keep], targets[keep], keys[keep])
 
-    def result(self) -> ProbeSet | None:
+    def result(self) -> Samples | None:
         """Return the samples kept so far; ``None`` before the first batch."""
         return self._pool
 
@@ -146,17 +94,12 @@ class ProbeCollector:
         empty = [tensor.new_empty((0, *tensor.shape[1:])) for tensor in (pool.inputs, pool.targets)]
         return Outline(pool.keys, self._classes(pool.targets), *empty)
 
-    def choose(self, keys: Tensor, classes: Tensor | None, sample_bytes: int = 0) -> Tensor:
-        """Choose among samples: the wanted ones, then those with the smallest keys, see `smallest_keys`.
+    def choose(self, keys: Tensor, classes: Tensor | None, like: Tensor | None = None) -> Tensor:
+        """Return indices of the wanted samples, then those with the smallest keys, in ascending order of the keys.
 
-        Args:
-            keys: Long ``(B,)``; equal keys are one sample.
-            classes: Long ``(B,)``, or ``None``.
-            sample_bytes: Memory of the inputs of one sample; 0 sets no limit.
-
-        Returns:
-            Indices of the chosen samples, in ascending order of their keys.
+        Their memory is limited if there are inputs, or an empty tensor of their shape, to tell that of one sample by.
         """
+        sample_bytes = 0 if like is None else math.prod(like.shape[1:]) * like.element_size()
         size = min(self.size, max(self.max_bytes // sample_bytes, 2)) if sample_bytes else self.size
         known = torch.isin(keys, self.wanted)
         if not bool(known.any()):
@@ -167,39 +110,15 @@ class ProbeCollector:
         chosen = torch.cat([first, others[more]])
         return chosen[keys[chosen].argsort()]
 
-    def _add(self, new: ProbeSet, padding: Padding | None) -> None:
-        merged = new
-        if self._pool is not None:
-            inputs = _of_one_length([self._pool.inputs, new.inputs], padding)
-            targets, keys = torch.cat([self._pool.targets, new.targets]), torch.cat([self._pool.keys, new.keys])
-            merged = ProbeSet(torch.cat(inputs), targets, keys)
-        keep = self.choose(merged.keys, self._classes(merged.targets), merged.nbytes // max(len(merged), 1))
-        self._pool = ProbeSet(merged.inputs[keep], merged.targets[keep], merged.keys[keep])
-
     def _classes(self, targets: Tensor) -> Tensor | None:
         indices = targets.numel() == len(targets) and not targets.is_floating_point()
         return targets.flatten().long() if self.balanced and indices else None
-
-    def _check_shape(self, inputs: Tensor, padding: Padding | None) -> None:
-        if self._pool is None or inputs.shape[1:] == self._pool.inputs.shape[1:]:
-            return
-        if padding is None or inputs.shape[1:-1] != self._pool.inputs.shape[1:-1]:
-            raise BatchError(
-                f"Expected all inputs to have one shape, but got {tuple(inputs.shape[1:])} after "
-                f"{tuple(self._pool.inputs.shape[1:])}. Give `input_fn=batch -> inputs` that pads or crops them."
-            )
 
 
 def smallest_keys(keys: Tensor, size: int, classes: Tensor | None = None) -> Tensor:
     """Choose ``size`` samples by key, round-robin over classes; the same subset in whatever order they come.
 
-    Args:
-        keys: Long ``(B,)``; equal keys are one sample.
-        size: How many to choose at most.
-        classes: Long ``(B,)``; ``None`` ignores classes.
-
-    Returns:
-        Indices of the chosen samples, in ascending order of their keys.
+    Equal keys are one sample. Returned are indices, in ascending order of the keys.
 
     Example:
         >>> smallest_keys(torch.tensor([5, 3, 9, 3]), 2)
@@ -221,7 +140,8 @@ def smallest_keys(keys: Tensor, size: int, classes: Tensor | None = None) -> Ten
     return order[:size]
 
 
-def _of_one_length(parts: list[Tensor], padding: Padding | None) -> list[Tensor]:
+def of_one_length(parts: list[Tensor], padding: Padding | None) -> list[Tensor]:
+    """Pad sequences to the longest of them."""
     if padding is None:
         return parts
     length = max(part.shape[-1] for part in parts)
@@ -229,34 +149,24 @@ def _of_one_length(parts: list[Tensor], padding: Padding | None) -> list[Tensor]
 
 
 def content_keys(inputs: Tensor, seed: int = 0, padding: Padding | None = None) -> Tensor:
-    """Hash the content of every sample; integer arithmetic only, so equal on every device and batch size.
+    """Hash the content of every sample to a 64-bit integer, ``(B,)``, equal on every device and in every batch.
 
-    Every number counts, so samples that differ anywhere have different keys. Little memory is needed beside the
-    inputs, whatever their size: the work is done in pieces.
-
-    Args:
-        inputs: ``(B, *shape)`` of any dtype; floating-point numbers count by their bits, so 0.0 and -0.0 differ.
-        seed: Mixed into the hash.
-        padding: Where given, only the token ids that count are hashed, so a sample keeps its key however far, and on
-            whichever side, it is padded.
-
-    Returns:
-        Long ``(B,)``, uniformly spread over the 64-bit integers.
-
-    Example:
-        >>> x = torch.rand(5, 3)
-        >>> torch.equal(content_keys(x)[2:], content_keys(x[2:]))
-        True
+    Every number counts, by its bits. With ``padding`` only the token ids that count are hashed, so a sample keeps its
+    key however far, and on whichever side, it is padded. Little memory is needed: the work is done in pieces.
     """
     if padding is not None:
-        return _sequence_keys(padding.ids(inputs), padding.present(inputs), seed)
+        present = padding.present(inputs)
+        place = present.cumsum(1) * _GOLDEN  # counted from the first position that counts
+        return _salted((_mix(padding.ids(inputs).long() + place) * present).sum(1), seed)
     size, at_once = math.prod(inputs.shape[1:]), HASHED_AT_ONCE.get(inputs.device.type, HASHED_AT_ONCE_ELSEWHERE)
     rows = max(at_once // max(size, 1), 1)
     total = torch.zeros(len(inputs), dtype=torch.int64, device=inputs.device)
     for begin in range(0, len(inputs), rows):
         words = _words(inputs.detach()[begin : begin + rows])
         for start in range(0, words.shape[1], at_once):
-            total[begin : begin + rows] += _mixed_sum(words[:, start : start + at_once], start)
+            part = words[:, start : start + at_once]
+            place = torch.arange(start + 1, start + part.shape[1] + 1, device=words.device) * _GOLDEN
+            total[begin : begin + rows] += _mix(part.long() + place).sum(1)
     return _salted(total, seed)
 
 
@@ -270,44 +180,15 @@ def _words(inputs: Tensor) -> Tensor:
     return flat
 
 
-def _mixed_sum(words: Tensor, start: int) -> Tensor:
-    place = torch.arange(start + 1, start + words.shape[1] + 1, device=words.device) * _GOLDEN
-    return _mix(words.long() + place).sum(1)
-
-
-def _sequence_keys(ids: Tensor, present: Tensor, seed: int) -> Tensor:
-    place = present.cumsum(1) * _GOLDEN  # counted from the first position that counts
-    return _salted((_mix(ids.long() + place) * present).sum(1), seed)
-
-
 def _salted(total: Tensor, seed: int) -> Tensor:
     salt = (seed + 1) * 0x2545F491 % (2**61 - 1)  # 64-bit integers, whatever the size of the seed
     return _mix(_mix(total + salt) + _GOLDEN)
 
 
 def draw_players(masker: Players, samples: Tensor, keys: Tensor, num_players: int) -> tuple[Tensor, int]:
-    """Draw the players of every sample, seeded by its key.
+    """Draw the players of every sample on the CPU, seeded by its key; return them stacked, and the game's size ``n``.
 
-    Args:
-        masker: The kind of players.
-        samples: ``(B, *shape)`` on the CPU.
-        keys: Long ``(B,)``.
-        num_players: How many each sample should have.
-
-    Returns:
-        ``(labels, n)``: the players of all samples, stacked, and the size of the game: how many the richest sample
-        has, or ``num_players`` where the kind of players is `uneven`, so that other samples make a game of that size.
-
-    Raises:
-        BatchError: If a sample has fewer than 2 regions, or partitions differ in shape.
-
-    Example:
-        >>> from lightning_interactions.players import TabularFeatures
-        >>> x = torch.zeros(3, 2)
-        >>> draw_players(TabularFeatures(), x, content_keys(x), 10)
-        (tensor([[0, 1],
-                [0, 1],
-                [0, 1]]), 2)
+    That is how many the richest sample has, or ``num_players`` where other samples may have more: `uneven` players.
     """
     labels = []
     for sample, key in zip(samples, keys.tolist(), strict=True):
@@ -316,25 +197,6 @@ def draw_players(masker: Players, samples: Tensor, keys: Tensor, num_players: in
         raise BatchError(f"{type(masker).__name__}.partition must return the same shape for every sample.")
     stacked = torch.stack(labels)
     return stacked, num_players if masker.uneven else int(player_counts(stacked).max())
-
-
-def shard(size: int, rank: int, world_size: int) -> Tensor:
-    """Rows of one rank's share; every rank gets equally many (the last ones wrap around) so that collectives match.
-
-    Args:
-        size: Rows in all.
-        rank: This process.
-        world_size: Number of processes.
-
-    Returns:
-        Long indices; the shares of all ranks, one after the other and cut at ``size``, are ``0 .. size-1``.
-
-    Example:
-        >>> shard(5, 1, 2)
-        tensor([3, 4, 0])
-    """
-    share = -(-size // world_size)
-    return (rank * share + torch.arange(share)) % size
 
 
 def _mix(x: Tensor) -> Tensor:

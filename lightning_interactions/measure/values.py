@@ -14,8 +14,9 @@ from torch import Tensor
 
 from lightning_interactions.errors import ModelOutputError
 from lightning_interactions.functional.coalitions import coalition_masks
-from lightning_interactions.model.chunks import ChunkSize, default_chunk_size
+from lightning_interactions.model.chunks import ChunkSize
 from lightning_interactions.model.layer import LayerCut
+from lightning_interactions.model.model import layer_features
 from lightning_interactions.model.quiet import Forward, memory_format_of
 from lightning_interactions.model.score import ScoreFn, read_logits
 from lightning_interactions.players.base import player_counts
@@ -41,39 +42,13 @@ def evaluate_coalitions(
     cut: LayerCut | None = None,
     cells: range | None = None,
 ) -> Tensor:
-    """Value function of every sample at every coalition.
+    """Value function ``(B, 2**n)`` of every sample at every coalition: float64, or float32 on devices without float64.
 
-    Args:
-        forward: The model call; run it inside `probing`.
-        samples: ``(B, *shape)`` on the model's device.
-        players: ``(B, ...)`` player ids, as `Players.draw` returns them, stacked. A sample with ``m < n`` players is
-            evaluated on its own ``2**m`` coalitions: the missing players make no difference.
-        targets: ``(B,)`` on the model's device, for the score.
-        masker: The players.
-        num_players: ``n``.
-        score: ``(logits, targets) -> scores``.
-        chunk_size: Largest number of masked inputs in one forward; by default the fastest is found on the way, and a
-            `ChunkSize` that is kept starts there the next time. It is halved when memory does not suffice.
-        cut: Mask the output of this inner layer instead of the input; ``players`` then refer to that output.
-        cells: Evaluate only these of the `count_cells` pairs of sample and coalition; not empty. They are numbered
-            sample by sample, those with the most players first.
-
-    Returns:
-        Float64 ``(B, 2**n)`` (float32 on devices without float64); ``nan`` or ``inf`` where the model returned such.
-        With ``cells`` a flat tensor of those only, see `table_of`.
-
-    Raises:
-        ModelOutputError: If the outputs are not one row of logits per masked input.
-
-    Example:
-        >>> from lightning_interactions.players import TabularFeatures
-        >>> from lightning_interactions.model.score import logit
-        >>> players, x = TabularFeatures("zero"), torch.tensor([[1.0, 2.0]])
-        >>> evaluate_coalitions(lambda x: x.sum(-1), x, torch.tensor([[0, 1]]), torch.tensor([1]),
-        ...                     masker=players, num_players=2, score=logit)
-        tensor([[0., 1., 2., 3.]], dtype=torch.float64)
+    Run it inside `quiet`, with samples and targets on the model's device. A `ChunkSize` that is kept starts the next
+    time where it ended. ``cells`` evaluates only these of the `count_cells` pairs of sample and coalition (at least
+    one), numbered sample by sample, those with the most players first; the result is then flat, see `table_of`.
     """
-    chunks = ChunkSize.of(chunk_size)
+    chunks = chunk_size if isinstance(chunk_size, ChunkSize) else ChunkSize(chunk_size)
     wanted = range(count_cells(players)) if cells is None else cells
     parts, passed = [], 0
     for rows, count in _games(players):
@@ -92,28 +67,12 @@ def evaluate_coalitions(
 
 
 def count_cells(players: Tensor) -> int:
-    """Number of pairs of sample and coalition: a sample with fewer players has fewer coalitions that differ.
-
-    Args:
-        players: ``(B, ...)`` player ids.
-
-    Example:
-        >>> count_cells(torch.tensor([[0, 1, 2], [0, 1, 1]]))
-        12
-    """
+    """Number of pairs of sample and coalition: a sample with fewer players has fewer coalitions that differ."""
     return sum(len(rows) << count for rows, count in _games(players))
 
 
 def table_of(flat: Tensor, players: Tensor, num_players: int) -> Tensor:
-    """Put the values of all cells in their places.
-
-    Args:
-        flat: ``(count_cells(players),)``, in the order in which cells are numbered.
-        players: ``(B, ...)`` player ids.
-        num_players: ``n``.
-
-    Returns:
-        ``(B, 2**n)``; the players a sample lacks make no difference.
+    """Put the values of all cells in their places ``(B, 2**n)``; the players a sample lacks make no difference.
 
     Example:
         >>> table_of(torch.arange(6.0), torch.tensor([[0, 0], [0, 1]]), 2)
@@ -172,79 +131,8 @@ def _fill(
     return values.flatten()[start : start + size]
 
 
-def layer_features(forward: Forward, samples: Tensor, cut: LayerCut, chunk_size: int | None = None) -> Tensor:
-    """Output of an inner layer on unmasked samples, with the memory of one chunk.
-
-    Args:
-        forward: The model call.
-        samples: ``(B, *shape)`` on the model's device.
-        cut: The layer.
-        chunk_size: As for `evaluate_coalitions`.
-
-    Returns:
-        ``(B, *feature_shape)``.
-
-    Raises:
-        ModelOutputError: If the layer does not run exactly once, or its output is not one row per sample.
-
-    Example:
-        >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 2))
-        >>> layer_features(net, torch.ones(5, 2), LayerCut(net, "0"), chunk_size=2).shape
-        torch.Size([5, 3])
-    """
-    parts: list[Tensor] = []
-
-    def step(position: int, at_most: int) -> int:
-        parts.append(cut.features(forward, samples[position : position + at_most]))
-        return len(parts[-1])
-
-    ChunkSize(chunk_size or default_chunk_size(samples)).run(len(samples), step, samples.device)
-    return torch.cat(parts)
-
-
-def plain_logits(forward: Forward, samples: Tensor, chunk_size: int | None = None) -> Tensor:
-    """Logits of the samples as they are.
-
-    Args:
-        forward: The model call.
-        samples: ``(B, *shape)`` on the model's device.
-        chunk_size: Most rows in one forward.
-
-    Returns:
-        ``(B, C)``, as `read_logits` gives them.
-
-    Raises:
-        ModelOutputError: If the model does not return one row of logits for each sample.
-
-    Example:
-        >>> plain_logits(lambda x: x.sum(-1).squeeze(), torch.ones(1, 3))
-        tensor([[3.]], dtype=torch.float64)
-    """
-    if len(samples) == 1:  # models that squeeze their output mistake a single row
-        return plain_logits(forward, samples.expand(2, *samples.shape[1:]))[:1]
-    size = max(chunk_size or default_chunk_size(samples), 2)
-    logits = [read_logits(forward(part)) for part in samples.tensor_split(-(-len(samples) // size))]
-    rows = sum(map(len, logits))
-    if rows != len(samples):
-        raise ModelOutputError(f"Expected one row of logits per input ({len(samples)}), but the model returned {rows}.")
-    return torch.cat(logits)
-
-
 def score_rows(output: Any, targets: Tensor, repeats: int, score: ScoreFn) -> Tensor:
-    """Score the rows of one forward pass and check that there are as many as there should be.
-
-    Args:
-        output: What the model returned for ``S * repeats`` inputs.
-        targets: Long ``(S,)``.
-        repeats: Rows per sample.
-        score: ``(logits, targets) -> scores``.
-
-    Returns:
-        ``(S, repeats)``.
-
-    Raises:
-        ModelOutputError: If the model or the score returned something else than one row, or number, per input.
-    """
+    """Score the rows of one forward pass, ``repeats`` for each target, as ``(S, repeats)``."""
     logits = read_logits(output)
     expected = len(targets) * repeats
     if len(logits) != expected:
@@ -263,14 +151,6 @@ def _block(position: int, stop: int, at_most: int, coalitions: int) -> tuple[sli
     """Rectangle of the samples-by-coalitions table that begins at a cell, ends before `stop`, and has few enough cells.
 
     Whole rows of the table where they fit, in blocks of equal height; else a part of one row, a power of two wide.
-
-    Example:
-        >>> _block(0, 12, at_most=10, coalitions=4)
-        (slice(0, 2, None), slice(0, 4, None))
-        >>> _block(6, 12, at_most=3, coalitions=4)
-        (slice(1, 2, None), slice(2, 4, None))
-        >>> _block(4, 6, at_most=10, coalitions=4)
-        (slice(1, 2, None), slice(0, 2, None))
     """
     sample, first = divmod(position, coalitions)
     room = min(at_most, stop - position)

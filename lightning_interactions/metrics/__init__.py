@@ -1,7 +1,32 @@
-"""torchmetrics twins of :mod:`lightning_interactions.functional`: summed over batches and ranks, each with a plot."""
+"""torchmetrics twins of :mod:`lightning_interactions.functional`: summed over batches and ranks, each with a plot.
 
-from lightning_interactions.metrics.histogram import InteractionHistogram
-from lightning_interactions.metrics.similarity import InteractionJaccard
-from lightning_interactions.metrics.strength import Cancellation, MeanOrder, OrderStrength
+Names load when they are first used: who only draws (`drawing.py`) needs no torchmetrics.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning_interactions.metrics.histogram import InteractionHistogram
+    from lightning_interactions.metrics.similarity import InteractionJaccard
+    from lightning_interactions.metrics.strength import Cancellation, MeanOrder, OrderStrength
+
+_HOME = {
+    "Cancellation": "strength",
+    "InteractionHistogram": "histogram",
+    "InteractionJaccard": "similarity",
+    "MeanOrder": "strength",
+    "OrderStrength": "strength",
+}
 
 __all__ = ["Cancellation", "InteractionHistogram", "InteractionJaccard", "MeanOrder", "OrderStrength"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,28 +13,20 @@ from torchmetrics import Metric
 
 from lightning_interactions.errors import ArgumentError
 from lightning_interactions.functional.coalitions import check_num_players
+from lightning_interactions.metrics.drawing import figure_and_axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def accumulation_dtype(device: torch.device) -> torch.dtype:
-    """Return the widest float type of a device: float64, or float32 on Apple GPUs, which have no float64.
-
-    Example:
-        >>> accumulation_dtype(torch.device("cpu")), accumulation_dtype(torch.device("mps"))
-        (torch.float64, torch.float32)
-    """
+    """Return the widest float type of a device: float64, or float32 on Apple GPUs, which have no float64."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
 class SumMetric(Metric):
-    """A metric of ``num_players`` players whose states are fixed-size sums over samples, kept in float64.
-
-    Args:
-        num_players: ``n``, the number of players, 2 to 16.
-        **kwargs: Passed to :class:`torchmetrics.Metric`.
-
-    Raises:
-        ArgumentError: If ``num_players`` is not an integer from 2 to 16.
-    """
+    """A metric of 2 to 16 players whose states are fixed-size sums over samples, kept in float64."""
 
     is_differentiable: bool = False
     higher_is_better: bool | None = None
@@ -43,14 +36,35 @@ class SumMetric(Metric):
         super().__init__(**kwargs)
         self.num_players = check_num_players(num_players)
 
-    def _add_sum_state(self, name: str, *shape: int) -> None:
-        """Add a float state of zeros that is summed over ranks."""
-        dtype = accumulation_dtype(torch.get_default_device())
-        self.add_state(name, default=torch.zeros(shape, dtype=dtype), dist_reduce_fx="sum")
+    def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Axes | None = None) -> tuple[Figure, Axes]:
+        """Draw a result: by order, or the course of a number over several results.
 
-    def _add_count_state(self, name: str, *shape: int) -> None:
-        """Add an integer state of zeros that is summed over ranks."""
-        self.add_state(name, default=torch.zeros(shape, dtype=torch.long), dist_reduce_fx="sum")
+        Args:
+            val: A result of ``forward`` or ``compute``; where that is one number, a list of them will do. By default
+                ``compute`` is called.
+            ax: Axes to draw on; by default a new figure is made.
+
+        Returns:
+            The figure and the axes.
+
+        Example:
+            >>> from lightning_interactions.metrics import MeanOrder
+            >>> metric = MeanOrder(num_players=2)
+            >>> values = [metric(torch.rand(4, 2, 2)) for _ in range(3)]
+            >>> figure, axes = metric.plot(values)
+        """
+        figure, axes = figure_and_axes(ax)
+        self._draw(axes, self.compute() if val is None else val)
+        return figure, axes
+
+    @abstractmethod
+    def _draw(self, ax: Axes, val: Any) -> None:
+        """Draw a result, with its labels."""
+
+    def _add_sum(self, name: str, *shape: int, counts: bool = False) -> None:
+        """Add a state of zeros, whole numbers or floats, that is summed over ranks."""
+        dtype = torch.long if counts else accumulation_dtype(torch.get_default_device())
+        self.add_state(name, default=torch.zeros(shape, dtype=dtype), dist_reduce_fx="sum")
 
     def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> SumMetric:
         """Follow a module to its device but not to its precision.
@@ -74,58 +88,32 @@ class SumMetric(Metric):
 
 
 class StrengthMetric(SumMetric):
-    """Base of the metrics that average per-sample strengths first and read their number off the mean.
-
-    Args:
-        num_players: ``n``, the number of players, 2 to 16.
-        **kwargs: Passed to :class:`torchmetrics.Metric`.
-    """
+    """Base of the metrics that average per-sample strengths first and read their number off the mean."""
 
     strength_sum: Tensor
     count: Tensor
 
     def __init__(self, num_players: int, **kwargs: Any) -> None:
         super().__init__(num_players, **kwargs)
-        self._add_sum_state("strength_sum", 2, self.num_players)
-        self._add_count_state("count")
+        self._add_sum("strength_sum", 2, self.num_players)
+        self._add_sum("count", counts=True)
 
     def _add_strength(self, strength: Tensor) -> None:
-        total, count = _order_strength_update(strength, self.num_players, self.strength_sum.dtype)
+        """Add strengths ``(..., 2, n)``; samples with a nan or an infinity are left out."""
+        if strength.ndim < 2 or strength.shape[-2:] != (2, self.num_players):
+            raise ArgumentError(
+                f"Expected `strength` to have shape (..., 2, {self.num_players}), as order_strength returns it for "
+                f"{self.num_players} players, but got {tuple(strength.shape)}."
+            )
+        rows = strength.detach().reshape(-1, 2, self.num_players).to(self.strength_sum.dtype)
+        valid = torch.isfinite(rows).all(-1).all(-1)
         # Not in place: states made under inference_mode (Trainer.validate) could not be written to afterwards.
-        self.strength_sum = self.strength_sum + total
-        self.count = self.count + count
-
-    def _mean_strength(self) -> Tensor:
-        return self.strength_sum / self.count
-
-
-def _order_strength_update(strength: Tensor, num_players: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Sum ``(..., 2, n)`` strengths over the samples that have no nan or infinity; return the sum and their number."""
-    if strength.ndim < 2 or strength.shape[-2:] != (2, num_players):
-        raise ArgumentError(
-            f"Expected `strength` to have shape (..., 2, {num_players}), as order_strength returns it for "
-            f"{num_players} players, but got {tuple(strength.shape)}."
-        )
-    rows = strength.detach().reshape(-1, 2, num_players).to(dtype)
-    valid = torch.isfinite(rows).all(-1).all(-1)
-    return torch.where(valid[:, None, None], rows, torch.zeros_like(rows)).sum(0), valid.sum()
+        self.strength_sum = self.strength_sum + torch.where(valid[:, None, None], rows, 0).sum(0)
+        self.count = self.count + valid.sum()
 
 
 def check_interactions(and_: Tensor, or_: Tensor, num_players: int, names: tuple[str, str] = ("and_", "or_")) -> None:
-    """Check that two interaction tensors have equal shapes ``(..., 2**num_players)``.
-
-    Args:
-        and_: AND interactions.
-        or_: OR interactions.
-        num_players: ``n`` the metric was made for.
-        names: How to call the two in the error.
-
-    Raises:
-        ArgumentError: If the shapes do not fit.
-
-    Example:
-        >>> check_interactions(torch.zeros(5, 8), torch.zeros(5, 8), num_players=3)
-    """
+    """Check that two tensors have equal shapes ``(..., 2**num_players)``; the error calls them by ``names``."""
     if and_.shape != or_.shape or and_.ndim < 1 or and_.shape[-1] != 2**num_players:
         raise ArgumentError(
             f"Expected `{names[0]}` and `{names[1]}` to have the same shape (..., {2**num_players}), one entry per "
@@ -134,16 +122,5 @@ def check_interactions(and_: Tensor, or_: Tensor, num_players: int, names: tuple
 
 
 def finite_samples(*interactions: Tensor) -> Tensor:
-    """Tell which samples are finite in every tensor.
-
-    Args:
-        *interactions: Tensors ``(..., 2**n)``.
-
-    Returns:
-        Boolean tensor ``(...)``.
-
-    Example:
-        >>> finite_samples(torch.tensor([[1.0, 2.0], [float("nan"), 0.0]]))
-        tensor([ True, False])
-    """
+    """Tell ``(...)`` which samples are finite in every tensor ``(..., 2**n)``."""
     return torch.stack([torch.isfinite(x).all(-1) for x in interactions]).all(0)

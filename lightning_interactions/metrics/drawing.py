@@ -11,17 +11,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-POSITIVE_COLOUR = "#0072B2"
-NEGATIVE_COLOUR = "#D55E00"
+# Okabe-Ito: told apart with every kind of colour vision, and in print.
+BLUE, VERMILLION, ORANGE, GREEN = "#0072B2", "#D55E00", "#E69F00", "#009E73"
 ORDER_LABEL = "order (number of players)"
 
 
 def figure_and_axes(ax: Axes | None) -> tuple[Figure, Axes]:
-    """Return the axes and the figure they belong to, both new if there are none.
-
-    Args:
-        ax: Axes to draw on, or ``None``.
-    """
+    """Return the axes and the figure they belong to, both new if there are none."""
     if ax is not None:
         return cast("Figure", ax.figure), ax
     from matplotlib.figure import Figure
@@ -30,49 +26,39 @@ def figure_and_axes(ax: Axes | None) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def draw_strength(ax: Axes, strength: Tensor, unit: str = "units of the score") -> None:
-    """Draw positive strength upwards and negative strength downwards, one bar pair per order.
-
-    Args:
-        ax: Axes to draw on.
-        strength: ``(2, n)``.
-        unit: Unit of the strength, for the label.
-    """
-    positive, negative = strength.detach().cpu().double()
-    order = torch.arange(1, strength.shape[-1] + 1).tolist()
-    ax.bar(order, positive.tolist(), color=POSITIVE_COLOUR, label="positive")
-    ax.bar(order, (-negative).tolist(), color=NEGATIVE_COLOUR, label="negative")
-    ax.axhline(0, color="black", linewidth=0.8)
-    ax.set_xticks(order)
-    ax.set_xlabel(ORDER_LABEL)
-    ax.set_ylabel(f"strength ({unit})")
+def draw_strength(ax: Axes, strength: Tensor) -> None:
+    """Draw the strength ``(2, n)`` in units of the score, with its labels."""
+    draw_bars(ax, strength)
+    ax.set_ylabel("strength (units of the score)")
     ax.legend(frameon=False)
 
 
-def draw_by_order(ax: Axes, values: Tensor) -> None:
-    """Draw one bar per order.
+def draw_bars(ax: Axes, strength: Tensor) -> None:
+    """Draw positive strength upwards and negative strength downwards, ``(2, n)``, one bar pair per order."""
+    positive, negative = strength.detach().cpu().double()
+    order = list(range(1, strength.shape[-1] + 1))
+    ax.bar(order, positive.tolist(), color=BLUE, label="positive")
+    ax.bar(order, (-negative).tolist(), color=VERMILLION, label="negative")
+    ax.axhline(0, color="black", linewidth=0.8)
+    ax.set_xticks(order)
+    ax.set_xlim(0.4, len(order) + 0.6)
+    ax.set_xlabel(ORDER_LABEL)
+    if not torch.isfinite(strength).all():
+        ax.text(0.5, 0.75, "no salient interactions", transform=ax.transAxes, ha="center", va="center")
 
-    Args:
-        ax: Axes to draw on.
-        values: ``(n,)``, numbers from 0 to 1; nan leaves a gap.
-    """
-    order = torch.arange(1, values.numel() + 1).tolist()
-    ax.bar(order, values.detach().cpu().double().tolist(), color=POSITIVE_COLOUR)
+
+def draw_by_order(ax: Axes, values: Tensor) -> None:
+    """Draw one bar per order, ``(n,)`` numbers from 0 to 1; nan leaves a gap."""
+    order = list(range(1, values.numel() + 1))
+    ax.bar(order, values.detach().cpu().double().tolist(), color=BLUE)
     ax.set_xticks(order)
     ax.set_xlim(0.4, values.numel() + 0.6)
     ax.set_ylim(0, 1)
     ax.set_xlabel(ORDER_LABEL)
 
 
-def draw_histogram(figure: Figure, ax: Axes, counts: Tensor, edges: Tensor) -> None:
-    """Draw counts by order and size as a heat map with a symmetric-log size axis; empty bins stay white.
-
-    Args:
-        figure: Figure of ``ax``, which gets the colour bar.
-        ax: Axes to draw on.
-        counts: ``(n, bins)``.
-        edges: ``(bins + 1,)``.
-    """
+def draw_histogram(ax: Axes, counts: Tensor, edges: Tensor) -> None:
+    """Draw counts ``(n, bins)`` by order and size as a heat map with symmetric-log sizes; empty bins stay white."""
     rows = counts.detach().cpu().double()
     x = edges.detach().cpu().double()
     y = torch.arange(rows.shape[0] + 1).double() + 0.5
@@ -84,4 +70,4 @@ def draw_histogram(figure: Figure, ax: Axes, counts: Tensor, edges: Tensor) -> N
     ax.set_yticks(range(1, rows.shape[0] + 1))
     ax.set_xlabel("interaction, as a fraction of |v(N) - v(empty)|")
     ax.set_ylabel(ORDER_LABEL)
-    figure.colorbar(mesh, ax=ax, label="interactions counted")
+    ax.figure.colorbar(mesh, ax=ax, label="interactions counted")

@@ -8,11 +8,10 @@ from torch import Tensor
 
 from lightning_interactions.functional.histogram import interaction_histogram, symlog_edges
 from lightning_interactions.metrics.base import SumMetric, accumulation_dtype, check_interactions
-from lightning_interactions.metrics.drawing import draw_histogram, figure_and_axes
+from lightning_interactions.metrics.drawing import draw_histogram
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 
 class InteractionHistogram(SumMetric):
@@ -28,14 +27,11 @@ class InteractionHistogram(SumMetric):
 
     As input to ``forward`` and ``update`` the metric accepts the following input
 
-    - ``and_`` (:class:`~torch.Tensor`): AND interactions ``(..., 2**n)``.
-    - ``or_`` (:class:`~torch.Tensor`): OR interactions ``(..., 2**n)``.
+    - ``and_``, ``or_`` (:class:`~torch.Tensor`): interactions ``(..., 2**n)``.
     - ``scale`` (number or :class:`~torch.Tensor`): ``s``, in units of the score; a tensor holds one per sample. Where
       it is not positive and finite, nothing is counted.
 
-    As output of ``forward`` and ``compute`` the metric returns the following output
-
-    - ``counts`` (:class:`~torch.Tensor`): long ``(n, bins)``; row ``k - 1`` holds order ``k``.
+    ``forward`` and ``compute`` return long ``(n, bins)``; row ``k - 1`` holds order ``k``.
 
     Attributes:
         edges: The bin edges ``(bins + 1,)``, as fractions of ``scale``.
@@ -78,7 +74,7 @@ class InteractionHistogram(SumMetric):
         super().__init__(num_players, **kwargs)
         edges = symlog_edges(smallest, largest, bins_per_decade)
         self.register_buffer("edges", edges.to(accumulation_dtype(edges.device)), persistent=False)
-        self._add_count_state("counts", self.num_players, edges.numel() - 1)
+        self._add_sum("counts", self.num_players, edges.numel() - 1, counts=True)
 
     def update(self, and_: Tensor, or_: Tensor, scale: Tensor | float) -> None:
         """Count the interactions of a batch."""
@@ -91,23 +87,6 @@ class InteractionHistogram(SumMetric):
         """Return the counts ``(n, bins)``."""
         return self.counts
 
-    def plot(self, val: Tensor | None = None, ax: Axes | None = None) -> tuple[Figure, Axes]:
-        """Draw the counts as a heat map: size from left to right, order from bottom to top.
-
-        Args:
-            val: A result ``(n, bins)`` of ``forward`` or ``compute``; by default ``compute`` is called.
-            ax: Axes to draw on; by default a new figure is made.
-
-        Returns:
-            The figure and the axes.
-
-        Example:
-            >>> import torch
-            >>> metric = InteractionHistogram(num_players=3)
-            >>> metric.update(torch.randn(5, 8), torch.randn(5, 8), scale=2.0)
-            >>> figure, axes = metric.plot()
-        """
-        figure, axes = figure_and_axes(ax)
-        draw_histogram(figure, axes, self.compute() if val is None else val, self.edges)
-        axes.set_title("Number of interactions by order and size")
-        return figure, axes
+    def _draw(self, ax: Axes, val: Tensor) -> None:
+        draw_histogram(ax, val, self.edges)
+        ax.set_title("Number of interactions by order and size")

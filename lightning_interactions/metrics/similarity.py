@@ -10,11 +10,10 @@ from torch import Tensor
 from lightning_interactions.functional.coalitions import orders
 from lightning_interactions.functional.similarity import weighted_jaccard
 from lightning_interactions.metrics.base import SumMetric, check_interactions, finite_samples
-from lightning_interactions.metrics.drawing import draw_by_order, figure_and_axes
+from lightning_interactions.metrics.drawing import draw_by_order
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 
 class InteractionJaccard(SumMetric):
@@ -37,10 +36,8 @@ class InteractionJaccard(SumMetric):
 
     Samples with an interaction that is not finite are left out and not counted.
 
-    As output of ``forward`` and ``compute`` the metric returns the following output
-
-    - ``jaccard`` (:class:`~torch.Tensor`): ``(n,)``, one similarity per order from 0 (nothing shared) to 1 (equal);
-      ``nan`` where both sets have no interaction, or a set has no sample.
+    ``forward`` and ``compute`` return ``(n,)``, one similarity per order from 0 (nothing shared) to 1 (equal); ``nan``
+    where both sets have no interaction, or a set has no sample.
 
     Args:
         num_players: ``n``, the number of players, 2 to 16.
@@ -69,8 +66,8 @@ class InteractionJaccard(SumMetric):
     def __init__(self, num_players: int, **kwargs: Any) -> None:
         super().__init__(num_players, **kwargs)
         for side in ("first", "second"):
-            self._add_sum_state(f"{side}_sum", 2, 2**self.num_players)
-            self._add_count_state(f"{side}_count")
+            self._add_sum(f"{side}_sum", 2, 2**self.num_players)
+            self._add_sum(f"{side}_count", counts=True)
 
     def update(self, first_and: Tensor, first_or: Tensor, second_and: Tensor, second_or: Tensor) -> None:
         """Add samples of both sets."""
@@ -86,33 +83,13 @@ class InteractionJaccard(SumMetric):
         """Return the similarity per order ``(n,)``."""
         first, second = self.first_sum / self.first_count, self.second_sum / self.second_count
         order = orders(self.num_players, first.device)
-        return torch.stack(
-            [
-                weighted_jaccard(first[:, order == k].flatten(), second[:, order == k].flatten())
-                for k in range(1, self.num_players + 1)
-            ]
-        )
+        by_order = ((first[:, order == k], second[:, order == k]) for k in range(1, self.num_players + 1))
+        return torch.stack([weighted_jaccard(a.flatten(), b.flatten()) for a, b in by_order])
 
-    def plot(self, val: Tensor | None = None, ax: Axes | None = None) -> tuple[Figure, Axes]:
-        """Draw the similarity, one bar per order.
-
-        Args:
-            val: A result ``(n,)`` of ``forward`` or ``compute``; by default ``compute`` is called.
-            ax: Axes to draw on; by default a new figure is made.
-
-        Returns:
-            The figure and the axes.
-
-        Example:
-            >>> metric = InteractionJaccard(num_players=2)
-            >>> metric.update(*torch.rand(4, 5, 4))
-            >>> figure, axes = metric.plot()
-        """
-        figure, axes = figure_and_axes(ax)
-        draw_by_order(axes, self.compute() if val is None else val)
-        axes.set_ylabel("weighted Jaccard similarity (0 to 1)")
-        axes.set_title("Interactions shared by the two sets, by order")
-        return figure, axes
+    def _draw(self, ax: Axes, val: Tensor) -> None:
+        draw_by_order(ax, val)
+        ax.set_ylabel("weighted Jaccard similarity (0 to 1)")
+        ax.set_title("Interactions shared by the two sets, by order")
 
     def _sum(self, and_: Tensor, or_: Tensor) -> tuple[Tensor, Tensor]:
         valid = finite_samples(and_, or_).flatten()

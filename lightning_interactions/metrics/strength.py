@@ -11,11 +11,10 @@ from torch import Tensor
 from lightning_interactions.errors import bad_argument
 from lightning_interactions.functional.strength import cancellation, mean_order, order_strength
 from lightning_interactions.metrics.base import StrengthMetric, check_interactions, finite_samples
-from lightning_interactions.metrics.drawing import draw_strength, figure_and_axes
+from lightning_interactions.metrics.drawing import draw_strength
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 
 class OrderStrength(StrengthMetric):
@@ -29,17 +28,14 @@ class OrderStrength(StrengthMetric):
 
     As input to ``forward`` and ``update`` the metric accepts the following input
 
-    - ``and_`` (:class:`~torch.Tensor`): AND interactions ``(..., 2**n)``.
-    - ``or_`` (:class:`~torch.Tensor`): OR interactions ``(..., 2**n)``.
+    - ``and_``, ``or_`` (:class:`~torch.Tensor`): interactions ``(..., 2**n)``.
     - ``threshold`` (number or :class:`~torch.Tensor`): the salience threshold ``tau``, in units of the score; a tensor
       holds one per sample.
 
     Samples with an interaction or a threshold that is not a number, or infinite, are left out and not counted.
 
-    As output of ``forward`` and ``compute`` the metric returns the following output
-
-    - ``strength`` (:class:`~torch.Tensor`): ``(2, n)``, positive strength in row 0 and negative in row 1, in units of
-      the score; ``nan`` as long as no sample has been counted.
+    ``forward`` and ``compute`` return ``(2, n)``: positive strength in row 0 and negative in row 1, in units of the
+    score; ``nan`` as long as no sample has been counted.
 
     Args:
         num_players: ``n``, the number of players, 2 to 16.
@@ -73,30 +69,30 @@ class OrderStrength(StrengthMetric):
 
     def compute(self) -> Tensor:
         """Return the mean strength ``(2, n)``."""
-        return self._mean_strength()
+        return self.strength_sum / self.count
 
-    def plot(self, val: Tensor | None = None, ax: Axes | None = None) -> tuple[Figure, Axes]:
-        """Draw the strength by order, positive upwards and negative downwards.
-
-        Args:
-            val: A result ``(2, n)`` of ``forward`` or ``compute``; by default ``compute`` is called.
-            ax: Axes to draw on; by default a new figure is made.
-
-        Returns:
-            The figure and the axes.
-
-        Example:
-            >>> metric = OrderStrength(num_players=2)
-            >>> metric.update(torch.tensor([[0.0, 2.0, 0.1, -3.0]]), torch.tensor([[0.0, 0.0, 0.0, 1.0]]), 0.5)
-            >>> figure, axes = metric.plot()
-        """
-        figure, axes = figure_and_axes(ax)
-        draw_strength(axes, self.compute() if val is None else val)
-        axes.set_title("Strength of the salient interactions by order")
-        return figure, axes
+    def _draw(self, ax: Axes, val: Tensor) -> None:
+        draw_strength(ax, val)
+        ax.set_title("Strength of the salient interactions by order")
 
 
-class MeanOrder(StrengthMetric):
+class StrengthNumber(StrengthMetric):
+    """Base of the metrics that read one number off the mean strength."""
+
+    _title: str
+    _label: str
+
+    def update(self, strength: Tensor) -> None:
+        """Add the strengths ``(..., 2, n)`` of a batch."""
+        self._add_strength(strength)
+
+    def _draw(self, ax: Axes, val: Tensor | Sequence[Tensor]) -> None:
+        self._plot(val, ax)  # torchmetrics' own, which without axes of ours would go through pyplot
+        ax.set_title(self._title)
+        ax.set_ylabel(self._label)
+
+
+class MeanOrder(StrengthNumber):
     r"""Mean order of the salient interactions, weighted by strength.
 
     .. math::
@@ -106,15 +102,11 @@ class MeanOrder(StrengthMetric):
     strength do not count as much as samples with much of it. It falls while low orders are learned and rises when the
     network starts to overfit (arXiv 2405.10262; 2407.19198).
 
-    As input to ``forward`` and ``update`` the metric accepts the following input
+    ``forward`` and ``update`` accept ``strength``, ``(..., 2, n)``: one per sample, as
+    :func:`~lightning_interactions.functional.order_strength` returns it. Samples with an entry that is not finite are
+    left out and not counted.
 
-    - ``strength`` (:class:`~torch.Tensor`): ``(..., 2, n)``, one strength per sample, as
-      :func:`~lightning_interactions.functional.order_strength` returns it. Samples with an entry that is not finite are
-      left out and not counted.
-
-    As output of ``forward`` and ``compute`` the metric returns the following output
-
-    - ``mean_order`` (:class:`~torch.Tensor`): a scalar from 1 to ``n``; ``nan`` without any strength.
+    ``forward`` and ``compute`` return a scalar from 1 to ``n``; ``nan`` without any strength.
 
     Args:
         num_players: ``n``, the number of players, 2 to 16.
@@ -131,38 +123,20 @@ class MeanOrder(StrengthMetric):
     """
 
     plot_lower_bound: float = 1.0
-
-    def update(self, strength: Tensor) -> None:
-        """Add the strengths ``(..., 2, n)`` of a batch."""
-        self._add_strength(strength)
+    _title = "Mean order of the salient interactions"
+    _label = "mean order (number of players)"
 
     def compute(self) -> Tensor:
         """Return the mean order."""
-        return mean_order(self._mean_strength())
+        return mean_order(self.strength_sum / self.count)
 
-    def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Axes | None = None) -> tuple[Figure, Axes]:
-        """Draw the mean order, or its course over several results.
-
-        Args:
-            val: A result of ``forward`` or ``compute``, or a list of them; by default ``compute`` is called.
-            ax: Axes to draw on; by default a new figure is made.
-
-        Returns:
-            The figure and the axes.
-
-        Example:
-            >>> metric = MeanOrder(num_players=2)
-            >>> values = [metric(torch.rand(4, 2, 2)) for _ in range(3)]
-            >>> figure, axes = metric.plot(values)
-        """
-        title, label = "Mean order of the salient interactions", "mean order (number of players)"
-        figure, axes = _plot_scalar(self, val, ax, title, label)
+    def _draw(self, ax: Axes, val: Tensor | Sequence[Tensor]) -> None:
+        super()._draw(ax, val)
         # The upper bound depends on n, so it cannot be torchmetrics' class constant.
-        axes.set_ylim(0.8, self.num_players + 0.2)
-        return figure, axes
+        ax.set_ylim(0.8, self.num_players + 0.2)
 
 
-class Cancellation(StrengthMetric):
+class Cancellation(StrengthNumber):
     r"""How much positive and negative interactions cancel each other.
 
     .. math::
@@ -171,16 +145,12 @@ class Cancellation(StrengthMetric):
     of the mean strengths over all samples. Interactions that cancel are the mark of an overfit network
     (arXiv 2407.19198).
 
-    As input to ``forward`` and ``update`` the metric accepts the following input
+    ``forward`` and ``update`` accept ``strength``, ``(..., 2, n)``: one per sample, as
+    :func:`~lightning_interactions.functional.order_strength` returns it. Samples with an entry that is not finite are
+    left out and not counted.
 
-    - ``strength`` (:class:`~torch.Tensor`): ``(..., 2, n)``, one strength per sample, as
-      :func:`~lightning_interactions.functional.order_strength` returns it. Samples with an entry that is not finite are
-      left out and not counted.
-
-    As output of ``forward`` and ``compute`` the metric returns the following output
-
-    - ``cancellation`` (:class:`~torch.Tensor`): a scalar from 0 (one sign only) to 1 (they cancel exactly); ``nan``
-      without any strength.
+    ``forward`` and ``compute`` return a scalar from 0 (one sign only) to 1 (they cancel exactly); ``nan`` without any
+    strength.
 
     Args:
         num_players: ``n``, the number of players, 2 to 16.
@@ -198,41 +168,9 @@ class Cancellation(StrengthMetric):
 
     plot_lower_bound: float = 0.0
     plot_upper_bound: float = 1.0
-
-    def update(self, strength: Tensor) -> None:
-        """Add the strengths ``(..., 2, n)`` of a batch."""
-        self._add_strength(strength)
+    _title = "Cancellation of positive and negative interactions"
+    _label = "cancellation (0 to 1)"
 
     def compute(self) -> Tensor:
         """Return the cancellation."""
-        return cancellation(self._mean_strength())
-
-    def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Axes | None = None) -> tuple[Figure, Axes]:
-        """Draw the cancellation, or its course over several results.
-
-        Args:
-            val: A result of ``forward`` or ``compute``, or a list of them; by default ``compute`` is called.
-            ax: Axes to draw on; by default a new figure is made.
-
-        Returns:
-            The figure and the axes.
-
-        Example:
-            >>> metric = Cancellation(num_players=2)
-            >>> values = [metric(torch.rand(4, 2, 2)) for _ in range(3)]
-            >>> figure, axes = metric.plot(values)
-        """
-        return _plot_scalar(
-            self, val, ax, "Cancellation of positive and negative interactions", "cancellation (0 to 1)"
-        )
-
-
-def _plot_scalar(
-    metric: StrengthMetric, val: Tensor | Sequence[Tensor] | None, ax: Axes | None, title: str, label: str
-) -> tuple[Figure, Axes]:
-    """Let torchmetrics draw on our axes (its own would go through pyplot), then say what is drawn."""
-    figure, axes = figure_and_axes(ax)
-    metric._plot(val, axes)
-    axes.set_title(title)
-    axes.set_ylabel(label)
-    return figure, axes
+        return cancellation(self.strength_sum / self.count)

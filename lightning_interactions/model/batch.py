@@ -23,12 +23,7 @@ ATTENTION_KEY = "attention_mask"
 
 
 class Field(NamedTuple):
-    """One named tensor of an input.
-
-    Attributes:
-        name: Its key in the batch.
-        dtype: Its own type: packed, all are 64-bit integers.
-    """
+    """One named tensor of an input: its key in the batch, and its own type (packed, all are 64-bit integers)."""
 
     name: str
     dtype: torch.dtype
@@ -36,17 +31,11 @@ class Field(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """What was found in a batch.
+    """What was found in a batch."""
 
-    Attributes:
-        inputs: ``(B, *shape)``, or ``(B, K, L)`` where ``K > 1`` fields are packed. Not copied unless packed.
-        targets: ``(B, ...)``.
-        fields: The tensors in ``inputs`` by name; empty if the batch gave a tensor without a name.
-    """
-
-    inputs: Tensor
-    targets: Tensor
-    fields: tuple[Field, ...] = ()
+    inputs: Tensor  # (B, *shape), or (B, K, L) where K > 1 fields are packed; not copied unless packed
+    targets: Tensor  # (B, ...)
+    fields: tuple[Field, ...] = ()  # the tensors in `inputs` by name; empty if the batch gave a tensor without a name
 
     def describe(self) -> str:
         """Name the inputs in a few words."""
@@ -56,28 +45,11 @@ class Batch:
 def read_batch(
     batch: Any, input_fn: Callable[[Any], Any] | None = None, target_fn: Callable[[Any], Any] | None = None
 ) -> Batch:
-    """Find inputs and targets in a batch.
+    """Find inputs and targets in a batch; where they are not found, a `BatchError` shows the structure of the batch.
 
     Understood are a tuple or list ``(inputs, targets)``, where the inputs are a tensor or a mapping of tensors;
     ``(ids, attention mask, targets)``; and a mapping with the inputs (token ids with their companions, or one tensor)
-    and the targets under one of the usual names (``labels``, ``label``, ``targets``, ``target``, ``y``).
-
-    Args:
-        batch: What the loader gives.
-        input_fn: ``batch -> inputs``, a tensor ``(B, *shape)`` or a mapping of tensors, where that does not fit.
-        target_fn: ``batch -> targets (B,)``, likewise.
-
-    Returns:
-        What was found.
-
-    Raises:
-        BatchError: If one of them is not found; the text shows the structure of the batch.
-
-    Example:
-        >>> found = read_batch({"input_ids": torch.ones(2, 5).long(), "attention_mask": torch.ones(2, 5).long(),
-        ...                     "labels": torch.zeros(2)})
-        >>> found.inputs.shape, [field.name for field in found.fields]
-        (torch.Size([2, 2, 5]), ['input_ids', 'attention_mask'])
+    and the targets under one of the usual names (`TARGET_KEYS`).
     """
     if isinstance(batch, Mapping):
         own_inputs: Any = {key: value for key, value in batch.items() if key not in TARGET_KEYS}
@@ -104,36 +76,14 @@ def read_batch(
 
 
 def unpack(inputs: Tensor, fields: Sequence[Field]) -> dict[str, Tensor]:
-    """Give the tensors of an input by name.
-
-    Args:
-        inputs: ``(B, *shape)``, or ``(B, K, L)`` where ``K > 1`` fields are packed.
-        fields: The names, at least one.
-
-    Returns:
-        The tensors, each of its own type.
-
-    Example:
-        >>> fields = (Field("input_ids", torch.long), Field("attention_mask", torch.bool))
-        >>> unpack(torch.tensor([[[5, 7], [1, 0]]]), fields)
-        {'input_ids': tensor([[5, 7]]), 'attention_mask': tensor([[ True, False]])}
-    """
+    """Give the tensors of an input, packed or not, by name and each of its own type; there must be a name."""
     if len(fields) == 1:
         return {fields[0].name: inputs}
     return {field.name: inputs[:, row].to(field.dtype) for row, field in enumerate(fields)}
 
 
 def describe_structure(batch: Any, depth: int = 3) -> str:
-    """Describe a nested batch in one line, for error texts.
-
-    Args:
-        batch: Anything.
-        depth: How many levels to open.
-
-    Example:
-        >>> describe_structure({"x": torch.zeros(4, 3), "meta": ["a", "b"]})
-        "dict('x': float32 tensor (4, 3), 'meta': list(str, str))"
-    """
+    """Describe a nested batch in one line, for error texts; ``depth`` says how many levels are opened."""
     if isinstance(batch, Tensor):
         return f"{str(batch.dtype).removeprefix('torch.')} tensor {tuple(batch.shape)}"
     name = type(batch).__name__
@@ -149,57 +99,24 @@ class Padding:
     """How sequences are brought to one length, and which of their positions count.
 
     Loaders pad each batch to its longest sequence, so one sample comes in many lengths.
-
-    Attributes:
-        token: Id put where a sequence has ended.
-        attention_row: Row of the packed inputs that says which positions count; ``None`` if there is none, so that
-            all positions count that do not hold ``token``.
-        packed: Whether the inputs are packed.
     """
 
-    token: int
-    attention_row: int | None = None
-    packed: bool = False
+    token: int  # id put where a sequence has ended
+    attention_row: int | None = None  # of the packed inputs: which positions count; None: those not holding `token`
+    packed: bool = False  # whether the inputs are packed, (B, K, L)
 
     def present(self, inputs: Tensor) -> Tensor:
-        """Tell the positions that count.
-
-        Args:
-            inputs: ``(..., L)``, or packed ``(..., K, L)``.
-
-        Returns:
-            Boolean ``(..., L)``.
-        """
+        """Tell the positions that count, boolean ``(..., L)``, of inputs ``(..., L)`` or packed ``(..., K, L)``."""
         if self.attention_row is None:
             return self.ids(inputs) != self.token
         return inputs[..., self.attention_row, :] != 0
 
     def ids(self, inputs: Tensor) -> Tensor:
-        """Give the token ids alone.
-
-        Args:
-            inputs: ``(..., L)``, or packed ``(..., K, L)``.
-
-        Returns:
-            ``(..., L)``.
-        """
+        """Give the token ids ``(..., L)`` alone."""
         return inputs[..., 0, :] if self.packed else inputs
 
     def extend(self, inputs: Tensor, length: int) -> Tensor:
-        """Pad on the side on which the loader does.
-
-        Args:
-            inputs: ``(B, L)``, or packed ``(B, K, L)``.
-            length: The new ``L``, not smaller.
-
-        Returns:
-            ``(B, length)`` or ``(B, K, length)``.
-
-        Example:
-            >>> Padding(token=9, attention_row=1, packed=True).extend(torch.tensor([[[5, 7], [1, 1]]]), 3)
-            tensor([[[5, 7, 9],
-                     [1, 1, 0]]])
-        """
+        """Pad to a ``length`` that is not smaller, on the side on which the loader does."""
         more = length - inputs.shape[-1]
         counts = self.present(inputs)
         left = bool(counts[:, -1].all()) and not bool(counts[:, 0].all())
@@ -232,10 +149,7 @@ def _read_inputs(inputs: Any) -> tuple[Tensor | None, tuple[Field, ...]]:
 
 
 def _are_ids_and_mask(ids: Any, mask: Any) -> bool:
-    both = isinstance(ids, Tensor) and isinstance(mask, Tensor) and ids.ndim == 2 and ids.shape == mask.shape
-    return (
-        both
-        and not ids.is_floating_point()
-        and not mask.is_floating_point()
-        and bool(((mask == 0) | (mask == 1)).all())
-    )
+    if not isinstance(ids, Tensor) or not isinstance(mask, Tensor) or ids.ndim != 2 or ids.shape != mask.shape:
+        return False
+    whole = not ids.is_floating_point() and not mask.is_floating_point()
+    return whole and bool(((mask == 0) | (mask == 1)).all())

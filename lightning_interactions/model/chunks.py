@@ -8,72 +8,38 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+# Without a `chunk_size`, a chunk holds at most this many rows and input numbers (16 MiB in float32).
 MAX_CHUNK = 4096
 CHUNK_ELEMENTS = 2**22
-"""Without a `chunk_size`, a chunk holds at most this many input numbers (16 MiB in float32), and `MAX_CHUNK` rows."""
 
 FIRST_CHUNK = 32
-TRIALS = 3
-"""Chunks that are timed at each size; the fastest of them counts, for others may be at work on the machine."""
-
-GAIN = 0.03
-"""A larger chunk must be faster by this fraction, or it is not worth its memory."""
-
-PATIENCE = 1
-"""Sizes in a row that may fail to gain before the search ends: the time per row need not fall evenly."""
+TRIALS = 3  # chunks timed at each size; the fastest of them counts, for others may be at work on the machine
+GAIN = 0.03  # a larger chunk must be faster by this fraction, or it is not worth its memory
+PATIENCE = 1  # sizes in a row that may fail to gain before the search ends: the time per row need not fall evenly
 
 
 class ChunkSize:
-    """Rows of one forward pass.
+    """Rows of one forward pass: the number given, or else the fastest.
 
-    A given size is used as it is. Otherwise the search begins small and doubles for as long as the time per row falls.
-    What is timed are chunks of the very work to be done, so nothing runs twice; keep the object, and the next call
-    begins at the size found. Either way the size is halved for good when memory does not suffice.
+    The search for it begins small and doubles for as long as the time per row falls. What is timed are chunks of the
+    very work to be done, so nothing runs twice; keep the object, and the next call begins at the size found. Either way
+    the size is halved for good when memory does not suffice.
 
-    Under ``torch.use_deterministic_algorithms`` nothing is timed: the size would depend on the machine's load, and
-    with it the last bits of the results.
-
-    Args:
-        given: Rows, or ``None`` to search for the fastest number.
-        clock: Seconds.
-
-    Attributes:
-        rows: Largest number of rows for the next forward pass; 0 until `suit` was called.
-        searching: Whether `record` wants to know how long forward passes take.
-
-    Example:
-        >>> chunks = ChunkSize()
-        >>> chunks.suit(torch.zeros(1, 3, 32, 32))
-        >>> for _ in range(12):
-        ...     chunks.record(chunks.rows, seconds=0.1 + 0.001 * chunks.rows if chunks.rows < 100 else 1.0)
-        >>> chunks.rows, chunks.searching
-        (64, False)
+    Under ``torch.use_deterministic_algorithms`` nothing is timed: the size would depend on the machine's load, and with
+    it the last bits of the results.
     """
 
     def __init__(self, given: int | None = None, clock: Callable[[], float] = time.perf_counter) -> None:
-        self.rows = given or 0
-        self.searching = given is None
+        self.rows = given or 0  # for the next forward pass; 0 until `suit` was called
+        self.searching = given is None  # whether `record` wants to know how long forward passes take
         self._clock = clock
         self._limit = 0
         self._best = (float("inf"), 0)
         self._times: list[float] = []
         self._misses = 0
 
-    @classmethod
-    def of(cls, chunk_size: int | ChunkSize | None) -> ChunkSize:
-        """Return ``chunk_size`` itself if it is one already.
-
-        Args:
-            chunk_size: Rows, ``None``, or a `ChunkSize` kept from an earlier call.
-        """
-        return chunk_size if isinstance(chunk_size, ChunkSize) else cls(chunk_size)
-
     def suit(self, samples: Tensor) -> None:
-        """Learn what one row looks like. Only the first call counts.
-
-        Args:
-            samples: ``(B, *shape)``: rows of the shape that is masked.
-        """
+        """Learn what one row looks like from ``(B, *shape)`` of what is masked; only the first call counts."""
         if self.rows:
             return
         self._limit = default_chunk_size(samples)
@@ -82,12 +48,7 @@ class ChunkSize:
             self.rows, self.searching = min(self._limit, 64 if samples.device.type == "cpu" else 1024), False
 
     def record(self, rows: int, seconds: float) -> None:
-        """Take note of one forward pass, and choose the size of the next.
-
-        Args:
-            rows: How many it had; smaller ones than asked for say nothing.
-            seconds: How long it took.
-        """
+        """Take note of one forward pass and choose the size of the next; fewer rows than asked for say nothing."""
         if not self.searching or rows < self.rows:
             return
         self._times.append(seconds / rows)
@@ -110,18 +71,17 @@ class ChunkSize:
         self.searching = False
 
     def run(self, total: int, step: Callable[[int, int], int], device: torch.device) -> None:
-        """Work through ``total`` rows.
+        """Work through ``total`` rows on a device.
 
-        Args:
-            total: How many.
-            step: ``(position, at_most) -> done``: does some of the rows from ``position`` on, returns how many. It is
-                called again for the same ones if memory did not suffice.
-            device: Where the work is done.
+        ``step(position, at_most) -> done`` does some of them from a position on, and is called again for the same ones
+        if memory did not suffice.
         """
         position = 0
         while position < total:
             try:
-                done = self._timed(position, step, device)
+                started = self._now(device)
+                done = step(position, self.rows)
+                self.record(done, self._now(device) - started)
             except (RuntimeError, MemoryError) as error:
                 if self.rows == 1 or not is_out_of_memory(error):
                     raise
@@ -132,47 +92,20 @@ class ChunkSize:
                     torch.cuda.empty_cache()
             position += done
 
-    def _timed(self, position: int, step: Callable[[int, int], int], device: torch.device) -> int:
-        if not self.searching:
-            return step(position, self.rows)
-        _wait(device)
-        started = self._clock()
-        done = step(position, self.rows)
-        _wait(device)
-        self.record(done, self._clock() - started)
-        return done
+    def _now(self, device: torch.device) -> float:
+        """Read the clock; while searching, once the device has finished what it was given."""
+        if self.searching and device.type in ("cuda", "mps", "xpu"):
+            getattr(torch, device.type).synchronize()
+        return self._clock()
 
 
 def default_chunk_size(samples: Tensor) -> int:
-    """Most rows per forward when the user did not say.
-
-    Args:
-        samples: ``(B, *shape)``.
-
-    Example:
-        >>> default_chunk_size(torch.zeros(1, 3, 32, 32))
-        1365
-    """
+    """Return the most rows of ``(B, *shape)`` per forward when the user did not say."""
     return max(32, min(MAX_CHUNK, CHUNK_ELEMENTS // max(samples[:1].numel(), 1)))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory, on whatever device, did not suffice.
-
-    Args:
-        error: The exception.
-
-    Example:
-        >>> is_out_of_memory(RuntimeError("CUDA out of memory."))
-        True
-    """
+    """Whether an exception says that memory, on whatever device, did not suffice."""
     text = str(error).lower()
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        "out of memory" in text or "can't allocate memory" in text
-    )
-
-
-def _wait(device: torch.device) -> None:
-    """Let the device finish what it was given: only then has the time passed."""
-    if device.type in ("cuda", "mps", "xpu"):
-        getattr(torch, device.type).synchronize()
+    told = "out of memory" in text or "can't allocate memory" in text
+    return told or isinstance(error, (MemoryError, torch.OutOfMemoryError))

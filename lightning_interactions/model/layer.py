@@ -21,26 +21,12 @@ from lightning_interactions.model.score import read_logits
 
 
 class LayerCut:
-    """A model cut at one inner layer.
+    """A model cut at one inner layer, named as in ``model.named_modules()``; an `ArgumentError` lists near matches.
 
     The cut is exact when everything that follows depends on the samples through the layer's output. Where a later part
-    also reads something from before the layer (a skip connection), the rows would not match; `check` finds out and
-    from then on the whole model runs on repeated inputs: as exact, without the saving. What cannot be cut: a layer
-    that runs more than once in a forward pass, or returns something else than one tensor with a row for each sample.
-
-    Args:
-        model: The model.
-        layer: Name of the module, as in ``model.named_modules()``.
-
-    Raises:
-        ArgumentError: If there is no such module; the text lists near matches.
-
-    Example:
-        >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
-        >>> cut = LayerCut(net, "1")
-        >>> cut.check(net, torch.ones(2, 2))
-        >>> cut.features(net, torch.ones(4, 2)).shape
-        torch.Size([4, 3])
+    also reads something from before the layer (a skip connection), the rows would not match; `check` finds out and from
+    then on the whole model runs on repeated inputs: as exact, without the saving. What cannot be cut: a layer that runs
+    more than once in a forward pass, or returns something else than one tensor with a row for each sample.
     """
 
     def __init__(self, model: nn.Module, layer: str) -> None:
@@ -53,19 +39,14 @@ class LayerCut:
         self._module = modules[layer]
         self._repeat_inputs = False
 
+    def of(self, model: nn.Module) -> LayerCut:
+        """Cut another model of the same kind at the same layer."""
+        other = LayerCut(model, self.name)
+        other._repeat_inputs = self._repeat_inputs
+        return other
+
     def features(self, forward: Forward, samples: Tensor) -> Tensor:
-        """Output of the layer on unmasked samples.
-
-        Args:
-            forward: The model call.
-            samples: ``(B, *shape)``.
-
-        Returns:
-            ``(B, *feature_shape)``.
-
-        Raises:
-            ModelOutputError: If the layer does not run exactly once, or its output is not one row per sample.
-        """
+        """Return the layer's output ``(B, *feature_shape)`` on unmasked samples, or say why it cannot be used."""
         seen: list[Any] = []
 
         def keep(output: Any) -> None:
@@ -87,30 +68,16 @@ class LayerCut:
         return seen[0]
 
     def resume(self, forward: Forward, samples: Tensor, replaced: Tensor) -> Any:
-        """Run the model on ``samples`` with the layer's output replaced.
-
-        Args:
-            forward: The model call.
-            samples: ``(S, *shape)``.
-            replaced: ``(S * C, *feature_shape)``, the rows of the first sample first.
-
-        Returns:
-            The model's output for the ``S * C`` rows.
-        """
+        """Run the model on samples with the layer's output replaced by ``S * C`` rows, the first sample's first."""
         if self._repeat_inputs:
             samples = samples.repeat_interleave(len(replaced) // len(samples), 0)
         with self._hooked(lambda _: replaced):
             return forward(samples)
 
     def check(self, forward: Forward, samples: Tensor) -> None:
-        """Compare one plain forward with one through the cut, and find out whether inputs must be repeated.
+        """Compare a plain forward with one through the cut, and find out whether inputs must be repeated.
 
-        Args:
-            forward: The model call.
-            samples: A few samples ``(B, *shape)``, at least 2.
-
-        Raises:
-            ModelOutputError: If the model cannot be cut here.
+        It takes two samples at least; a `ModelOutputError` says that the model cannot be cut here.
         """
         expected = read_logits(forward(samples)).repeat_interleave(2, 0)
         doubled = self.features(forward, samples).repeat_interleave(2, 0)
@@ -119,9 +86,8 @@ class LayerCut:
                 logits = read_logits(self.resume(forward, samples, doubled.clone()))
             except (RuntimeError, ValueError, IndexError):
                 continue  # rows from before and after the layer met
-            if logits.shape == expected.shape and torch.allclose(
-                logits, expected, rtol=1e-3, atol=1e-4, equal_nan=True
-            ):
+            alike = logits.shape == expected.shape
+            if alike and torch.allclose(logits, expected, rtol=1e-3, atol=1e-4, equal_nan=True):
                 return
         raise ModelOutputError(
             f"The model cannot be cut at layer `{self.name}`: with its own output put back it gives other logits. "

@@ -17,24 +17,11 @@ from torch import Tensor
 
 from lightning_interactions.errors import BatchError, ModelOutputError, bad_argument
 
-ScoreFn = Callable[[Tensor, Tensor], Tensor]
-"""``(logits (B, C) or (B, 1), targets (B,)) -> (B,)``."""
+ScoreFn = Callable[[Tensor, Tensor], Tensor]  # (logits (B, C) or (B, 1), targets (B,)) -> (B,)
 
 
 def log_odds(logits: Tensor, targets: Tensor) -> Tensor:
-    """Log-odds of the target class, ``z_y - logsumexp(z_others)``; ``+-z`` for a single logit.
-
-    Args:
-        logits: ``(B, C)``, or ``(B, 1)`` for a binary model.
-        targets: Long ``(B,)``.
-
-    Returns:
-        ``(B,)`` in nats, dtype of ``logits``.
-
-    Example:
-        >>> round(log_odds(torch.tensor([[2.0, 0.0]]), torch.tensor([0])).item(), 3)
-        2.0
-    """
+    """Log-odds ``(B,)`` of the target class in nats, ``z_y - logsumexp(z_others)``; ``+-z`` for a single logit."""
     if logits.shape[-1] == 1:
         return _signed_logit(logits, targets)
     column = targets.unsqueeze(-1)
@@ -45,55 +32,19 @@ def log_odds(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def logit(logits: Tensor, targets: Tensor) -> Tensor:
-    """Logit of the target class; ``+-z`` for a single logit.
-
-    Args:
-        logits: ``(B, C)``, or ``(B, 1)`` for a binary model.
-        targets: Long ``(B,)``.
-
-    Returns:
-        ``(B,)``, dtype of ``logits``.
-
-    Example:
-        >>> logit(torch.tensor([[2.0, 0.5]]), torch.tensor([1]))
-        tensor([0.5000])
-    """
+    """Logit ``(B,)`` of the target class; ``+-z`` for a single logit."""
     if logits.shape[-1] == 1:
         return _signed_logit(logits, targets)
     return logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
 
 
 def probability(logits: Tensor, targets: Tensor) -> Tensor:
-    """Softmax probability of the target class; sigmoid for a single logit.
-
-    Args:
-        logits: ``(B, C)``, or ``(B, 1)`` for a binary model.
-        targets: Long ``(B,)``.
-
-    Returns:
-        ``(B,)``, between 0 and 1, dtype of ``logits``.
-
-    Example:
-        >>> probability(torch.tensor([[0.0, 0.0]]), torch.tensor([1]))
-        tensor([0.5000])
-    """
+    """Softmax probability ``(B,)`` of the target class; sigmoid for a single logit."""
     return torch.sigmoid(log_odds(logits, targets))
 
 
 def output(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the model's output itself, whatever the target: the score of a regression.
-
-    Args:
-        logits: ``(B, 1)``.
-        targets: Not used.
-
-    Returns:
-        ``(B,)``, in units of the output, dtype of ``logits``.
-
-    Example:
-        >>> output(torch.tensor([[2.0], [0.5]]), torch.tensor([1.0, 1.0]))
-        tensor([2.0000, 0.5000])
-    """
+    """Return the model's output ``(B,)`` itself, whatever the target: the score of a regression."""
     return logits[..., 0]
 
 
@@ -101,43 +52,19 @@ SCORES: dict[str, ScoreFn] = {"log_odds": log_odds, "logit": logit, "probability
 
 
 def resolve_score(score: str | ScoreFn) -> ScoreFn:
-    """Return the score function a name stands for, or the callable itself.
-
-    Args:
-        score: ``"log_odds"``, ``"logit"``, ``"probability"``, ``"output"``, or
-            ``(logits (B, C), targets (B,)) -> (B,)``.
-
-    Raises:
-        ArgumentError: If the name is unknown or ``score`` is neither a name nor callable.
-
-    Example:
-        >>> resolve_score("log_odds") is log_odds
-        True
-    """
+    """Return the score function a name stands for, or the callable itself; anything else is an `ArgumentError`."""
     if isinstance(score, str) and score in SCORES:
         return SCORES[score]
     if callable(score):
         return score
-    raise bad_argument(
-        "score", f"one of {', '.join(map(repr, SCORES))} or a callable (logits, targets) -> scores", score
-    )
+    expected = f"one of {', '.join(map(repr, SCORES))} or a callable (logits, targets) -> scores"
+    raise bad_argument("score", expected, score)
 
 
 def read_logits(output: Any) -> Tensor:
-    """Find the logits in what a model returned.
+    """Find the logits ``(B, C)`` in what a model returned: a tensor, or something that holds one as ``logits``.
 
-    Args:
-        output: A tensor ``(B, C)`` or ``(B,)``, or an object or mapping that holds one as ``logits``.
-
-    Returns:
-        ``(B, C)``; ``(B, 1)`` for a single logit. Float64 where the device has it, else float32.
-
-    Raises:
-        ModelOutputError: If there is no such tensor.
-
-    Example:
-        >>> read_logits(torch.zeros(4)).shape
-        torch.Size([4, 1])
+    A single logit makes ``(B, 1)``. They are float64 where the device has it, else float32.
     """
     if isinstance(output, Mapping):
         output = output.get("logits", output)
@@ -158,21 +85,10 @@ def read_logits(output: Any) -> Tensor:
 
 
 def check_targets(targets: Any, num_classes: int) -> Tensor:
-    """Return targets as class indices, or say why they are none.
+    """Return targets as class indices, long ``(B,)``, or say in a `BatchError` why they are none.
 
-    Args:
-        targets: Integer ``(B,)``, or whole-number floats (as binary losses take) of shape ``(B,)`` or ``(B, 1)``.
-        num_classes: Columns of the logits; 1 means a single logit with targets 0 and 1.
-
-    Returns:
-        Long ``(B,)``.
-
-    Raises:
-        BatchError: If they are missing, of another shape, soft, or out of range.
-
-    Example:
-        >>> check_targets(torch.tensor([[0.0], [1.0]]), num_classes=1)
-        tensor([0, 1])
+    Whole-number floats of shape ``(B,)`` or ``(B, 1)``, as binary losses take them, will do. ``num_classes`` is the
+    number of columns of the logits; 1 means a single logit with targets 0 and 1.
     """
     if not isinstance(targets, Tensor):
         raise BatchError(
@@ -203,19 +119,7 @@ def check_targets(targets: Any, num_classes: int) -> Tensor:
 
 
 def classification_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy of every sample, in nats: ``log(1 + exp(-log_odds))``.
-
-    Args:
-        logits: ``(B, C)``, or ``(B, 1)`` for a binary model.
-        targets: Long ``(B,)``.
-
-    Returns:
-        ``(B,)``, not reduced.
-
-    Example:
-        >>> classification_loss(torch.zeros(1, 2), torch.tensor([1]))
-        tensor([0.6931])
-    """
+    """Cross-entropy ``(B,)`` of every sample, in nats: ``log(1 + exp(-log_odds))``."""
     return F.softplus(-log_odds(logits, targets))
 
 

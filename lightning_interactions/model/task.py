@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_interactions.errors import BatchError, bad_argument
+from lightning_interactions.errors import BatchError, bad_argument, is_whole
 from lightning_interactions.model.score import (
     ScoreFn,
     check_targets,
@@ -33,43 +33,25 @@ from lightning_interactions.model.score import (
 Target = Literal["label", "predicted"] | int
 """Whose score is followed: that of the sample's label, of the model's present prediction, or of one fixed output."""
 
-_CLASS_INDICES = "`target_fn=batch -> class indices`"
-
 
 @dataclass(frozen=True)
 class Task:
     """How targets are read, and logits turned into scores and losses.
 
-    Attributes:
-        kind: ``"classes"``, ``"binary"``, ``"labels"`` or ``"regression"``.
-        outputs: Columns of the logits.
-        score: ``(logits, targets) -> scores``. It gets ``(B, 1)`` logits and targets 0 or 1 where the kind is
-            ``labels``, and the numbers to predict as targets where it is ``regression``.
-        target: ``"label"``, ``"predicted"``, or the index of a class, label or output.
-
-    Example:
-        >>> task = find_task(torch.zeros(4, 3), torch.tensor([0, 2, 1, 1]))
-        >>> task.kind, task.describe()
-        ('classes', 'log_odds of the label, of 3 classes')
+    ``score`` gets ``(B, 1)`` logits and targets 0 or 1 where the kind is ``labels``, and the numbers to predict as
+    targets where it is ``regression``.
     """
 
     kind: Literal["classes", "binary", "labels", "regression"]
-    outputs: int
+    outputs: int  # columns of the logits
     score: ScoreFn = log_odds
     target: Target = "label"
 
     def read(self, targets: Any) -> Tensor:
         """Check targets and bring them into the one form used from here on.
 
-        Args:
-            targets: As the batch has them.
-
-        Returns:
-            Long ``(B,)`` for ``classes`` and ``binary``, long ``(B, C)`` of 0 and 1 for ``labels``, floating ``(B,)``
-            or ``(B, C)`` for ``regression``. What was read once may be read again.
-
-        Raises:
-            BatchError: If they do not fit the task.
+        They become long ``(B,)`` for ``classes`` and ``binary``, long ``(B, C)`` of 0 and 1 for ``labels``, floating
+        ``(B,)`` or ``(B, C)`` for ``regression``. What was read once may be read again.
         """
         if self.kind == "regression":
             return _read_numbers(targets, self.outputs)
@@ -80,17 +62,10 @@ class Task:
         return check_targets(targets, self.outputs)
 
     def pick(self, targets: Tensor, logits: Tensor, keys: Tensor) -> Tensor:
-        """Choose what is followed of each sample.
+        """Choose what is followed of each sample, ``(B,)``; the logits count only for ``target="predicted"``.
 
-        Of several labels that apply, the one is drawn by the sample's key; where none applies, any of them.
-
-        Args:
-            targets: What `read` returned.
-            logits: ``(B, C)`` of the samples as they are; they count only for ``target="predicted"``.
-            keys: Long ``(B,)``: the samples' keys, see :func:`~lightning_interactions.measure.samples.content_keys`.
-
-        Returns:
-            ``(B,)``, for `follow`.
+        Of several labels that apply, the one is drawn by the sample's key (see `content_keys`); where none applies, any
+        of them.
         """
         device = logits.device
         targets, keys = targets.to(device), keys.to(device)
@@ -103,15 +78,7 @@ class Task:
         return targets if self.target == "label" else torch.full_like(targets, int(self.target))
 
     def follow(self, logits: Tensor, picked: Tensor) -> Tensor:
-        """Score what was picked.
-
-        Args:
-            logits: ``(B, C)``.
-            picked: ``(B,)``, what `pick` returned.
-
-        Returns:
-            ``(B,)``.
-        """
+        """Score ``(B,)`` what was picked."""
         if self.kind == "labels":  # two numbers in one: the label, and whether it applies
             return self.score(logits.gather(1, (picked // 2).unsqueeze(1)), picked % 2)
         if self.kind == "regression":
@@ -119,15 +86,7 @@ class Task:
         return self.score(logits, picked)
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Loss of every sample: cross-entropy in nats (mean over labels), or the squared error of a regression.
-
-        Args:
-            logits: ``(B, C)``.
-            targets: What `read` returned.
-
-        Returns:
-            ``(B,)``, not reduced.
-        """
+        """Loss ``(B,)`` of every sample: cross-entropy in nats (mean over labels), or squared error of a regression."""
         targets = targets.to(logits.device)
         if self.kind == "labels":
             return F.softplus(logits * (1 - 2 * targets)).mean(1)
@@ -138,15 +97,7 @@ class Task:
         return classification_loss(logits, targets)
 
     def predict(self, logits: Tensor, picked: Tensor) -> Tensor:
-        """Say what the model itself answers where `pick` chose: a class, 0 or 1, or a number.
-
-        Args:
-            logits: ``(B, C)``.
-            picked: ``(B,)``, what `pick` returned.
-
-        Returns:
-            Floating ``(B,)``.
-        """
+        """Say what the model itself answers where `pick` chose, floating ``(B,)``: a class, 0 or 1, or a number."""
         if self.kind == "classes":
             return logits.argmax(-1).to(logits.dtype)
         if self.kind == "labels":
@@ -154,29 +105,14 @@ class Task:
         return logits[:, self._column] if self.kind == "regression" else (logits[:, 0] > 0).to(logits.dtype)
 
     def truth(self, targets: Tensor, picked: Tensor) -> Tensor:
-        """Say what the data answer there: what `predict` should have said.
-
-        Args:
-            targets: What `read` returned.
-            picked: ``(B,)``, what `pick` returned.
-
-        Returns:
-            ``(B,)`` on the device of ``picked``.
-        """
+        """Say what the data answer there, ``(B,)``: what `predict` should have said."""
         targets = targets.to(picked.device)
         if self.kind == "labels":
             return targets.gather(1, (picked // 2).unsqueeze(1))[:, 0]
         return targets[:, self._column] if targets.ndim > 1 else targets
 
     def followed(self, picked: Tensor) -> Tensor:
-        """Say whose score is followed: the index of a class, a label, or an output of a regression.
-
-        Args:
-            picked: ``(B,)``, what `pick` returned.
-
-        Returns:
-            ``(B,)``.
-        """
+        """Say whose score is followed, ``(B,)``: the index of a class, a label, or an output of a regression."""
         if self.kind == "regression":
             return torch.full_like(picked, self._column)
         return picked // 2 if self.kind == "labels" else picked
@@ -210,28 +146,9 @@ class Task:
 
 
 def find_task(logits: Tensor, targets: Any, score: str | ScoreFn = "log_odds", target: Target = "label") -> Task:
-    """Find out what kind of task a model has.
+    """Find out what kind of task a model has, from some of its logits and the targets of a whole batch.
 
-    Args:
-        logits: ``(B', C)`` for some of the samples.
-        targets: Those of a whole batch: the more, the surer.
-        score: Name or callable, see `resolve_score`.
-        target: ``"label"``, ``"predicted"``, or an index.
-
-    Returns:
-        The task.
-
-    Raises:
-        BatchError: If the targets fit no kind of task; the text says what can be done.
-        ArgumentError: If ``target`` does not fit it.
-
-    Example:
-        >>> find_task(torch.zeros(2, 1), torch.tensor([0.0, 1.0])).kind
-        'binary'
-        >>> find_task(torch.zeros(2, 1), torch.tensor([0.3, 7.1])).kind
-        'regression'
-        >>> find_task(torch.zeros(2, 3), torch.tensor([[0, 1, 1], [0, 0, 0]])).kind
-        'labels'
+    A `BatchError` says that the targets fit no kind of task, an `ArgumentError` that ``target`` does not fit it.
     """
     outputs, function = logits.shape[1], resolve_score(score)
     kind: Literal["classes", "binary", "labels", "regression"]
@@ -248,16 +165,8 @@ def find_task(logits: Tensor, targets: Any, score: str | ScoreFn = "log_odds", t
 
 
 def check_target_option(target: object) -> None:
-    """Raise unless ``target`` is one of the words or an index.
-
-    Args:
-        target: The argument as the user gave it.
-
-    Raises:
-        ArgumentError: If it is anything else.
-    """
-    index = isinstance(target, int) and not isinstance(target, bool) and target >= 0
-    if not index and not (isinstance(target, str) and target in ("label", "predicted")):
+    """Raise an `ArgumentError` unless ``target`` is one of the words or an index."""
+    if not is_whole(target, 0) and not (isinstance(target, str) and target in ("label", "predicted")):
         raise bad_argument("target", '"label", "predicted" or the index of a class', target)
 
 
@@ -311,8 +220,8 @@ def _read_one_hot(targets: Tensor) -> Tensor:
     if not _zeros_and_ones(targets) or not bool((targets.sum(1) == 1).all()):
         raise BatchError(
             f"Expected one class per sample, but got targets of shape {tuple(targets.shape)} that are not one-hot. "
-            f"Soft labels (mixup, distillation): give {_CLASS_INDICES}, for example by argmax(-1). Several numbers to "
-            'predict: use `score="output"` and `target=` the index of one.'
+            "Soft labels (mixup, distillation): give `target_fn=batch -> class indices`, for example by argmax(-1). "
+            'Several numbers to predict: use `score="output"` and `target=` the index of one.'
         )
     return targets.long().argmax(1)
 

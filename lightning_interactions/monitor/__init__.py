@@ -1,5 +1,19 @@
-"""The Lightning callback and what it needs of a Trainer."""
+"""The Lightning callback, and the same without Lightning: when to measure, and what to do with a record."""
 
-from lightning_interactions.monitor.callback import STATE_VERSION, TwoPhaseMonitor
+from __future__ import annotations
 
-__all__ = ["STATE_VERSION", "TwoPhaseMonitor"]
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning_interactions.monitor.callback import TwoPhaseMonitor
+
+__all__ = ["TwoPhaseMonitor"]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "TwoPhaseMonitor":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # Only now: the loop object beside it needs no Lightning.
+    from lightning_interactions.monitor.callback import TwoPhaseMonitor
+
+    return TwoPhaseMonitor

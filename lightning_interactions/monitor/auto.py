@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.utilities import rank_zero_warn
@@ -22,29 +23,25 @@ class AutoMonitor(TwoPhaseMonitor):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check what can be known before training."""
-        self._usable = False
+        self._session = None
         listed = getattr(trainer, "callbacks", ())
         if any(isinstance(c, TwoPhaseMonitor) and not isinstance(c, AutoMonitor) for c in listed):
             return
-        try:
-            super().setup(trainer, pl_module, stage)
-        except InteractionsError as error:
-            self._step_aside(error)
+        self._try(InteractionsError, super().setup, trainer, pl_module, stage)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the layer."""
-        try:
-            super().on_fit_start(trainer, pl_module)
-        except InteractionsError as error:
-            self._step_aside(error)
+        self._try(InteractionsError, super().on_fit_start, trainer, pl_module)
 
-    def _check_batch(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
-        try:
-            super()._check_batch(trainer, pl_module, batch)
-        except Exception as error:  # a model that expects something else than a batch's inputs raises whatever it likes
-            self._step_aside(error)
+    def _look(self, batch: Any) -> None:
+        # A model that expects something else than a batch's inputs raises whatever it likes.
+        self._try(Exception, super()._look, batch)
 
-    def _step_aside(self, error: Exception) -> None:
-        self._faults.switched_off = True  # not `_usable`, which all ranks must agree on
-        text = f"The monitor that LIGHTNING_INTERACTIONS_AUTO asked for is switched off for this run: {error}"
-        rank_zero_warn(text, category=InteractionsWarning)
+    def _try(self, expected: type[Exception], hook: Callable[..., None], *arguments: Any) -> None:
+        try:
+            hook(*arguments)
+        except expected as error:
+            if self._session is not None:
+                self._session.faults.switched_off = True  # the session stays: all ranks must agree on what is measured
+            text = f"The monitor that LIGHTNING_INTERACTIONS_AUTO asked for is switched off for this run: {error}"
+            rank_zero_warn(text, category=InteractionsWarning)

@@ -10,38 +10,37 @@ import inspect
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_interactions.errors import ArgumentError, InteractionsWarning, StateError, bad_argument
 from lightning_interactions.monitor.callback import TwoPhaseMonitor
-from lightning_interactions.monitor.options import check_trainer
-from lightning_interactions.monitor.terminal import short_sentence
+from lightning_interactions.monitor.faults import Faults
+from lightning_interactions.monitor.loop import InteractionMonitor
+from lightning_interactions.monitor.options import Options
+from lightning_interactions.monitor.terminal import say
+from lightning_interactions.monitor.trainer import check_forward, check_layer, tokenizer_of
+from lightning_interactions.report.words import short_sentence
 
 STATE_FILE = "analysis.ckpt"
 RUN_FILE = "interactions.json"
-LIVE_ONLY = ("monitor", "train_monitor", "stop_on", "max_overhead", "every_n_epochs", "on_event", "resample")
+LIVE_ONLY = ("monitor", "stop_on", "max_overhead", "every_n_epochs", "on_event", "resample")
 """Options of `TwoPhaseMonitor` that mean something only while a run is under way."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint file.
-
-    Attributes:
-        path: Where it is.
-        epoch: The epoch in it.
-        step: The step at which Lightning logged then.
-    """
+    """A checkpoint file."""
 
     path: Path
     epoch: int
-    step: int
+    step: int  # at which Lightning logged then
 
     @property
     def identity(self) -> list[Any]:
@@ -49,98 +48,60 @@ class Checkpoint:
         return [self.path.name, self.epoch, self.step, self.path.stat().st_size]
 
 
-class CheckpointMonitor(TwoPhaseMonitor):
-    """A monitor that looks at checkpoints instead of a training run; made by `analyze_checkpoints`.
+class CheckpointMonitor(InteractionMonitor):
+    """The monitor of a run of which only checkpoints are left; made by `analyze_checkpoints`."""
 
-    Attributes:
-        skipped: Why a checkpoint was left out, by path.
-    """
+    def __init__(self, options: Options) -> None:
+        super().__init__(options, tell=Faults("warn").tell)
+        self.skipped: dict[str, str] = {}  # why a checkpoint was left out, by path
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.skipped: dict[str, str] = {}
-        self._split = "val"
+    def collect(self, trainer: Trainer, watch: _Watch, module: LightningModule, data: LightningDataModule) -> None:
+        """Let the data pass once, so that samples can be chosen."""
+        check_forward(module, self.options)
+        check_layer(module, self.options)
+        trainer.validate(module, datamodule=data, verbose=False)
+        given = getattr(data.train_dataloader, "__func__", None) is not LightningDataModule.train_dataloader
+        if self.watchlist.wants("train") and given:
+            data.setup("fit")
+            loader = data.train_dataloader()
+            if loader is not None:
+                watch.split = "train"
+                # As the validation data of a second pass, the training data comes with all hooks and without a step.
+                data.val_dataloader = lambda: loader  # type: ignore[method-assign]
+                try:
+                    with warnings.catch_warnings():
+                        warnings.filterwarnings("ignore", ".*sampler has shuffling enabled.*")
+                        trainer.validate(module, datamodule=data, verbose=False)
+                finally:
+                    del data.val_dataloader
+
+
+class _Watch(Callback):
+    """Shows the passing batches of a validation to the monitor."""
+
+    def __init__(self, monitor: CheckpointMonitor) -> None:
+        self.monitor = monitor
+        self.split = "val"
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Look at the first batch, before the module's own step may fail on it."""
-        if self._session.known is None and dataloader_idx == 0:
-            self._check_batch(trainer, pl_module, batch)
+        if self.monitor.rules is None and dataloader_idx == 0:
+            precision = trainer.precision_plugin if self.monitor.options.precision == "inherit" else None
+            chosen = self.monitor.look(
+                pl_module, batch, tokenizer=tokenizer_of(trainer, pl_module), precision=precision
+            )
+            if self.monitor.options.verbose:
+                say(trainer, f"TwoPhaseMonitor: {chosen}.")
 
     def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int,
         dataloader_idx: int = 0,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Consider the batch's samples, whichever split is passing."""
         if dataloader_idx == 0:
-            self._session.offer(self._watchlist, self._split, batch)
-
-    def collect(self, trainer: Trainer, module: LightningModule, data: LightningDataModule) -> None:
-        """Let the data pass once, so that samples can be chosen.
-
-        Args:
-            trainer: A Trainer with this monitor.
-            module: The model.
-            data: The data.
-        """
-        check_trainer(trainer, module, "train", self.forward_fn)  # the validation data is looked for below
-        self._session.cut_model(module)
-        trainer.validate(module, datamodule=data, verbose=False)
-        if self._watchlist.wants("train") and type(data).train_dataloader is not LightningDataModule.train_dataloader:
-            data.setup("fit")
-            loader = data.train_dataloader()
-            if loader is not None:
-                self._collect_training(trainer, module, data, loader)
-
-    def _collect_training(
-        self, trainer: Trainer, module: LightningModule, data: LightningDataModule, loader: Any
-    ) -> None:
-        self._split = "train"
-        # As the validation data of a second pass, the training data comes with all hooks and without a step.
-        data.val_dataloader = lambda: loader  # type: ignore[method-assign]
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", ".*sampler has shuffling enabled.*")
-                trainer.validate(module, datamodule=data, verbose=False)
-        finally:
-            del data.val_dataloader
-            self._split = "val"
-
-    @property
-    def is_supplied(self) -> bool:
-        """Whether all samples have been chosen already."""
-        return not (self._watchlist.wants("val") or self._watchlist.wants("train"))
-
-    def measure(self, trainer: Trainer, module: LightningModule, checkpoint: Checkpoint) -> list[str]:
-        """Measure the present weights and decide on them.
-
-        Args:
-            trainer: The Trainer.
-            module: The model, with the checkpoint's weights.
-            checkpoint: Where they are from.
-
-        Returns:
-            A short sentence for each new event.
-        """
-        record = self._session.measure(trainer, module, self._watchlist)
-        record.epoch, record.step = checkpoint.epoch, checkpoint.step
-        events = self._decide(trainer, record)
-        self._keep(record)
-        return [short_sentence(event) for event in events]
-
-    def save_run(self, path: Path) -> None:
-        """Write what a monitored run leaves behind.
-
-        Args:
-            path: Where to.
-        """
-        self._run().write(path)
+            self.monitor.observe(self.split, batch)
 
 
 def analyze_checkpoints(
@@ -157,9 +118,8 @@ def analyze_checkpoints(
 
     The numbers are those of the live monitor if the data are those of the run: the same validation set, and the same
     training set for the loss gap (a training loader that augments or drops samples gives slightly other losses). The
-    more checkpoints, the better: keep one per epoch (``ModelCheckpoint(save_top_k=-1)``).
-
-    Checkpoints are unpickled, as Lightning does it: analyse only those you trust.
+    more checkpoints, the better: keep one per epoch (``ModelCheckpoint(save_top_k=-1)``). They are unpickled: analyse
+    only those you trust.
 
     Args:
         model: The LightningModule, or its class: hyper-parameters then come from the checkpoint.
@@ -185,31 +145,31 @@ def analyze_checkpoints(
     useless = sorted(set(LIVE_ONLY) & set(options))
     if useless:
         raise ArgumentError(f"{', '.join(useless)}: these options mean something only while a run is under way.")
-    monitor = CheckpointMonitor(on_event=None, **options)
+    monitor = CheckpointMonitor(replace(TwoPhaseMonitor(on_event=None, **options).options, on_error="raise"))
     known = _readable(_files_of(checkpoints), monitor)
     module, first = _first_model(model, known, monitor)
     datamodule = _datamodule(data, first)
     folder = Path(output) if output is not None else None
     done = _resume(monitor, folder, known)
+    watch, supplied = _Watch(monitor), not any(map(monitor.watchlist.wants, ("val", "train")))
     # Tensors made in inference mode could not be used outside of it later on.
     trainer = Trainer(
         accelerator=accelerator, devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, inference_mode=False, callbacks=[monitor],
-        limit_val_batches=1 if monitor.is_supplied else None,
+        enable_model_summary=False, inference_mode=False, callbacks=[watch], limit_val_batches=1 if supplied else None,
     )  # fmt: skip
-    monitor.collect(trainer, module, datamodule)
+    monitor.collect(trainer, watch, module, datamodule)
     module.to(trainer.strategy.root_device)
-    _measure_all(monitor, trainer, module, known, done, folder, progress)
+    _measure_all(monitor, module, known, done, folder, progress)
     if not len(monitor.history):
         raise ArgumentError(_none_loads(monitor))
     if folder is not None:
-        monitor.save_run(folder / RUN_FILE)
+        monitor.record().write(folder / RUN_FILE)
     return monitor
 
 
 def _measure_all(
-    monitor: CheckpointMonitor, trainer: Trainer, module: LightningModule, known: list[Checkpoint], done: int,
-    folder: Path | None, progress: bool,
+    monitor: CheckpointMonitor, module: LightningModule, known: list[Checkpoint], done: int, folder: Path | None,
+    progress: bool,
 ) -> None:  # fmt: skip
     from tqdm import tqdm
 
@@ -219,13 +179,15 @@ def _measure_all(
         if index < done or str(checkpoint.path) in monitor.skipped:
             continue
         try:
-            _load_weights(module, checkpoint)
-            sentences = monitor.measure(trainer, module, checkpoint)
+            content = _read(checkpoint.path)
+            module.on_load_checkpoint(content)
+            module.load_state_dict(content["state_dict"], strict=module.strict_loading)
+            events = monitor.measure(module, checkpoint.epoch, step=checkpoint.step)
         except Exception as error:  # whatever a file, a model or a score may raise
             _skip(monitor, checkpoint.path, error)
             continue
-        for sentence in sentences if monitor.verbose and progress else []:
-            bar.write(sentence)
+        for event in events if monitor.options.verbose and progress else []:
+            bar.write(short_sentence(event))
         if folder is not None:
             _save(monitor, folder, known[: index + 1])
 
@@ -318,12 +280,6 @@ def _trusting(loaded: Any) -> dict[str, Any]:
     return {"weights_only": False} if known else {}
 
 
-def _load_weights(module: LightningModule, checkpoint: Checkpoint) -> None:
-    content = _read(checkpoint.path)
-    module.on_load_checkpoint(content)
-    module.load_state_dict(content["state_dict"], strict=module.strict_loading)
-
-
 def _datamodule(
     data: LightningDataModule | type[LightningDataModule] | Sequence[Any], checkpoint: Path
 ) -> LightningDataModule:
@@ -333,20 +289,10 @@ def _datamodule(
         kept = LightningDataModule.CHECKPOINT_HYPER_PARAMS_KEY in _read(checkpoint)
         return data.load_from_checkpoint(checkpoint, **_trusting(data)) if kept else data()
     if isinstance(data, Sequence) and len(data) == 2:
-        return _Loaders(*data)
+        module = LightningDataModule()
+        vars(module).update(train_dataloader=lambda: data[0], val_dataloader=lambda: data[1])
+        return module
     raise bad_argument("data", "a LightningDataModule, its class, or (train_loader, val_loader)", data)
-
-
-class _Loaders(LightningDataModule):
-    def __init__(self, train: Any, val: Any) -> None:
-        super().__init__()
-        self._loaders = {"train": train, "val": val}
-
-    def train_dataloader(self) -> Any:
-        return self._loaders["train"]
-
-    def val_dataloader(self) -> Any:
-        return self._loaders["val"]
 
 
 # -- going on where it stopped ----------------------------------------------------------------------------------------

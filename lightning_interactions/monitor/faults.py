@@ -14,42 +14,20 @@ MAX_FAILURES = 3
 
 
 class Faults:
-    """What went wrong so far in one run.
-
-    Args:
-        on_error: ``"warn"``, or ``"raise"`` to let faults through.
-
-    Attributes:
-        switched_off: Whether there were too many in a row.
-
-    Example:
-        >>> import warnings
-        >>> faults, seen = Faults("warn"), []
-        >>> with warnings.catch_warnings(record=True):
-        ...     with faults.contain("measuring", seen.append):
-        ...         raise ValueError("a mistake")
-        >>> seen
-        ["measuring failed: ValueError('a mistake')"]
-    """
+    """What went wrong so far in one run; with ``on_error="raise"`` faults are let through."""
 
     def __init__(self, on_error: str) -> None:
         self.on_error = on_error
-        self.reset()
-
-    def reset(self) -> None:
-        """Begin a new run."""
         self.switched_off = False
         self._in_a_row = 0
         self._told: set[str] = set()
 
     @contextmanager
     def contain(self, what: str, happened: Callable[[str], object], *, counts: bool = False) -> Iterator[None]:
-        """Catch whatever is raised inside, warn and go on.
+        """Catch whatever is raised inside, warn and go on; ``happened`` gets the text, if it is a new one.
 
-        Args:
-            what: What is being done, for the text: "measuring".
-            happened: Called with the text, if it is a new one.
-            counts: Whether such failures in a row switch the monitor off; only for work that fails on all ranks alike.
+        ``what`` is being done, for the text: "measuring". With ``counts`` such failures in a row switch the monitor
+        off; only for work that fails on all ranks alike.
         """
         try:
             yield
@@ -69,14 +47,7 @@ class Faults:
         self._in_a_row = 0
 
     def tell(self, problem: str) -> bool:
-        """Warn on rank 0, once for each text.
-
-        Args:
-            problem: What was worked around.
-
-        Returns:
-            Whether the text is a new one.
-        """
+        """Warn on rank 0 of what was worked around, once for each text; return whether it is a new one."""
         if problem in self._told:
             return False
         self._told.add(problem)

@@ -1,23 +1,22 @@
-"""Checks of what the user configured, before anything runs."""
+"""Everything a user can choose, checked when it is chosen."""
 
 from __future__ import annotations
 
-import inspect
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_warn
-
-from lightning_interactions.errors import ArgumentError, InteractionsWarning, bad_argument
+from lightning_interactions.errors import bad_argument, is_number, is_whole
 from lightning_interactions.functional.coalitions import check_num_players
+from lightning_interactions.measure.fingerprint import fingerprint
 from lightning_interactions.measure.interactions import check_chunk_size
-from lightning_interactions.model.score import resolve_score
-from lightning_interactions.model.task import check_target_option
-from lightning_interactions.monitor import bridge
-from lightning_interactions.phases.detector import PhaseDetector
-from lightning_interactions.players import check_players
+from lightning_interactions.model.score import ScoreFn, resolve_score
+from lightning_interactions.model.task import Target, check_target_option
+from lightning_interactions.phases import PhaseDetector
+from lightning_interactions.players import Players, check_players
 from lightning_interactions.report.alerts import describe_alerts, resolve_alerts
 
 _CHOICES: dict[str, tuple[object, ...]] = {
@@ -30,114 +29,120 @@ _CHOICES: dict[str, tuple[object, ...]] = {
     "log_figures": (True, False),
     "verbose": (True, False),
 }
+
+_IDENTITY = (
+    "players", "score", "target", "num_samples", "num_players", "resample", "layer", "noise_bound", "salience",
+    "precision", "seed",
+)  # fmt: skip
+"""Settings under which records can be compared with each other."""
+
+
+_OBJECTS = "players", "score"
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
-_NEEDS = "so the monitor cannot see what it should measure"
 
 
-def check_options(options: Mapping[str, Any]) -> None:
-    """Check the arguments of `TwoPhaseMonitor` one by one.
-
-    Args:
-        options: Arguments by name.
+@dataclass(frozen=True)
+class Options:
+    """The arguments of `TwoPhaseMonitor`, where each is described; for `InteractionMonitor` too.
 
     Raises:
         ArgumentError: For the first one that is wrong.
+
+    Attributes:
+        identity: The settings under which records can be compared, as plain values that differ if the settings do.
+
+    Example:
+        >>> Options(num_samples=8).splits
+        ('val',)
     """
-    check_players(options["players"])
-    check_num_players(options["num_players"])
-    check_chunk_size(options["chunk_size"])
-    resolve_score(options["score"])
-    check_target_option(options["target"])
-    for name, choices in _CHOICES.items():
-        if not any(options[name] is c or (isinstance(c, str) and options[name] == c) for c in choices):
-            raise bad_argument(name, f"one of {', '.join(map(repr, choices))}", options[name])
-    _check_numbers(options)
-    for name in ("layer", "monitor", "train_monitor"):
-        if not isinstance(options[name], (str, type(None))):
-            raise bad_argument(name, "a string or None", options[name])
-    for name in ("input_fn", "forward_fn", "target_fn"):
-        if options[name] is not None and not callable(options[name]):
-            raise bad_argument(name, "a callable or None", options[name])
-    if not isinstance(options["log_key_prefix"], str) or not options["log_key_prefix"]:
-        raise bad_argument("log_key_prefix", 'a string such as "interactions/"', options["log_key_prefix"])
-    if options["detector"] is not None and not isinstance(options["detector"], PhaseDetector):
-        raise bad_argument("detector", "a PhaseDetector or None", options["detector"])
+
+    players: Players | str = "auto"
+    num_samples: int = 32
+    num_players: int = 10
+    watch: str = "val"
+    resample: bool = False
+    keep_samples: str = "keys"
+    layer: str | None = None
+    score: str | ScoreFn = "log_odds"
+    target: Target = "label"
+    noise_bound: float = 0.0
+    salience: float = 0.03
+    every_n_epochs: int = 1
+    max_overhead: float | None = None
+    detector: PhaseDetector | None = None
+    monitor: str | None = None
+    on_event: Any = "warn"
+    stop_on: str | None = None
+    chunk_size: int | None = None
+    precision: str = "32-true"
+    input_fn: Callable[[Any], Any] | None = None
+    forward_fn: Callable[[Any, Any], Any] | None = None
+    target_fn: Callable[[Any], Any] | None = None
+    log_key_prefix: str = "interactions/"
+    log_figures: bool = True
+    seed: int = 0
+    on_error: str = "warn"
+    verbose: bool = True
+    identity: dict[str, Any] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Check every argument."""
+        check_players(self.players)
+        check_num_players(self.num_players)
+        check_chunk_size(self.chunk_size)
+        resolve_score(self.score)
+        check_target_option(self.target)
+        resolve_alerts(self.on_event)
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            if not any(value is choice or (isinstance(choice, str) and value == choice) for choice in choices):
+                raise bad_argument(name, f"one of {', '.join(map(repr, choices))}", value)
+        self._check_numbers()
+        for name in ("layer", "monitor"):
+            if not isinstance(getattr(self, name), (str, type(None))):
+                raise bad_argument(name, "a string or None", getattr(self, name))
+        for name in ("input_fn", "forward_fn", "target_fn"):
+            if getattr(self, name) is not None and not callable(getattr(self, name)):
+                raise bad_argument(name, "a callable or None", getattr(self, name))
+        if not isinstance(self.log_key_prefix, str) or not self.log_key_prefix:
+            raise bad_argument("log_key_prefix", 'a string such as "interactions/"', self.log_key_prefix)
+        if self.detector is not None and not isinstance(self.detector, PhaseDetector):
+            raise bad_argument("detector", "a PhaseDetector or None", self.detector)
+        # Of what was given, not of what became of it: a function may count its calls.
+        told_apart = {name: getattr(self, name) for name in _IDENTITY}
+        told_apart |= {name: x if isinstance(x := told_apart[name], str) else fingerprint(x) for name in _OBJECTS}
+        object.__setattr__(self, "identity", told_apart)
+
+    def _check_numbers(self) -> None:
+        for name, least in (("num_samples", 2), ("every_n_epochs", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if not is_whole(value, least):
+                raise bad_argument(name, f"an integer of at least {least}", value)
+        for name in ("noise_bound", "salience"):
+            if not is_number(getattr(self, name)) or not 0 <= getattr(self, name) < math.inf:
+                raise bad_argument(name, "a number not below 0", getattr(self, name))
+        share = self.max_overhead
+        if share is not None and not (is_number(share) and share > 0):
+            raise bad_argument("max_overhead", "a share above 0, such as 0.1, or None", share)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits whose interactions are measured, the deciding one first."""
+        return ("val", "train") if self.watch == "both" else (self.watch,)
+
+    @property
+    def loss_splits(self) -> tuple[str, ...]:
+        """The splits whose loss is measured on fixed samples."""
+        return ("train", "val") if self.monitor is None else ("train",)
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """All of them as plain values for people to read; nothing secret is in them."""
+        told = {f.name: _readable(getattr(self, f.name)) for f in fields(self) if f.init}
+        return {**told, "on_event": describe_alerts(resolve_alerts(self.on_event))}
 
 
-def _check_numbers(options: Mapping[str, Any]) -> None:
-    for name, least in (("num_samples", 2), ("every_n_epochs", 1), ("seed", 0)):
-        if not _is_int(options[name]) or options[name] < least:
-            raise bad_argument(name, f"an integer of at least {least}", options[name])
-    for name in ("noise_bound", "salience"):
-        if not _is_number(options[name]) or not 0 <= options[name] < math.inf:
-            raise bad_argument(name, "a number not below 0", options[name])
-    share = options["max_overhead"]
-    if share is not None and not (_is_number(share) and share > 0):
-        raise bad_argument("max_overhead", "a share above 0, such as 0.1, or None", share)
-
-
-def check_trainer(trainer: Any, pl_module: Any, watch: str, forward_fn: object) -> bool:
-    """Check that Trainer and module are such that the monitor can work.
-
-    Args:
-        trainer: The Trainer, about to fit.
-        pl_module: The LightningModule.
-        watch: The monitor's ``watch``.
-        forward_fn: The monitor's ``forward_fn``.
-
-    Returns:
-        Whether the monitor should be active; if not, a warning has said why.
-
-    Raises:
-        ArgumentError: If there is nothing to watch, or no way to call the model.
-    """
-    strategy = bridge.unsupported_strategy(trainer)
-    if strategy is not None:
-        return _inactive(f"{strategy} splits the model over ranks, {_NEEDS}")
-    own_forward = "forward" in vars(pl_module) or ".core.module" not in type(pl_module).forward.__module__
-    if forward_fn is None and not own_forward:
-        raise ArgumentError(
-            f"{type(pl_module).__name__} defines no `forward`, {_NEEDS}. Define forward(inputs) -> logits, or give "
-            "`forward_fn=(module, inputs) -> logits`."
-        )
-    if watch == "train" or trainer.enable_validation:
-        return True
-    if trainer.limit_val_batches == 0:
-        return _inactive(f'validation is switched off (limit_val_batches=0), {_NEEDS}; watch="train" would do without')
-    raise ArgumentError(
-        f"There is no validation loader (or no `validation_step`), {_NEEDS}. Give the Trainer validation data, or use "
-        'TwoPhaseMonitor(watch="train").'
-    )
-
-
-def describe_options(monitor: Any) -> dict[str, Any]:
-    """Return the arguments a monitor was made with as plain values, without secrets.
-
-    Args:
-        monitor: The monitor.
-    """
-    # A subclass may take its arguments as ``**options``: the classes it derives from know their names.
-    makers = [vars(cls)["__init__"] for cls in type(monitor).__mro__ if "__init__" in vars(cls) and cls is not object]
-    names = dict.fromkeys(name for maker in makers for name in inspect.signature(maker).parameters)
-    return {name: _plain(name, getattr(monitor, name)) for name in names if name in vars(monitor)}
-
-
-def _plain(name: str, value: Any) -> Any:
-    if name == "on_event":
-        return describe_alerts(resolve_alerts(value))
+def _readable(value: Any) -> Any:
     if value is None or isinstance(value, (str, int, float)):
         return value
     return getattr(value, "__qualname__", None) or _ADDRESS.sub("", repr(value))
-
-
-def _inactive(reason: str) -> bool:
-    rank_zero_warn(f"TwoPhaseMonitor is switched off for this run: {reason}.", category=InteractionsWarning)
-    return False
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,343 +1,324 @@
-"""The measuring side of one training run: the first batch, the passing batches, the measurements.
-
-`TwoPhaseMonitor` says when; here is how. Nothing is decided or told to people here.
-"""
+"""One fit under a Trainer: when to measure, what to do with a record, and faults kept away from the training run."""
 
 from __future__ import annotations
 
-import copy
+import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
-from torch import Tensor
+from lightning_interactions.functional import order_distribution
+from lightning_interactions.monitor.faults import Faults
+from lightning_interactions.monitor.loop import InteractionMonitor
+from lightning_interactions.monitor.run import Record
+from lightning_interactions.monitor.terminal import bars_cleared, measuring, say
+from lightning_interactions.monitor.trainer import (
+    check_layer,
+    check_trainer,
+    is_below_minimum,
+    is_fast_dev_run,
+    is_fitting,
+    log_scalars,
+    logged_step,
+    logged_value,
+    ranks_of,
+    same_on_all_ranks,
+    tokenizer_of,
+)
+from lightning_interactions.phases import PhaseEvent
+from lightning_interactions.report.alerts import WarnAlert, resolve_alerts
+from lightning_interactions.report.loggers import Loggers
+from lightning_interactions.report.words import short_sentence, summary, table
 
-from lightning_interactions.errors import BatchError
-from lightning_interactions.measure.measurement import Measurement, Measurer, MeasureSettings, Watched, check_model
-from lightning_interactions.measure.samples import ProbeSet, content_keys, draw_players
-from lightning_interactions.measure.watchlist import Watchlist
-from lightning_interactions.model.batch import Batch, Field, read_batch
-from lightning_interactions.model.call import Call, find_call
-from lightning_interactions.model.chunks import ChunkSize
-from lightning_interactions.model.layer import LayerCut
-from lightning_interactions.model.quiet import Forward, float32_forward, in_format_of, probing
-from lightning_interactions.model.score import ScoreFn
-from lightning_interactions.model.task import Target, Task
-from lightning_interactions.monitor import bridge
-from lightning_interactions.players import Players, of_layer, suited_players, two_samples
+DECISION_KEYS = ("phase", "boundary_epoch", "overfitting_risk", "val_loss_before_alarm")
+"""Logged keys that other callbacks act on."""
 
 
-@dataclass
-class Record:
-    """One measurement on its way to the history: it may wait for losses that the user's code has yet to log.
+class Budget:
+    """Keeps the share of measuring in the time of training below ``max_overhead``, by skipping measurements."""
 
-    Attributes:
-        epoch: The Trainer's epoch.
-        step: The step at which Lightning logs.
-        scalars: What is logged, by key without prefix.
-        found: Measurements by split.
-        losses: Mean losses of the loss probes by split, nats per sample.
-        probes: The samples measured, by split: which they are may change before the record is decided on.
-    """
+    def __init__(self, max_overhead: float | None = None) -> None:
+        self.max_overhead = max_overhead
+        self.restart()
 
-    epoch: int
-    step: int
-    scalars: dict[str, float]
-    found: dict[str, Measurement]
-    losses: dict[str, float]
-    probes: dict[str, ProbeSet]
-
-    @property
-    def deciding(self) -> Measurement:
-        """The measurement the detector looks at: that of the validation samples where there is one."""
-        return self.found.get("val") or self.found["train"]
+    def restart(self) -> None:
+        """Begin to count: training starts now."""
+        self.measuring = self.last = 0.0
+        self.count = 0
+        self._started = time.perf_counter()
 
     @property
-    def deciding_keys(self) -> Tensor:
-        """Keys of the samples of that measurement."""
-        return self.probes["val" if "val" in self.found else "train"].keys
+    def training(self) -> float:
+        """Seconds of training so far, measuring left out."""
+        return time.perf_counter() - self._started - self.measuring
+
+    def allows(self) -> bool:
+        """Whether one more measurement, as long as the last one, would stay within the limit; the first one does."""
+        if self.max_overhead is None or self.count == 0:
+            return True
+        return self.measuring + self.last <= self.max_overhead * self.training
+
+    def spend(self, seconds: float) -> None:
+        """Account for one measurement."""
+        self.measuring += seconds
+        self.last = seconds
+        self.count += 1
 
 
-@dataclass(frozen=True)
-class Known:
-    """What the first batch showed.
-
-    Attributes:
-        masker: The kind of players in use.
-        task: What is asked of the model.
-        call: How the model takes its inputs.
-        fields: The names of the inputs, where they have some.
-    """
-
-    masker: Players
-    task: Task
-    call: Call
-    fields: tuple[Field, ...]
-
-    def describe(self) -> str:
-        """Say in few words what every rank should have found."""
-        return f"{type(self.masker).__name__} and {self.task.outputs} outputs for {self.task.kind}"
-
-
-@dataclass
 class Session:
-    """What is needed to measure one run.
+    """What happens to one loop object while a Trainer fits; made anew for each fit.
 
-    Attributes:
-        players: ``"auto"`` or a kind of players, as the user gave it.
-        settings: What to compute.
-        score: Name or callable.
-        target: ``"label"``, ``"predicted"`` or an index.
-        layer: Mask the output of this module instead of the input.
-        precision: ``"32-true"`` or ``"inherit"``.
-        input_fn: ``batch -> inputs``.
-        forward_fn: ``(module, inputs) -> logits``.
-        target_fn: ``batch -> targets``.
-        seed: Seed of the players' draw.
-        tell: Takes the text of a problem that was worked around.
-        known: What the first batch showed; ``None`` until then.
+    ``should_probe(epoch, step)`` is the rhythm, asked on every rank; rank 0 decides.
     """
 
-    players: Players | str
-    settings: MeasureSettings
-    score: str | ScoreFn
-    target: Target
-    layer: str | None
-    precision: str
-    input_fn: Callable[[Any], Any] | None
-    forward_fn: Callable[[Any, Any], Any] | None
-    target_fn: Callable[[Any], Tensor] | None
-    seed: int
-    tell: Callable[[str], object]
-    known: Known | None = None
-    _cut: LayerCut | None = None
-    _chunks: ChunkSize | None = None
-    _watched: dict[str, Watched] = field(default_factory=dict)
+    def __init__(
+        self, trainer: Any, module: Any, loop: InteractionMonitor, should_probe: Callable[[int, int], bool]
+    ) -> None:
+        self.trainer, self.module, self.loop = trainer, module, loop
+        self.options = loop.options
+        self.should_probe = should_probe
+        self.faults = Faults(self.options.on_error)
+        loop.tell = self.faults.tell
+        loop.begin_fit()
+        self._alerts = resolve_alerts(self.options.on_event)
+        self._loggers = Loggers(trainer.loggers, self.options.log_key_prefix, self.options.log_figures)
+        self._budget = Budget(self.options.max_overhead)
+        self._asks_to_stop = self._stop_is_ours = False
+        self._waiting: Record | None = None
+        self.due = False  # whether the validation that is under way will be measured
+        self._usable = check_trainer(trainer, module, self.options)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Pickle as new: what was learned belongs to one run, and the cut would take the whole model along."""
-        return self.__dict__ | {"known": None, "_cut": None, "_chunks": None, "_watched": {}}
+    @property
+    def active(self) -> bool:
+        """Whether anything is measured in this fit."""
+        return self._usable and not self.faults.switched_off
 
-    def cut_model(self, pl_module: Any) -> None:
-        """Find the inner layer.
+    @property
+    def _speaks(self) -> bool:
+        """Whether this process writes files and tells people."""
+        return self.active and self.trainer.is_global_zero and not is_fast_dev_run(self.trainer)
 
-        Args:
-            pl_module: The LightningModule, complete.
+    # -- before the first measurement --------------------------------------------------------------------------------
 
-        Raises:
-            ArgumentError: If there is no such layer.
-        """
-        self._cut = LayerCut(pl_module, self.layer) if self.layer is not None else None
+    def prepare(self) -> None:
+        """Find the layer and the ranks: module and processes exist by now."""
+        if self.active:
+            check_layer(self.module, self.options)
+            self.loop.ranks = ranks_of(self.trainer)
 
-    def check_batch(self, trainer: Any, pl_module: Any, batch: Any) -> str:
-        """Try everything that depends on data on two samples, while an error still costs nobody a run.
+    def start(self) -> None:
+        """Start the clock, and begin anew if this run does not continue the recorded one (known only by now)."""
+        self._budget.restart()
+        last = self.loop.history.last
+        if last is not None and (self.trainer.global_step == 0 or self.trainer.current_epoch < last["epoch"]):
+            self.loop.reset()
+        # A stop that still waits for the Trainer's minimum is not in the checkpoint, and its event does not come again.
+        self._ask_to_stop(asked=is_below_minimum(self.trainer))
+        if self._speaks:
+            with self._contained("preparing the loggers"):
+                self._loggers.open(self.options.splits)
+                blind = self._loggers.blind
+                if blind is not None:
+                    self.faults.tell(
+                        f"{blind} can show neither histograms nor figures; `monitor.report(path)` writes them to a "
+                        "file, and so does `lightning-interactions report RUN_DIR` where the logger keeps files"
+                    )
 
-        Args:
-            trainer: The Trainer.
-            pl_module: The LightningModule.
-            batch: The first batch, on the device.
-
-        Returns:
-            What was chosen, in one sentence.
-
-        Raises:
-            BatchError: If the batch cannot be read or does not suit the players.
-            ArgumentError: If an option does not suit the model or the batch.
-            ModelOutputError: If the model does not return logits, or cannot be cut at the layer.
-        """
-        found = read_batch(batch, self.input_fn, self.target_fn)
-        masker = None
-        if self._cut is None:
-            masker = suited_players(self.players, found, pl_module, bridge.tokenizer_of(trainer, pl_module))
-        few = masked = two_samples(found, masker)
-        if masker is not None:  # before the model, which would say less clearly what is wrong with its inputs
-            self._try_players(masker, masked)
-        with self._probing(pl_module):
-            call = find_call(pl_module, few, self.forward_fn, lambda call: self._forward(trainer, pl_module, call))
-            forward = self._forward(trainer, pl_module, call)
-            task = check_model(forward, few, found.targets, self.score, self.target)
-            if self._cut is not None:
-                self._cut.check(forward, few.inputs)
-                masked = replace(few, inputs=self._cut.features(forward, few.inputs), fields=())
-        if masker is None:
-            with of_layer(self.layer, masked.inputs):
-                masker = suited_players(self.players, masked, pl_module)
-                self._try_players(masker, masked)
-        self.known = Known(masker, task, call, found.fields)
-        what = f"the output of layer {self.layer!r}" if self.layer else found.describe()
-        shape = masked.inputs.shape[2:] if len(masked.fields) > 1 else masked.inputs.shape[1:]
-        return (
-            f"players are {masker.describe()} of {what} of shape (B, {', '.join(map(str, shape))}); "
-            f"their game is the {task.describe()}"
-        )
-
-    def _try_players(self, masker: Players, few: Batch) -> None:
-        masker.fit(few.inputs.cpu())
-        draw_players(masker, few.inputs.cpu(), content_keys(few.inputs, self.seed).cpu(), self.settings.num_players)
-
-    def offer(self, watchlist: Watchlist, split: str, batch: Any) -> None:
-        """Consider the samples of a passing batch.
-
-        Args:
-            watchlist: Where they may go.
-            split: ``"train"`` or ``"val"``.
-            batch: The batch.
-        """
-        known = self.known
-        watchlist.recurrence.batches += split == "train"
-        if known is None or not watchlist.wants(split):
+    def look(self, batch: Any) -> None:
+        """Look at a first batch, while an error still costs nobody a run."""
+        if not self.active or self.loop.rules is not None:
             return
-        try:
-            found = read_batch(batch, self.input_fn, self.target_fn)
-            if found.fields != known.fields:
-                raise BatchError(f"it has {found.describe()}, the first batch had other inputs")
-            watchlist.offer(
-                split, found.inputs, known.task.read(found.targets),
-                padding=known.masker.padding,
-                playable=known.masker.playable(found.inputs) if self._cut is None else None,
-            )  # fmt: skip
-        except Exception as error:  # it may come from the user's own input_fn or target_fn
-            watchlist.recurrence.batches -= split == "train"  # it has not been looked at
-            self.tell(f"a {split} batch is left out: {error if isinstance(error, BatchError) else repr(error)}")
+        precision = self.trainer.precision_plugin if self.options.precision == "inherit" else None
+        tokenizer = tokenizer_of(self.trainer, self.module)
+        chosen = self.loop.look(self.module, batch, tokenizer=tokenizer, precision=precision)
+        if self.options.verbose:
+            say(self.trainer, f"TwoPhaseMonitor: {chosen}.")
 
-    def measure(
-        self, trainer: Any, pl_module: Any, watchlist: Watchlist, progress: Callable[[float], object] | None = None
-    ) -> Record:
-        """Measure all splits under the present weights.
+    def observe(self, split: str, batch: Any) -> None:
+        """Consider the samples of a passing batch."""
+        if self.active and self.loop.rules is not None and (split == "train" or self.due):
+            self.loop.observe(split, batch)
 
-        Args:
-            trainer: The Trainer.
-            pl_module: The LightningModule.
-            watchlist: The samples; their collection ends here.
-            progress: Takes the fraction that is done, now and then.
+    def end_epoch(self) -> None:
+        """Look for augmentation at the end of a training epoch."""
+        if self.active:
+            with self._contained("looking for augmentation"):
+                self.loop.end_epoch()
 
-        Returns:
-            The record, the same on every rank.
+    # -- measuring ---------------------------------------------------------------------------------------------------
 
-        Raises:
-            BatchError: If no usable sample has been seen.
-            MeasureError: On every rank, if one of them failed.
-        """
-        started = time.perf_counter()
-        known = self._agree(trainer)
-        ranks = bridge.ranks_of(trainer)
-        missing = watchlist.freeze(ranks, known.masker.padding)
-        if missing is not None:
-            self.tell(missing)
-        if not watchlist.watched:
-            raise BatchError("no batch with usable samples has passed")
-        self._chunks = self._chunks or ChunkSize.of(self.settings.chunk_size)
-        settings = replace(self.settings, rounding=bridge.rounding(trainer, self.precision), chunk_size=self._chunks)
-        arrange = partial(in_format_of, pl_module)
-        measurer = Measurer(settings, known.task, ranks, pl_module.device, arrange)
-        count = self._counter(trainer, watchlist, progress)
-        found, losses = measurer.measure(
-            lambda: self._probing(pl_module),
-            lambda: count(self._forward(trainer, pl_module, known.call)),
-            lambda forward: self._players_of(known.masker, watchlist, forward, measurer),
-            watchlist.losses,
-            self._cut,
+    def gate(self) -> None:
+        """Decide, together with the other ranks, whether this validation is measured."""
+        if not self._usable or not is_fitting(self.trainer):
+            return
+        due = False
+        with self._contained("should_probe"):
+            epoch, last = self.trainer.current_epoch, self.loop.history.last
+            # Then this validation was measured before the checkpoint this run resumed from.
+            again = last is not None and (last["epoch"], last["step"]) == (epoch, logged_step(self.trainer))
+            asked = self.active and not again and self.should_probe(epoch, self.trainer.global_step)
+            due = asked and self._budget.allows()
+        self.due = same_on_all_ranks(self.trainer, due)
+
+    def measure(self, *, wait: bool = False) -> None:
+        """Measure if it is due; then decide, or with ``wait`` log what needs no validation loss and `settle` later."""
+        if self.due:
+            self.due = False
+            with self._contained("measuring", counts=True):
+                trainer, enabled = self.trainer, self.options.verbose
+                with measuring(trainer, self.loop.masked_rows(), enabled=enabled) as progress:
+                    record = self.loop.take(self.module, trainer.current_epoch, logged_step(trainer), progress)
+                if enabled and self._budget.count == 0:
+                    self._tell_cost(record)
+                self._budget.spend(record.seconds)
+                self.faults.recovered()
+                self._waiting = record
+                if wait:
+                    self._log(record.scalars)
+            if not wait:
+                self.settle()
+        if is_fitting(self.trainer) and self._waiting is None and not len(self.loop.history):
+            # Nothing could be measured so far; without these keys a `ModelCheckpoint` would stop the run.
+            parts = ("val/", "train/") if self.options.watch == "both" else ("",)
+            self._log(dict.fromkeys([*DECISION_KEYS, *(f"{part}mean_order" for part in parts)], math.nan))
+
+    def _tell_cost(self, record: Record) -> None:
+        """Say what the first measurement cost."""
+        samples, n = sum(len(m.gap) for m in record.found.values()), record.deciding.strength.shape[-1]
+        share = record.seconds / max(self._budget.training - record.seconds, 1e-9)
+        say(
+            self.trainer,
+            f"TwoPhaseMonitor: the first measurement ({samples} samples x 2**{n} coalitions) took "
+            f"{record.seconds:.2f} s, {share:.0%} of the training time so far. max_overhead, every_n_epochs or "
+            "num_samples make it less.",
         )
-        probes = dict(watchlist.watched)
-        watchlist.renew()
-        if any(measurement.is_noisy for measurement in found.values()):
-            self.tell(
-                "rounding noise of the forward passes may exceed the strength of the high orders; "
-                + ('use precision="32-true"' if self.precision == "inherit" else "do not read much into them")
-            )
-        scalars = {
-            (f"{split}/{key}" if len(found) > 1 else key): value
-            for split, measurement in found.items()
-            for key, value in measurement.scalars().items()
-        }
-        scalars["seconds"] = time.perf_counter() - started
-        return Record(trainer.current_epoch, bridge.logged_step(trainer), scalars, found, losses, probes)
 
-    def end_epoch(self, trainer: Any, watchlist: Watchlist) -> None:
-        """Tell, at the end of the first epoch after they were chosen, if the training samples are augmented.
+    def settle(self, *, late: bool = False) -> None:
+        """Decide on the record that waits, keep it, act on it and tell of it."""
+        record, self._waiting = self._waiting, None
+        if record is None:
+            return
+        run, events = self.loop.run, []
+        with self._contained("deciding"):
+            events = run.decide(record, *self._losses(record))
+            run.keep(record)
+        # Act first: a logger that fails must not swallow an alarm, or on rank 0 keep the other ranks waiting. Nor may a
+        # record that cannot be kept: the detector does not say it again.
+        if not is_fast_dev_run(self.trainer):
+            with self._contained("acting on events"):
+                self._act(events)
+        with self._contained("logging"):
+            self._log(record.scalars, late=late)
+        if self.trainer.is_global_zero and not is_fast_dev_run(self.trainer):
+            with self._contained("writing histograms and texts"):
+                self._write(record, events)
+            count = len(self.loop.history)
+            if events or count & (count - 1) == 0:  # at records 1, 2, 4, 8, ... and whenever something happened
+                with self._contained("drawing the run"):
+                    self._draw(record.step)
 
-        Args:
-            trainer: The Trainer.
-            watchlist: The samples.
-        """
-        again = watchlist.recurrence.end_epoch(bridge.ranks_of(trainer))
-        if again is not None:
-            loss = "train" in watchlist.losses
-            self.tell(
-                f"the training samples look different in every epoch (augmentation): {again[0]} of {again[1]} came "
-                "again in the next one"
-                + ("; the training loss is that of augmented copies, so judge the loss gap by its growth, not by its "
-                   "sign" if loss else "")
-            )  # fmt: skip
+    def _losses(self, record: Record) -> tuple[float | None, float | None]:
+        """Training and validation loss: those on the fixed samples, or the validation loss the user logs."""
+        key = self.options.monitor
+        if key is None:
+            return record.losses.get("train"), record.losses.get("val")
+        value = logged_value(self.trainer, key)
+        if value is None:
+            known = ", ".join(sorted(map(str, self.trainer.callback_metrics))) or "none"
+            self.faults.tell(f"no metric {key!r} was logged, so that loss is missing; logged are: {known}")
+        return record.losses.get("train"), value
 
-    def _agree(self, trainer: Any) -> Known:
-        """Make sure that all ranks have seen the same kind of batches; each looked at the first of its own."""
-        seen = bridge.gather_objects(trainer, self.known.describe() if self.known is not None else "nothing usable")
-        if self.known is None or len(set(seen)) > 1:
-            raise BatchError(f"the first batch showed {', '.join(f'{x} on rank {i}' for i, x in enumerate(seen))}")
-        return self.known
+    def _act(self, events: Sequence[PhaseEvent]) -> None:
+        """Stop if that was asked for, or no longer; tell people."""
+        self._ask_to_stop(asked=any(event.kind == self.options.stop_on for event in events))
+        if self.trainer.is_global_zero:
+            self._send(events)
+            if self.options.verbose and not any(isinstance(alert, WarnAlert) for alert in self._alerts):
+                for event in events:
+                    say(self.trainer, f"TwoPhaseMonitor: {short_sentence(event)}")
 
-    def _players_of(
-        self, masker: Players, watchlist: Watchlist, forward: Forward, measurer: Measurer
-    ) -> dict[str, Watched]:
-        """Players are drawn when a probe is first seen; only a layer's output has to be fitted again each time."""
-        for split, probe in watchlist.watched.items():
-            known = self._watched.get(split)
-            if known is None or known.probe is not probe:
-                self._watched[split] = self._prepare(masker, split, probe, forward, measurer)
-                if len(probe) < watchlist.num_samples:
-                    self.tell(f"only {len(probe)} {split} samples to watch, num_samples={watchlist.num_samples}")
-            elif self._cut is not None:
-                known.refit(forward, measurer.device, self._cut, measurer.chunk_rows)
-        return self._watched
+    def _ask_to_stop(self, *, asked: bool) -> None:
+        """Ask, together with the other ranks, for a stop; only as long as what it was asked for still holds."""
+        if self.options.stop_on is None:
+            return
+        wanted = self.loop.run.stands(self.options.stop_on) and (asked or self._asks_to_stop)
+        wanted = self._asks_to_stop = self.trainer.strategy.reduce_boolean_decision(wanted, all=False)
+        # Lightning may wait for its minimum, so others may ask meanwhile: a wish withdrawn must not withdraw theirs.
+        if wanted and not self.trainer.should_stop:
+            self.trainer.should_stop = self._stop_is_ours = True
+        elif self._stop_is_ours and not wanted:
+            self.trainer.should_stop = self._stop_is_ours = False
 
-    def _prepare(self, masker: Players, split: str, probe: ProbeSet, forward: Forward, measurer: Measurer) -> Watched:
-        wanted = self.settings.num_players
-        watched = Watched.prepare(
-            probe, copy.deepcopy(masker), wanted, forward, measurer.device, self._cut, measurer.chunk_rows
-        )
-        fewer = watched.player_counts[watched.player_counts < wanted]
-        if len(fewer) == len(probe) and len(set(fewer.tolist())) == 1:
-            self.tell(f"num_players={wanted}, but the {split} samples have only {int(fewer[0])}")
-        elif len(fewer):
-            self.tell(
-                f"{len(fewer)} of {len(probe)} {split} samples have fewer than {wanted} players (the fewest "
-                f"{int(fewer.min())}); they add no strength to orders above their number of players"
-            )
-        return watched
+    def _send(self, events: Sequence[PhaseEvent], *, warned: bool = False) -> None:
+        """Tell people, on rank 0; ``warned``: a warning has told it already."""
+        for event in events:
+            for alert in self._alerts:
+                if warned and type(alert) is WarnAlert:
+                    continue
+                try:
+                    with bars_cleared():
+                        alert.send(event)
+                except Exception as error:
+                    self.faults.tell(f"{type(alert).__name__} could not tell an event ({error!r}): {event.message}")
 
-    def _counter(
-        self, trainer: Any, watchlist: Watchlist, progress: Callable[[float], object] | None
-    ) -> Callable[[Forward], Forward]:
-        """Return what counts the rows of all forward passes of a measurement, against those the masked inputs need."""
-        if progress is None:
-            return lambda forward: forward
-        done, expected = 0, sum(map(len, watchlist.watched.values())) * 2**self.settings.num_players
+    # -- telling -----------------------------------------------------------------------------------------------------
 
-        def count(forward: Forward) -> Forward:
-            def counted(inputs: Tensor) -> Any:
-                nonlocal done
-                outputs = forward(inputs)
-                done += len(inputs)
-                progress(done * trainer.world_size / max(expected, 1))
-                return outputs
+    def _log(self, scalars: dict[str, float], *, late: bool = False) -> None:
+        named = {self.options.log_key_prefix + key: value for key, value in scalars.items()}
+        log_scalars(self.trainer, self.module, named, late=late)
 
-            return counted
+    def _write(self, record: Record, events: Sequence[PhaseEvent]) -> None:
+        loggers = self._loggers
+        for split, found in record.found.items():
+            share = order_distribution(found.mean_strength)
+            loggers.histograms(record.part(split), found.histogram, found.edges, share, record.step)
+        for event in events:
+            loggers.event(event, record.step)
+        if any(event.kind in ("boundary", "retracted") for event in events):
+            loggers.mark_boundary(self.loop.record())
 
-        return count
+    def _draw(self, step: int) -> None:
+        run = self.loop.record()
+        self._loggers.keep(run)
+        self._loggers.draw(run, step)
 
-    def _probing(self, pl_module: Any) -> Any:
-        return probing(pl_module, full_precision=self.precision == "32-true")
+    def finish(self) -> None:
+        """Draw the run once more, and sum it up."""
+        if not self._speaks or not len(self.loop.history):
+            return
+        with self._contained("drawing the run"):
+            self._draw(logged_step(self.trainer))
+        if self.options.verbose:
+            with self._contained("summing up the run"):
+                say(self.trainer, "\n" + table("TwoPhaseMonitor", summary(self.loop.record())))
 
-    def _forward(self, trainer: Any, pl_module: Any, call: Call) -> Forward:
-        if self.precision == "32-true":
-            return float32_forward(pl_module, call)
-        plugin = trainer.precision_plugin
+    def interrupt(self) -> None:
+        """Forget what was under way; keep what was measured."""
+        self._waiting, self.due = None, False
+        if self._speaks and len(self.loop.history):
+            with self._contained("keeping the history"):
+                self._loggers.keep(self.loop.record())
 
-        def forward(inputs: Tensor) -> Any:
-            with plugin.forward_context():
-                return call(pl_module, plugin.convert_input(inputs))
+    # -- faults ------------------------------------------------------------------------------------------------------
 
-        return forward
+    def _contained(self, what: str, *, counts: bool = False) -> AbstractContextManager[None]:
+        """Keep a fault of ours away from the training run; it becomes an event, and is told as one."""
+
+        def happened(problem: str) -> None:
+            event = self.loop.run.failed(self.trainer.current_epoch, logged_step(self.trainer), problem)
+            if self.trainer.is_global_zero and not is_fast_dev_run(self.trainer):
+                self._tell_fault(event)
+
+        return self.faults.contain(what, happened, counts=counts)
+
+    def _tell_fault(self, event: PhaseEvent) -> None:
+        """Tell of a fault a warning has just told; what fails here becomes no event, or each would make another one."""
+        self._send([event], warned=True)
+        for logger in self.trainer.loggers:
+            try:
+                one = Loggers([logger], self.options.log_key_prefix, self.options.log_figures)
+                one.event(event, event.step)
+                one.keep(self.loop.record())
+            except Exception as error:
+                self.faults.tell(f"{type(logger).__name__} could not keep an event ({error!r})")

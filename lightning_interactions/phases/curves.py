@@ -9,7 +9,8 @@ run.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
+from statistics import median_high
 from typing import Any
 
 import torch
@@ -18,40 +19,21 @@ from torch import Tensor
 from lightning_interactions.errors import bad_argument
 from lightning_interactions.functional.interval import weighted_mean
 
-WINDOW = 3
-"""Records in the running median."""
-
-STEPS = 8
-"""Latest records whose noise is averaged."""
-
-MAX_BENDS = 256
-"""Bends of a curve kept to judge how much it wobbles."""
-
-MAX_TOTALS = 64
-"""Records of the total strength kept; of more, every second is forgotten."""
+WINDOW = 3  # records in the running median
+STEPS = 8  # latest records whose noise is averaged
+MAX_BENDS = 256  # bends of a curve kept to judge how much it wobbles
+MAX_TOTALS = 64  # records of the total strength kept; of more, every second is forgotten
 
 _NAN = float("nan")
 _ROUNDING = 1e-20  # a variance of the mean order (order of magnitude 1) below this is rounding of float64
 
 
 def rise_z(before: Tensor, after: Tensor, *, paired: bool) -> float:
-    """Significance of a rise of the mean order, as a standard normal number.
+    """Significance of a rise of the mean order between two measurements, as a standard normal number.
 
-    Args:
-        before: ``(samples,)`` contributions at the earlier measurement.
-        after: The same at the later one.
-        paired: Whether row i is the same sample in both.
-
-    Returns:
-        The t statistic (paired, or Welch's) turned into the normal number of equal tail area, so that one threshold
-        serves few samples and many; ``nan`` with fewer than two usable samples.
-
-    Example:
-        >>> before = torch.tensor([1.0, 2.0, 3.0, 4.0])
-        >>> round(rise_z(before, before + torch.tensor([0.9, 1.0, 1.1, 1.0]), paired=True), 1)
-        3.7
-        >>> round(rise_z(before, before + torch.tensor([0.9, 1.0, 1.1, 1.0]), paired=False), 1)
-        1.0
+    From the contributions ``(samples,)`` at both; it is the t statistic (``paired``: row i is the same sample in both;
+    else Welch's) turned into the normal number of equal tail area, so that one threshold serves few samples and many;
+    ``nan`` with fewer than two usable samples.
     """
     if paired:
         difference = after - before
@@ -67,11 +49,15 @@ def rise_z(before: Tensor, after: Tensor, *, paired: bool) -> float:
         return _NAN
     if variance <= _ROUNDING:
         return math.copysign(math.inf, rise) if abs(rise) > 1e-9 else 0.0
-    return _normal_of_t(rise / math.sqrt(variance), freedom)
+    # Wallace's (1959) approximation: right to about 0.01 from three degrees of freedom on, far into the tail.
+    t = rise / math.sqrt(variance)
+    size = (8 * freedom + 1) / (8 * freedom + 3) * math.sqrt(freedom * math.log1p(t * t / freedom))
+    return math.copysign(size, t)
 
 
 def _mean_variance(values: Tensor) -> float:
-    """Squared standard error of the mean."""
+    """Squared standard error of the mean of what is finite."""
+    values = values[values.isfinite()]
     return float(values.var(correction=1)) / len(values) if len(values) > 1 else _NAN
 
 
@@ -82,21 +68,11 @@ def _welch_freedom(a: float, count_a: int, b: float, count_b: int) -> float:
     return (a + b) ** 2 / (a**2 / (count_a - 1) + b**2 / (count_b - 1))
 
 
-def _normal_of_t(t: float, freedom: float) -> float:
-    """Wallace's (1959) approximation: right to about 0.01 from three degrees of freedom on, far into the tail."""
-    size = (8 * freedom + 1) / (8 * freedom + 3) * math.sqrt(freedom * math.log1p(t * t / freedom))
-    return math.copysign(size, t)
-
-
 @dataclass(frozen=True)
 class Point:
-    """One measurement of a curve.
+    """One measurement of a curve, of all samples together and of each (``contributions``, see :func:`weighted_mean`).
 
-    Args:
-        epoch: When.
-        value: Of all samples together.
-        contributions: ``(samples,)`` float64 of :func:`weighted_mean`.
-        probes: Number of the sample set; points with equal numbers were measured on the same samples.
+    Points with an equal number of ``probes`` were measured on the same samples.
     """
 
     epoch: int
@@ -167,8 +143,8 @@ class Curve:
         """
         if not self.steps:
             return math.inf
-        bend = _median(self.bends) if self.bends else 0.0
-        return max(_median(self.steps), 1.4826 * bend / math.sqrt(1.5))
+        bend = median_high(self.bends) if self.bends else 0.0
+        return max(median_high(self.steps), 1.4826 * bend / math.sqrt(1.5))
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Curve:
@@ -182,28 +158,17 @@ class Curve:
 def _step_noise(before: Point, after: Point) -> float:
     """Standard error of one record, from how differently the samples moved since the last one."""
     if before.probes == after.probes:
-        return math.sqrt(_mean_variance(_finite(after.contributions - before.contributions)) / 2)
-    variances = _mean_variance(_finite(before.contributions)) + _mean_variance(_finite(after.contributions))
-    return math.sqrt(variances / 2)
-
-
-def _finite(values: Tensor) -> Tensor:
-    return values[values.isfinite()]
+        return math.sqrt(_mean_variance(after.contributions - before.contributions) / 2)
+    return math.sqrt((_mean_variance(before.contributions) + _mean_variance(after.contributions)) / 2)
 
 
 @dataclass
 class OrderTrack:
-    """Both curves of the strength.
+    """Both curves of the strength."""
 
-    Attributes:
-        order: The mean order, 1 to n.
-        shared: Share of the interactions between two or more players, 0 to 1: what the first order leaves.
-        totals: Epochs and binary logarithms of the mean total strength of a sample.
-    """
-
-    order: Curve = field(default_factory=Curve)
-    shared: Curve = field(default_factory=Curve)
-    totals: list[tuple[int, float]] = field(default_factory=list)
+    order: Curve = field(default_factory=Curve)  # the mean order, 1 to n
+    shared: Curve = field(default_factory=Curve)  # share of the interactions between two or more players, 0 to 1
+    totals: list[tuple[int, float]] = field(default_factory=list)  # epochs, log2 of the mean total strength of a sample
     num_players: int = 0
     probes: int = 0
     samples: int = 0
@@ -225,13 +190,6 @@ class OrderTrack:
             self.totals = self.totals[1::2]
         return True
 
-    def growth(self) -> float:
-        """Octaves by which the total strength grew per octave of epochs, over the last octave of epochs."""
-        epoch, now = self.totals[-1]
-        earlier, then = next(record for record in self.totals if record[0] >= (epoch + 1) / 2 - 1)
-        # Half an octave at least: after few epochs, or many measurements in one, a small step is no steep growth.
-        return (now - then) / max(math.log2((epoch + 1) / (earlier + 1)), 0.5)
-
     def restart(self) -> None:
         """Look for the turning point from the present on."""
         self.order.restart()
@@ -242,6 +200,11 @@ class OrderTrack:
         order, shared = self.order, self.shared
         assert order.trough is not None  # something was measured
         now = order.recent[-1]
+        # Octaves by which the total strength grew per octave of epochs, over the last octave of epochs; half an octave
+        # at least, for after few epochs, or many measurements in one, a small step is no steep growth.
+        epoch, total = self.totals[-1]
+        earlier, then = next(record for record in self.totals if record[0] >= (epoch + 1) / 2 - 1)
+        growth = (total - then) / max(math.log2((epoch + 1) / (earlier + 1)), 0.5)
         return {
             "mean_order": now.value,
             "level": order.trough.value + order.rise,
@@ -254,16 +217,12 @@ class OrderTrack:
             "first_order_fall": shared.rise,
             "first_order_noise": shared.noise,
             "z": rise_z(order.trough.contributions, now.contributions, paired=order.trough.probes == now.probes),
-            "strength_growth": self.growth(),
+            "strength_growth": growth,
         }
-
-    def state_dict(self) -> dict[str, Any]:
-        """Builtin containers and tensors."""
-        return asdict(self)
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> OrderTrack:
-        """Rebuild what :meth:`state_dict` gave; missing entries start fresh, unknown ones are ignored."""
+        """Rebuild from its fields; missing entries start fresh, unknown ones are ignored."""
         known = {k: v for k, v in state.items() if k in cls.__dataclass_fields__}
         known |= {name: Curve.from_state(known.get(name, {})) for name in ("order", "shared")}
         return cls(**known)
@@ -312,27 +271,14 @@ class LossTrack:
             "val_growth": (min(self.recent_val) - self.best_val) / unit,
         }
 
-    def state_dict(self) -> dict[str, Any]:
-        """Builtin containers."""
-        return asdict(self)
-
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> LossTrack:
-        """Rebuild what :meth:`state_dict` gave; missing entries start fresh, unknown ones are ignored."""
+        """Rebuild from its fields; missing entries start fresh, unknown ones are ignored."""
         return cls(**{k: v for k, v in state.items() if k in cls.__dataclass_fields__})
 
 
-def _median(values: list[float]) -> float:
-    """Middle value; the larger of two."""
-    return sorted(values)[len(values) // 2]
-
-
 def check_strength(strength: object) -> Tensor:
-    """Turn an array-like into a detached floating tensor ``(samples, 2, n)`` on the CPU.
-
-    Raises:
-        ArgumentError: If it cannot be.
-    """
+    """Turn an array-like into a detached floating tensor ``(samples, 2, n)`` on the CPU, or say why it is none."""
     try:
         tensor = torch.as_tensor(strength).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:

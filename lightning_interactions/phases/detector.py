@@ -8,15 +8,16 @@ is the turning point. :class:`PhaseDetector` looks for it in a stream of measure
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from statistics import NormalDist
 from typing import Any
 
-from lightning_interactions.errors import ArgumentError, StateError, bad_argument
+from lightning_interactions.errors import ArgumentError, StateError, bad_argument, is_number, is_whole
 from lightning_interactions.phases.curves import Curve, LossTrack, OrderTrack, check_strength
-from lightning_interactions.phases.event import PhaseEvent
+from lightning_interactions.phases.event import EventKind, PhaseEvent
 from lightning_interactions.phases.messages import boundary_message, overfitting_message, retracted_message
-from lightning_interactions.phases.risk import model_for
+from lightning_interactions.phases.risk import WITH_LOSSES, WITHOUT_LOSSES
 
 # Thresholds at a false alarm rate of 5 %, found on simulated noise and the tuning half of `tests/benchmarks/onset`.
 _RISE = 1.1  # rise of a curve, in the largest of so many records of pure noise, which is sqrt(2 ln records) noises
@@ -26,36 +27,36 @@ _STEP = 0.15  # by which the thresholds of the orders change for each standard n
 _LEAST_RISE = 0.01  # orders; below it a mean order is flat, whatever its noise
 _GAP_ONSET = 0.01  # growth of the loss gap, relative to the lowest validation loss, from which it has begun to widen
 _OVERFIT_GAP, _OVERFIT_RISE = 0.4, 0.01  # growth of the loss gap and of the validation loss, likewise
+_CLEAR_RISE = 0.3  # growth of the validation loss that is overfitting on whichever side the training loss is
 
 
 def overfitting_risk(evidence: Mapping[str, float]) -> float:
-    """Chance that this run will overfit, as far as can be seen now.
+    """Chance, 0 to 1, that this run will overfit, as far as can be seen now.
 
-    Args:
-        evidence: As in :attr:`PhaseDetector.evidence`. Without the losses' numbers the interactions judge alone.
-
-    Returns:
-        The risk, 0 to 1: a logistic function (``_risk.py``) fitted on recorded runs, of which about half overfit.
+    A logistic function (``risk.py``) of the numbers in :attr:`PhaseDetector.evidence`, fitted on recorded runs of which
+    about half overfit. Without the losses' numbers the interactions judge alone.
 
     Example:
         >>> overfitting_risk({}) < overfitting_risk({"strength_growth": 2.0})
         True
     """
-    return model_for(evidence).risk(evidence)
+    return (WITH_LOSSES if "val_growth" in evidence else WITHOUT_LOSSES).risk(evidence)
 
 
 def losses_show_overfitting(evidence: Mapping[str, float], factor: float = 1.0) -> bool:
     """Whether the validation loss has risen, and away from the training loss, far enough for an alarm.
 
-    Growths alone count, never on which side of the training loss the validation loss is: noisy labels or augmented
-    training copies can hold the training loss above it for the whole run.
+    Growths count. On which side of the training loss the validation loss is counts only as long as its rise is small
+    and the training loss is one of plain samples: noisy labels hold that loss above it until they are memorised, and
+    people would not call it overfitting before. Augmented copies may hold it there for the whole run, and say nothing.
 
     Args:
         evidence: As in :attr:`PhaseDetector.evidence`. Without the losses' numbers the answer is no.
         factor: Multiplies both thresholds.
     """
     gap, rise = evidence.get("gap_growth", 0.0), evidence.get("val_growth", 0.0)
-    return gap >= _OVERFIT_GAP * factor and rise >= _OVERFIT_RISE * factor
+    above = evidence.get("gap", 0.0) > 0 or evidence.get("augmented", 0.0) > 0 or rise >= _CLEAR_RISE * factor
+    return gap >= _OVERFIT_GAP * factor and rise >= _OVERFIT_RISE * factor and above
 
 
 class PhaseDetector:
@@ -71,10 +72,10 @@ class PhaseDetector:
       alone. Losses that show overfitting end phase 1 too, whatever the mean order does (this is how the papers find
       the boundary); the evidence then says ``significant: 0.0``.
     - **overfitting** once the gap between the losses (validation minus training) has widened by 40 % of the lowest
-      validation loss, and the validation loss has risen by 1 % of it, in two records. The gap may stay negative, as
-      where training copies are augmented: a constant added to the training loss changes nothing. The losses decide
-      alone: waiting for a turn of the mean order only delayed the alarm on recorded runs, and without validation loss
-      no number of the interactions was sure enough for one. They do count in :attr:`overfitting_risk`.
+      validation loss, and the validation loss has risen by 1 % of it, in two records; and is above the training loss
+      unless that is one of augmented copies, or the rise is 30 %. The losses decide alone: waiting for a turn of the
+      mean order only delayed the alarm on recorded runs, and without validation loss no number of the interactions was
+      sure enough for one. They do count in :attr:`overfitting_risk`.
     - **retracted** when after a boundary the mean order falls clearly below its level there, and the losses do not show
       overfitting. The boundary and the overfitting declared after it are withdrawn, and the search resumes.
 
@@ -114,8 +115,7 @@ class PhaseDetector:
     VERSION = 1
 
     def __init__(self, *, false_alarm_rate: float = 0.05) -> None:
-        number = isinstance(false_alarm_rate, (int, float)) and not isinstance(false_alarm_rate, bool)
-        if not number or not 0 < false_alarm_rate < 0.5:
+        if not is_number(false_alarm_rate) or not 0 < false_alarm_rate < 0.5:
             raise bad_argument("false_alarm_rate", "a number above 0 and below 0.5", false_alarm_rate)
         self.false_alarm_rate = float(false_alarm_rate)
         z, usual = NormalDist().inv_cdf(1 - self.false_alarm_rate), NormalDist().inv_cdf(0.95)
@@ -146,6 +146,7 @@ class PhaseDetector:
         *,
         step: int = 0,
         paired: bool = True,
+        augmented: bool = False,
     ) -> list[PhaseEvent]:
         """Take one measurement and say what is new.
 
@@ -158,6 +159,7 @@ class PhaseDetector:
             val_loss: Loss on validation data, or ``None``.
             step: Copied into the events.
             paired: ``False`` when the samples are not those of the last call. A new number of samples says so too.
+            augmented: Whether the training loss is that of augmented copies, so that its level says nothing.
 
         Returns:
             The new events, mostly none; a boundary comes before the overfitting found with it.
@@ -171,10 +173,11 @@ class PhaseDetector:
         self._last_epoch = epoch
         self._losses.add(epoch, train_loss, val_loss)
         measured = self._orders.add(epoch, strength, paired=paired, frozen=self.boundary_epoch is not None)
+        losses = {**self._losses.evidence(), "augmented": float(augmented)} if augmented else self._losses.evidence()
         if not measured:
-            self.evidence = {"mean_order": math.nan, **self._losses.evidence()}
+            self.evidence = {"mean_order": math.nan, **losses}
             return []
-        self.evidence = {**self._orders.evidence(), **self._losses.evidence()}
+        self.evidence = {**self._orders.evidence(), **losses}
         self.overfitting_risk = self.evidence["risk"] = overfitting_risk(self.evidence)
         return self._decide(epoch, step)
 
@@ -186,12 +189,22 @@ class PhaseDetector:
         fell = -order.rise >= max(self._clear(order), _LEAST_RISE)
 
         events = []
+
+        def tell(kind: EventKind, of: int, message: Callable[[int, Mapping[str, float]], str], **more: float) -> None:
+            evidence = {**self.evidence, **more}
+            events.append(PhaseEvent(kind, of, epoch, step, evidence, message(epoch, evidence)))
+
+        trough = int(self.evidence["trough_epoch"])
         if self.boundary_epoch is None and (turned or overfits):
-            events.append(self._declare_boundary(epoch, step, significant=turned))
+            self.boundary_epoch = trough
+            tell("boundary", trough, boundary_message, significant=float(turned))
         elif self.boundary_epoch is not None and fell and not overfits:
-            events.append(self._retract(epoch, step))
+            self.boundary_epoch = self.overfitting_epoch = None
+            self._orders.restart()
+            tell("retracted", trough, retracted_message)
         if self.overfitting_epoch is None and overfits:
-            events.append(self._declare_overfitting(epoch, step))
+            self.overfitting_epoch = epoch
+            tell("overfitting", epoch, overfitting_message)
         return events
 
     def _turned(self) -> bool:
@@ -209,24 +222,6 @@ class PhaseDetector:
         """How far noise alone may well take a curve."""
         return _RISE * self._order_factor * curve.noise * math.sqrt(2 * math.log(max(curve.count, 2)))
 
-    def _declare_boundary(self, epoch: int, step: int, *, significant: bool) -> PhaseEvent:
-        self.boundary_epoch = int(self.evidence["trough_epoch"])
-        evidence = {**self.evidence, "significant": float(significant)}
-        return PhaseEvent("boundary", self.boundary_epoch, epoch, step, evidence, boundary_message(epoch, evidence))
-
-    def _declare_overfitting(self, epoch: int, step: int) -> PhaseEvent:
-        self.overfitting_epoch = epoch
-        return PhaseEvent(
-            "overfitting", epoch, epoch, step, dict(self.evidence), overfitting_message(epoch, self.evidence)
-        )
-
-    def _retract(self, epoch: int, step: int) -> PhaseEvent:
-        boundary, self.boundary_epoch, self.overfitting_epoch = int(self.evidence["trough_epoch"]), None, None
-        self._orders.restart()
-        return PhaseEvent(
-            "retracted", boundary, epoch, step, dict(self.evidence), retracted_message(epoch, self.evidence)
-        )
-
     def state_dict(self) -> dict[str, Any]:
         """Give everything further decisions depend on except the thresholds, as builtin containers and tensors."""
         return {
@@ -235,8 +230,8 @@ class PhaseDetector:
             "overfitting_epoch": self.overfitting_epoch,
             "overfitting_risk": self.overfitting_risk,
             "evidence": dict(self.evidence),
-            "orders": self._orders.state_dict(),
-            "losses": self._losses.state_dict(),
+            "orders": asdict(self._orders),
+            "losses": asdict(self._losses),
             "last_epoch": self._last_epoch,
         }
 
@@ -260,7 +255,7 @@ class PhaseDetector:
         self._last_epoch = state.get("last_epoch")
 
     def _check_order(self, epoch: int, num_players: int) -> None:
-        if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
+        if not is_whole(epoch, 0):
             raise bad_argument("epoch", "an integer not below 0", epoch)
         if self._last_epoch is not None and epoch < self._last_epoch:
             raise bad_argument("epoch", f"{self._last_epoch} or later, as epochs only go forward", epoch)
@@ -270,18 +265,6 @@ class PhaseDetector:
                 f"Expected argument `strength` to have {known} orders as before, but got {num_players}. "
                 f"Use a new detector for other players."
             )
-
-
-def _not_negative(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-        raise bad_argument(name, "a number not below 0", value)
-    return float(value)
-
-
-def _positive_integer(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise bad_argument(name, "a positive integer", value)
-    return value
 
 
 def _loss(name: str, value: Any) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from html import escape
 from typing import Any, Literal, get_args
 
@@ -56,14 +56,8 @@ class PhaseEvent:
 
     def to_dict(self) -> dict[str, Any]:
         """Give plain values that strict JSON can hold: numbers that are not finite become ``None``."""
-        return {
-            "kind": self.kind,
-            "epoch": self.epoch,
-            "detected_epoch": self.detected_epoch,
-            "step": self.step,
-            "evidence": {k: v if math.isfinite(v) else None for k, v in self.evidence.items()},
-            "message": self.message,
-        }
+        evidence = {k: v if math.isfinite(v) else None for k, v in self.evidence.items()}
+        return {**asdict(self), "evidence": evidence}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PhaseEvent:

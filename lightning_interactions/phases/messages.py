@@ -1,6 +1,6 @@
 """The sentences in which :class:`~lightning_interactions.phases.PhaseDetector` tells its events.
 
-Each takes the epoch of detection and the evidence (see ``_evidence.py``), and ends with what to do.
+Each takes the epoch of detection and the evidence (see :attr:`PhaseDetector.evidence`), and ends with what to do.
 """
 
 from __future__ import annotations

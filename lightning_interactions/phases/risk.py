@@ -9,33 +9,21 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-CAPS = {
-    "strength_growth": 4.0,
-    "gap_growth": 2.0,
-    "val_growth": 0.5,
-}
+CAPS = {"strength_growth": 4.0, "gap_growth": 2.0, "val_growth": 0.5}
 """The numbers used, and the value beyond which more of each says nothing more; below 0 counts as 0."""
 
 
 @dataclass(frozen=True)
 class RiskModel:
-    """A fitted risk.
-
-    Attributes:
-        weights: By name of the number.
-        intercept: Log-odds with none of them.
-    """
+    """A fitted risk: weights by name of the number, and the log-odds with none of them."""
 
     weights: Mapping[str, float]
     intercept: float
 
-    def log_odds(self, evidence: Mapping[str, float]) -> float:
-        """Log-odds of overfitting; missing numbers count as 0."""
-        return self.intercept + sum(w * clamped(name, evidence) for name, w in self.weights.items())
-
     def risk(self, evidence: Mapping[str, float]) -> float:
-        """The same as a chance, 0 to 1."""
-        return 1 / (1 + math.exp(-self.log_odds(evidence)))
+        """Chance of overfitting, 0 to 1; missing numbers count as 0."""
+        log_odds = self.intercept + sum(w * clamped(name, evidence) for name, w in self.weights.items())
+        return 1 / (1 + math.exp(-log_odds))
 
 
 def clamped(name: str, evidence: Mapping[str, float]) -> float:
@@ -44,23 +32,6 @@ def clamped(name: str, evidence: Mapping[str, float]) -> float:
     return 0.0 if math.isnan(value) else min(max(value, 0.0), CAPS[name])
 
 
-def model_for(evidence: Mapping[str, float]) -> RiskModel:
-    """The model that uses what was measured."""
-    return WITH_LOSSES if "val_growth" in evidence else WITHOUT_LOSSES
+WITH_LOSSES = RiskModel(weights={"strength_growth": 0.59, "gap_growth": 3.62, "val_growth": 7.89}, intercept=-1.07)
 
-
-WITH_LOSSES = RiskModel(
-    weights={
-        "strength_growth": 0.59,
-        "gap_growth": 3.62,
-        "val_growth": 7.89,
-    },
-    intercept=-1.07,
-)
-
-WITHOUT_LOSSES = RiskModel(
-    weights={
-        "strength_growth": 0.66,
-    },
-    intercept=-0.59,
-)
+WITHOUT_LOSSES = RiskModel(weights={"strength_growth": 0.66}, intercept=-0.59)

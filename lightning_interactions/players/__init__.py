@@ -9,19 +9,7 @@ from lightning_interactions.players.tabular import TabularFeatures
 from lightning_interactions.players.text import Tokens
 
 __all__ = [
-    "FeatureMask",
-    "ImagePatches",
-    "MaskedRegions",
-    "Players",
-    "PointClusters",
-    "RegionPlayers",
-    "TabularFeatures",
-    "Tokens",
-    "check_players",
-    "choose_players",
-    "of_layer",
-    "player_counts",
-    "suited_players",
-    "two_samples",
+    "FeatureMask", "ImagePatches", "MaskedRegions", "Players", "PointClusters", "RegionPlayers", "TabularFeatures",
+    "Tokens", "check_players", "choose_players", "of_layer", "player_counts", "suited_players", "two_samples",
     "with_background",
-]
+]  # fmt: skip

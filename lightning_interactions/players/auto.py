@@ -21,14 +21,7 @@ from lightning_interactions.players.text import Tokens
 
 
 def check_players(players: object) -> None:
-    """Raise unless ``players`` is ``"auto"`` or a `Players` instance.
-
-    Args:
-        players: The argument as the user gave it.
-
-    Raises:
-        ArgumentError: If it is anything else.
-    """
+    """Raise an `ArgumentError` unless ``players`` is ``"auto"`` or a `Players` instance."""
     if not (isinstance(players, Players) or (isinstance(players, str) and players == "auto")):
         hint = "Call it: `players=" + players.__name__ + "(...)`." if isinstance(players, type) else ""
         raise bad_argument("players", '"auto" or an instance of Players such as ImagePatches()', players, hint)
@@ -37,20 +30,9 @@ def check_players(players: object) -> None:
 def choose_players(inputs: Tensor, *, packed: bool = False) -> Players:
     """Choose players for a batch of inputs: the meaning of ``players="auto"``.
 
-    Args:
-        inputs: One batch, ``(B, *shape)``.
-        packed: Whether they are token ids packed with their companions, ``(B, K, L)``.
-
-    Returns:
-        `ImagePatches` for floating ``(B, C, H, W)``, `Tokens` for integer ``(B, L)``, `TabularFeatures` for floating
-        ``(B, F)``, `PointClusters` for floating ``(B, N, 3)`` or ``(B, 3, N)``.
-
-    Raises:
-        BatchError: If the inputs are of any other form; the text lists what can be done.
-
-    Example:
-        >>> choose_players(torch.zeros(8, 3, 32, 32))
-        ImagePatches(baseline='zero', grid=None, margin=None)
+    They are `ImagePatches` for floating ``(B, C, H, W)``, `Tokens` for integer ``(B, L)`` or ids packed with their
+    companions, ``(B, K, L)``, `TabularFeatures` for floating ``(B, F)``, `PointClusters` for floating ``(B, N, 3)`` or
+    ``(B, 3, N)``. For any other form a `BatchError` lists what can be done.
     """
     if inputs.is_floating_point():
         if inputs.ndim == 4:
@@ -72,20 +54,7 @@ def choose_players(inputs: Tensor, *, packed: bool = False) -> Players:
 
 
 def suited_players(players: Players | str, batch: Batch, model: nn.Module, tokenizer: Any = None) -> Players:
-    """Choose players if the user did not, and let them learn from the model.
-
-    Args:
-        players: ``"auto"`` or a kind of players; it is copied.
-        batch: One batch of what is masked.
-        model: The model.
-        tokenizer: The tokenizer, where there is one.
-
-    Returns:
-        The players, not fitted yet.
-
-    Raises:
-        BatchError: If ``players="auto"`` does not recognise the inputs.
-    """
+    """Choose players, or copy those the user chose, and let them learn from the model; they are not fitted yet."""
     packed = len(batch.fields) > 1
     chosen = copy.deepcopy(players) if isinstance(players, Players) else choose_players(batch.inputs, packed=packed)
     chosen.suit(model, [field.name for field in batch.fields], tokenizer)
@@ -93,17 +62,9 @@ def suited_players(players: Players | str, batch: Batch, model: nn.Module, token
 
 
 def two_samples(batch: Batch, players: Players | None) -> Batch:
-    """Take two samples with players enough, to try things on.
+    """Take two samples with players enough, to try things on; the same sample twice if there is only one.
 
-    Args:
-        batch: A batch.
-        players: The players, ``None`` where they cannot tell yet.
-
-    Returns:
-        A batch of two; the same sample twice if there is only one.
-
-    Raises:
-        BatchError: If no sample has at least two players.
+    ``players`` are ``None`` where they cannot tell yet; a `BatchError` says that no sample has two of them.
     """
     usable = torch.arange(len(batch.inputs), device=batch.inputs.device)
     if players is not None:
@@ -119,12 +80,7 @@ def two_samples(batch: Batch, players: Players | None) -> Batch:
 
 @contextmanager
 def of_layer(layer: str | None, output: Tensor) -> Iterator[None]:
-    """Say in an error about what is masked that it is the output of a layer, not the input.
-
-    Args:
-        layer: Name of the layer, ``None`` for the input.
-        output: Its output.
-    """
+    """Say in an error about what is masked that it is the output of a layer, not the input."""
     try:
         yield
     except BatchError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from lightning_interactions.errors import BatchError, bad_argument
+from lightning_interactions.errors import BatchError, bad_argument, is_whole
 from lightning_interactions.players.base import BACKGROUND, Baseline, RegionPlayers, mean_of_finite
 
 DEFAULT_GRID = 8
@@ -37,31 +37,19 @@ class ImagePatches(RegionPlayers):
     ) -> None:
         super().__init__(baseline)
         sides = (grid, grid) if isinstance(grid, int) else grid
-        pair = isinstance(sides, (tuple, list)) and len(sides) == 2 and all(_is_int(side, 1) for side in sides)
+        pair = isinstance(sides, (tuple, list)) and len(sides) == 2 and all(is_whole(side, 1) for side in sides)
         if sides is not None and not pair:
             raise bad_argument("grid", "a positive integer, a pair (rows, columns) of them, or None", grid)
-        if margin is not None and not _is_int(margin, 0):
+        if margin is not None and not is_whole(margin, 0):
             raise bad_argument("margin", "an integer not below 0, or None", margin)
         if sides is not None and margin is not None and _inner(sides[0], margin) * _inner(sides[1], margin) < 2:
-            raise bad_argument(
-                "margin", f"small enough to leave 2 patches of a {sides[0]} x {sides[1]} grid", margin, "Use 0."
-            )
+            expected = f"small enough to leave 2 patches of a {sides[0]} x {sides[1]} grid"
+            raise bad_argument("margin", expected, margin, "Use 0.")
         self.grid = grid
         self.margin = margin
 
     def partition(self, sample: Tensor, generator: Generator) -> Tensor:
-        """Cut the image into patches.
-
-        Args:
-            sample: ``(C, H, W)``.
-            generator: Not used: the grid is the same for all samples.
-
-        Returns:
-            Long ``(H, W)``: the patch of every pixel, row by row; -1 in the margin.
-
-        Raises:
-            BatchError: If the sample is not an image, or has fewer pixels than the grid has patches.
-        """
+        """Number the patches row by row, ``(H, W)`` ids for a sample ``(C, H, W)``; -1 in the margin."""
         if sample.ndim != 3:
             raise BatchError(
                 f"ImagePatches needs images of shape (B, C, H, W), but one sample has shape {tuple(sample.shape)}. "
@@ -86,10 +74,6 @@ class ImagePatches(RegionPlayers):
 
     def _mean(self, samples: Tensor) -> Tensor:
         return mean_of_finite(samples, (0, 2, 3)).view(-1, 1, 1)
-
-
-def _is_int(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def _inner(patches: int, margin: int) -> int:

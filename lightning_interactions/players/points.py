@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from lightning_interactions.errors import BatchError, bad_argument
+from lightning_interactions.errors import BatchError, bad_argument, is_whole
 from lightning_interactions.players.base import MaskedRegions
 
 COORDINATES = 3
@@ -37,7 +37,7 @@ class PointClusters(MaskedRegions):
     uneven = True
 
     def __init__(self, num_clusters: int = 30, axis: int | None = None) -> None:
-        if isinstance(num_clusters, bool) or not isinstance(num_clusters, int) or num_clusters < 2:
+        if not is_whole(num_clusters, 2):
             raise bad_argument("num_clusters", "an integer of at least 2", num_clusters)
         if axis is not None and (isinstance(axis, bool) or axis not in (0, 1)):
             raise bad_argument("axis", "0, 1 or None", axis)
@@ -45,28 +45,14 @@ class PointClusters(MaskedRegions):
         self.axis = axis
 
     def playable(self, samples: Tensor) -> Tensor:
-        """Tell which clouds have finite coordinates; the others have no clusters.
-
-        Args:
-            samples: ``(B, N, C)`` or ``(B, C, N)``.
-
-        Returns:
-            Boolean ``(B,)``.
-        """
+        """Tell which clouds have finite coordinates; the others have no clusters."""
         if samples.ndim != 3 or not samples.is_floating_point():
             return super().playable(samples)  # `fit` says what is wrong
         points = samples.narrow(1 + self._axis_of(samples.shape[1:]), 0, COORDINATES)
         return points.isfinite().flatten(1).all(1)
 
     def fit(self, samples: Tensor) -> None:
-        """Check that these are point clouds.
-
-        Args:
-            samples: ``(B, N, C)`` or ``(B, C, N)``.
-
-        Raises:
-            BatchError: If they are not, or it cannot be told which dimension holds the coordinates.
-        """
+        """Check that these are point clouds, and that it can be told which dimension holds the coordinates."""
         if samples.ndim != 3 or not samples.is_floating_point():
             raise BatchError(
                 f"PointClusters needs floating-point clouds of shape (B, N, 3) or (B, 3, N), but got {samples.dtype} "
@@ -75,18 +61,7 @@ class PointClusters(MaskedRegions):
         self._axis_of(samples.shape[1:])
 
     def partition(self, sample: Tensor, generator: Generator) -> Tensor:
-        """Cut one cloud into clusters.
-
-        Args:
-            sample: ``(N, C)`` or ``(C, N)``.
-            generator: Seeds the clusters.
-
-        Returns:
-            Long ``(N, 1)`` or ``(1, N)``: the cluster of every point.
-
-        Raises:
-            BatchError: If a coordinate is not finite.
-        """
+        """Cut one cloud into clusters seeded by ``generator``: ``(N, 1)`` or ``(1, N)``, one id for every point."""
         axis = self._axis_of(sample.shape)
         points = (sample if axis == 1 else sample.T)[:, :COORDINATES].double()
         if not bool(points.isfinite().all()):
@@ -121,20 +96,9 @@ class PointClusters(MaskedRegions):
 
 
 def kmeans(points: Tensor, num_clusters: int, generator: Generator) -> Tensor:
-    """Cluster points: K-means++ seeds (Arthur and Vassilvitskii, 2007), then Lloyd's rounds until nothing moves.
+    """Cluster points ``(N, D)``: K-means++ seeds (Arthur and Vassilvitskii, 2007), then Lloyd's rounds to the end.
 
-    Args:
-        points: ``(N, D)``, finite.
-        num_clusters: Clusters to make; fewer where fewer points differ.
-        generator: Source of randomness.
-
-    Returns:
-        Long ``(N,)``: the cluster of every point, from 0 on; a cluster may end up empty.
-
-    Example:
-        >>> labels = kmeans(torch.tensor([[0.0], [0.1], [5.0], [5.1]]), 2, torch.Generator().manual_seed(0))
-        >>> bool(labels[0] == labels[1]), bool(labels[1] == labels[2])
-        (True, False)
+    Where fewer points differ there are fewer clusters, and one may end up empty.
     """
     centres = _spread_seeds(points, num_clusters, generator)
     labels = torch.cdist(points, centres).argmin(1)
@@ -150,9 +114,8 @@ def kmeans(points: Tensor, num_clusters: int, generator: Generator) -> Tensor:
 
 
 def _spread_seeds(points: Tensor, num_clusters: int, generator: Generator) -> Tensor:
-    first = int(torch.randint(len(points), (1,), generator=generator))
-    chosen = [first]
-    distance = (points - points[first]).square().sum(1)
+    chosen = [int(torch.randint(len(points), (1,), generator=generator))]
+    distance = (points - points[chosen[0]]).square().sum(1)
     while len(chosen) < num_clusters and float(distance.max()) > 0:
         chosen.append(int(torch.multinomial(distance, 1, generator=generator)))
         distance = torch.minimum(distance, (points - points[chosen[-1]]).square().sum(1))

@@ -35,24 +35,12 @@ class FeatureMask(RegionPlayers):
         mask = torch.tensor(mask) if isinstance(mask, list) else mask
         whole = isinstance(mask, Tensor) and not mask.is_floating_point() and mask.dtype != torch.bool
         if not whole or len(set(mask[mask >= 0].tolist())) < 2:
-            raise bad_argument(
-                "mask", "an integer tensor with at least 2 different ids from 0 on (-1 is background)", mask
-            )
+            expected = "an integer tensor with at least 2 different ids from 0 on (-1 is background)"
+            raise bad_argument("mask", expected, mask)
         self.mask_ids = mask.cpu().long().clamp(min=BACKGROUND)
 
     def partition(self, sample: Tensor, generator: Generator) -> Tensor:
-        """Return the regions given at construction.
-
-        Args:
-            sample: One input.
-            generator: Not used.
-
-        Returns:
-            Long tensor, as the user gave it.
-
-        Raises:
-            BatchError: If the regions do not broadcast to the sample.
-        """
+        """Return the regions given at construction; they must broadcast to the sample."""
         try:
             torch.broadcast_to(self.mask_ids, sample.shape)
         except RuntimeError:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Generator, Tensor
 
-from lightning_interactions.errors import BatchError, bad_argument
+from lightning_interactions.errors import BatchError, bad_argument, is_whole
 from lightning_interactions.players.base import Baseline, RegionPlayers
 
 Groups = Sequence[Sequence[int]] | Mapping[str, Sequence[int]]
@@ -49,18 +49,7 @@ class TabularFeatures(RegionPlayers):
         return f"TabularFeatures(baseline={self.baseline!r}, {len(self._groups)} groups of {columns} columns)"
 
     def partition(self, sample: Tensor, generator: Generator) -> Tensor:
-        """Make every column, or group of columns, a region of its own.
-
-        Args:
-            sample: ``(F,)``.
-            generator: Not used.
-
-        Returns:
-            Long ``(F,)``: the number of the column, for a group that of its first.
-
-        Raises:
-            BatchError: If the sample is not one row of columns, or has fewer than the groups name.
-        """
+        """Give every column its own number ``(F,)``, and the columns of a group that of its first."""
         if sample.ndim != 1:
             raise BatchError(
                 f"TabularFeatures needs inputs of shape (B, F), but one sample has shape {tuple(sample.shape)}. "
@@ -84,7 +73,7 @@ def _check_groups(groups: Groups | None) -> list[list[int]]:
         raise bad_argument("groups", expected, groups)
     for group in lists:
         whole = isinstance(group, Sequence) and not isinstance(group, (str, bytes)) and len(group) > 0
-        if not whole or any(isinstance(c, bool) or not isinstance(c, int) or c < 0 for c in group):
+        if not whole or not all(is_whole(column, 0) for column in group):
             raise bad_argument("groups", expected, groups)
     named = [column for group in lists for column in group]
     twice = sorted({column for column in named if named.count(column) > 1})

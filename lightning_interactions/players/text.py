@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from lightning_interactions.errors import BatchError, bad_argument
+from lightning_interactions.errors import BatchError, bad_argument, is_whole
 from lightning_interactions.functional.coalitions import MIN_PLAYERS
 from lightning_interactions.model.batch import ATTENTION_KEY, Padding
 from lightning_interactions.players.base import BACKGROUND, MaskedRegions
@@ -46,9 +46,9 @@ class Tokens(MaskedRegions):
     uneven = True
 
     def __init__(self, mask_token_id: int | None = None, special_token_ids: Sequence[int] = ()) -> None:
-        if mask_token_id is not None and not _is_id(mask_token_id):
+        if mask_token_id is not None and not is_whole(mask_token_id, 0):
             raise bad_argument("mask_token_id", "an integer from 0 on, or None", mask_token_id)
-        if isinstance(special_token_ids, (str, bytes)) or not all(_is_id(x) for x in special_token_ids):
+        if isinstance(special_token_ids, (str, bytes)) or not all(is_whole(x, 0) for x in special_token_ids):
             raise bad_argument("special_token_ids", "integers from 0 on", special_token_ids)
         self.mask_token_id = mask_token_id
         self.special_token_ids = tuple(special_token_ids)
@@ -59,38 +59,21 @@ class Tokens(MaskedRegions):
         self._rows: tuple[str, ...] = ()
 
     def suit(self, model: nn.Module, fields: Sequence[str] = (), tokenizer: Any = None) -> None:
-        """Find the mask, padding and special tokens, and the size of the vocabulary.
-
-        Args:
-            model: The model.
-            fields: Names of the rows of packed samples.
-            tokenizer: The tokenizer, if there is one.
-        """
+        """Find the mask, padding and special tokens, and the size of the vocabulary."""
         config = getattr(model, "config", None)
         tables = _embeddings_of(model)
         if self._mask is None:
             self._mask = _first_id(tokenizer, "mask_token_id", config, "mask_token_id")
         padded = next((table for table in tables if table.padding_idx is not None), None)
         self._pad = _first_id(tokenizer, "pad_token_id", config, "pad_token_id", padded, "padding_idx")
-        known = [x for x in getattr(tokenizer, "all_special_ids", None) or [] if _is_id(x)]
-        ends = (
-            getattr(config, name, None) for name in ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
-        )
-        found = {*self._special, *known, *(x for x in ends if _is_id(x))}
-        self._special = sorted(found | {x for x in (self._mask, self._pad) if x is not None})
+        ends = [getattr(config, f"{name}_token_id", None) for name in ("bos", "eos", "cls", "sep")]
+        known = [*(getattr(tokenizer, "all_special_ids", None) or []), *ends, self._mask, self._pad]
+        self._special = sorted({*self._special, *(x for x in known if is_whole(x, 0))})
         self._vocabulary = max((table.num_embeddings for table in tables), default=None)
         self._rows = tuple(fields)
 
     def fit(self, samples: Tensor) -> None:
-        """Check that these are token ids, and that the mask token is known and within the vocabulary.
-
-        Args:
-            samples: ``(B, L)``, or packed ``(B, K, L)``.
-
-        Raises:
-            BatchError: If they are not, or no mask token was found.
-            ArgumentError: If the mask token is outside the vocabulary.
-        """
+        """Check that these are token ids, and that the mask token is known and within the vocabulary."""
         if samples.is_floating_point() or samples.ndim != (3 if len(self._rows) > 1 else 2):
             raise BatchError(
                 f"Tokens needs integer ids of shape (B, L), but got {samples.dtype} of shape {tuple(samples.shape)}. "
@@ -104,20 +87,11 @@ class Tokens(MaskedRegions):
                 "If these are no tokens but columns, give `input_fn=batch -> columns.float()`."
             )
         if self._vocabulary is not None and self._mask >= self._vocabulary:
-            raise bad_argument(
-                "mask_token_id", f"below {self._vocabulary}, the size of the model's vocabulary", self._mask
-            )
+            expected = f"below {self._vocabulary}, the size of the model's vocabulary"
+            raise bad_argument("mask_token_id", expected, self._mask)
 
     def partition(self, sample: Tensor, generator: Generator) -> Tensor:
-        """Make every token a region of its own, by its position.
-
-        Args:
-            sample: ``(L,)``, or packed ``(K, L)``.
-            generator: Not used.
-
-        Returns:
-            Long tensor of the sample's shape: the position; -1 for padding, special tokens and companions of the ids.
-        """
+        """Give every token its position; -1 for padding, special tokens and companions of the ids."""
         plays = self._plays(sample.unsqueeze(0))[0]
         labels = torch.where(plays, torch.arange(sample.shape[-1]), BACKGROUND)
         if sample.ndim == 1:
@@ -125,14 +99,7 @@ class Tokens(MaskedRegions):
         return torch.cat([labels.unsqueeze(0), torch.full_like(sample[1:], BACKGROUND)])
 
     def playable(self, samples: Tensor) -> Tensor:
-        """Tell which texts have at least 2 tokens that can play.
-
-        Args:
-            samples: ``(B, L)``, or packed ``(B, K, L)``.
-
-        Returns:
-            Boolean ``(B,)``.
-        """
+        """Tell which texts have at least 2 tokens that can play."""
         return self._plays(samples).sum(1) >= MIN_PLAYERS
 
     @property
@@ -165,14 +132,10 @@ class Tokens(MaskedRegions):
         return plays
 
 
-def _is_id(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
 def _first_id(*places: Any) -> int | None:
     """First id found at ``owner, attribute, owner, attribute, ...``."""
     values = (getattr(owner, name, None) for owner, name in zip(places[::2], places[1::2], strict=True))
-    return next((value for value in values if _is_id(value)), None)
+    return next((value for value in values if is_whole(value, 0)), None)
 
 
 def _embeddings_of(model: nn.Module) -> list[nn.Embedding]:

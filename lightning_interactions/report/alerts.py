@@ -16,7 +16,7 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Any, Literal
 
-from lightning_interactions.errors import ArgumentError, InteractionsWarning, bad_argument
+from lightning_interactions.errors import ArgumentError, InteractionsWarning, bad_argument, is_number
 from lightning_interactions.phases.event import PhaseEvent
 
 
@@ -33,11 +33,7 @@ class Alert(ABC):
 
     @abstractmethod
     def send(self, event: PhaseEvent) -> None:
-        """Tell one event. Called once per event, on rank 0 only; whatever it raises becomes a warning.
-
-        Args:
-            event: The event.
-        """
+        """Tell one event. Called once per event, on rank 0 only; whatever it raises becomes a warning."""
 
 
 class WarnAlert(Alert):
@@ -68,7 +64,7 @@ class _Throttled(Alert):
     """An alert to the outside: each kind of event at most once in a while, and a failure is only ever a warning."""
 
     def __init__(self, wait: float) -> None:
-        if isinstance(wait, bool) or not isinstance(wait, (int, float)) or not 0 <= wait < float("inf"):
+        if not is_number(wait) or not 0 <= wait < float("inf"):
             raise bad_argument("wait", "seconds, not below 0", wait)
         self.wait = float(wait)
         self._sent: dict[str, float] = {}
@@ -121,7 +117,7 @@ class WebhookAlert(_Throttled):
         self, variable: str, *, title: str = "TwoPhaseMonitor", timeout: float = 5.0, wait: float = 60.0
     ) -> None:
         super().__init__(wait)
-        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < float("inf"):
+        if not is_number(timeout) or not 0 < timeout < float("inf"):
             raise bad_argument("timeout", "seconds, above 0", timeout)
         if not isinstance(variable, str) or not re.fullmatch(r"[\w.-]+", variable):  # never repeat an address
             raise bad_argument("variable", "the name of an environment variable, not the address", "something else")
@@ -158,15 +154,21 @@ class WebhookAlert(_Throttled):
     def _deliver(self, event: PhaseEvent) -> str | None:
         state = random.getstate()  # a mail draws its number from Python's generator, which training may use
         try:
-            senders = [_Sender(service, self.title, event, self.timeout) for service in self._services()]
-            if not senders:
+            services = self._services()
+            if not services:
                 return f"the environment variable {self.variable} holds no address that apprise understands"
+            # In threads: apprise's time limits leave out name servers and hold for each part of a talk.
+            problems = [f"{service.service_name} did not answer within {self.timeout:g} s" for service in services]
             until = time.monotonic() + self.timeout
-            for sender in senders:
-                sender.start()
-            for sender in senders:
-                sender.join(max(until - time.monotonic(), 0))
-            return ", ".join(sender.problem for sender in senders if sender.problem is not None) or None
+            threads = [
+                threading.Thread(target=self._tell, args=(service, event, problems, place), daemon=True)
+                for place, service in enumerate(services)
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(max(until - time.monotonic(), 0))
+            return ", ".join(filter(None, problems)) or None
         except ArgumentError as error:  # our own: apprise is not installed here
             return str(error).removesuffix(".")
         except Exception as error:  # the text of some errors repeats the address
@@ -174,36 +176,25 @@ class WebhookAlert(_Throttled):
         finally:
             random.setstate(state)
 
-
-class _Sender(threading.Thread):
-    """Tells one service in a thread: apprise's time limits leave out name servers and hold for each part of a talk."""
-
-    def __init__(self, service: Any, title: str, event: PhaseEvent, timeout: float) -> None:
-        super().__init__(daemon=True)
-        service.socket_connect_timeout = service.socket_read_timeout = timeout
-        self._service = service
-        self._title = title
-        self._event = event
-        self.problem: str | None = f"{service.service_name} did not answer within {timeout:g} s"
-
-    def run(self) -> None:
+    def _tell(self, service: Any, event: PhaseEvent, problems: list[str], place: int) -> None:
+        """Tell one service, and put what went wrong, or nothing, in its place."""
         import apprise
 
         kind = {"overfitting": apprise.NotifyType.WARNING, "probe_failed": apprise.NotifyType.FAILURE}
         with _silence() as said:
             try:
-                messenger = apprise.Apprise(self._service)
-                sent = messenger.notify(
-                    title=self._title,
-                    body=self._event.message,
-                    notify_type=kind.get(self._event.kind, apprise.NotifyType.INFO),
+                service.socket_connect_timeout = service.socket_read_timeout = self.timeout
+                sent = apprise.Apprise(service).notify(
+                    title=self.title,
+                    body=event.message,
+                    notify_type=kind.get(event.kind, apprise.NotifyType.INFO),
                     body_format=apprise.NotifyFormat.TEXT,
                 )
                 status = re.search(r"\berror=(\d{3})\b", " ".join(said))
                 why = f"it answered {status[1]}" if status else "it could not be reached or did not take it"
             except Exception as error:  # the text of some errors repeats the address
                 sent, why = False, type(error).__name__
-        self.problem = None if sent else f"{self._service.service_name} was not told: {why}"
+        problems[place] = "" if sent else f"{service.service_name} was not told: {why}"
 
 
 _LOGGERS = ("apprise", "urllib3.connection", "urllib3.connectionpool", "urllib3.util.retry")
@@ -260,15 +251,7 @@ class WandbAlert(_Throttled):
 
 
 def describe_alerts(alerts: Sequence[Alert]) -> list[str]:
-    """Name who is told of events, without what they were made with: that may be secret.
-
-    Args:
-        alerts: What `resolve_alerts` returned.
-
-    Example:
-        >>> describe_alerts(resolve_alerts(["warn", print]))
-        ['warn', 'print']
-    """
+    """Name who is told of events, without what they were made with: that may be secret."""
     return [_describe(alert) for alert in alerts]
 
 
@@ -290,18 +273,7 @@ OnEvent = Literal["warn"] | Alert | Callable[[PhaseEvent], object]
 
 
 def resolve_alerts(on_event: OnEvent | Sequence[OnEvent] | None) -> list[Alert]:
-    """Return the alerts the ``on_event`` argument stands for.
-
-    Args:
-        on_event: ``"warn"``, a callable, an `Alert`, a list of these, or ``None`` for silence.
-
-    Raises:
-        ArgumentError: If it is anything else.
-
-    Example:
-        >>> [type(alert).__name__ for alert in resolve_alerts(["warn", print])]
-        ['WarnAlert', 'CallAlert']
-    """
+    """Return the alerts the ``on_event`` argument stands for; what stands for none is an `ArgumentError`."""
     if on_event is None:
         return []
     if isinstance(on_event, Alert):

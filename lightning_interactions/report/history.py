@@ -5,18 +5,18 @@ from __future__ import annotations
 import copy
 import csv
 import io
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any, SupportsFloat, cast
+from typing import Any, SupportsFloat
 
+import torch
 from torch import Tensor
 
 from lightning_interactions.errors import ArgumentError, StateError, bad_argument
-from lightning_interactions.report.files import write_whole
 
 Strength = Tensor | Sequence[Sequence[float]]
 """Positive and negative strength by order, ``(2, n)``."""
@@ -24,15 +24,9 @@ Strength = Tensor | Sequence[Sequence[float]]
 RESERVED = ("epoch", "step", "strength", "samples")
 NOTEBOOK_ROWS = 12
 NOTEBOOK_COLUMNS = (
-    "mean_order",
-    "val/mean_order",
-    "high_order_share",
-    "train_loss",
-    "val_loss",
-    "phase",
-    "overfitting_risk",
+    "mean_order", "val/mean_order", "high_order_share", "train_loss", "val_loss", "phase", "overfitting_risk",
     "seconds",
-)
+)  # fmt: skip
 
 
 class History:
@@ -53,8 +47,11 @@ class History:
     """
 
     def __init__(self) -> None:
-        self._records: list[dict[str, Any]] = []
+        self._rows: list[dict[str, Any]] = []
         self._samples: list[dict[str, Any]] = []
+        # Ordered sets: columns come in the order in which they were first seen, strengths last.
+        self._scalars: dict[str, None] = {"epoch": None, "step": None}
+        self._strengths: dict[str, None] = {"strength": None}
 
     def append(
         self,
@@ -78,39 +75,39 @@ class History:
             ArgumentError: If a value is not a number, a shape is not ``(2, n)``, a name is taken, or the record is
                 not after the last one. The history is unchanged then.
         """
-        before = (self._records[-1]["epoch"], self._records[-1]["step"]) if self._records else None
-        if before is not None and (epoch, step) <= before:
+        before = (self._rows[-1]["epoch"], self._rows[-1]["step"]) if self._rows else (-math.inf, -math.inf)
+        if (epoch, step) <= before:
             raise bad_argument("(epoch, step)", f"after {before}, the last record", (epoch, step))
-        strengths = {"strength": strength, **extra_strength}
         taken = set(RESERVED) & {*scalars, *extra_strength} | (set(scalars) & set(extra_strength))
         if taken:
             raise ArgumentError(f"Expected other names for {sorted(taken)}: {', '.join(RESERVED)} are kept anyway.")
-        nested = {str(key): _nested(key, value) for key, value in strengths.items()}
-        self._check_orders(nested)
-        self._records.append(
-            {
-                "epoch": int(epoch),
-                "step": int(step),
-                "scalars": {str(key): _number(key, value) for key, value in scalars.items() if value is not None},
-                "strengths": nested,
-            }
-        )
+        row: dict[str, Any] = {"epoch": int(epoch), "step": int(step)}
+        for key, value in scalars.items():
+            if value is not None:
+                row[str(key)] = _number(key, value)
+        names = dict.fromkeys(row)
+        for key, rows in {"strength": strength, **extra_strength}.items():
+            # Records of different numbers of players could not be put into one table or heat map.
+            row[str(key)] = _nested(key, rows, self._rows[0]["strength"] if self._rows else row.get("strength"))
+        self._rows.append(row)
+        self._scalars |= names
+        self._strengths |= dict.fromkeys(map(str, extra_strength))
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self._rows)
 
     def __repr__(self) -> str:
-        if not self._records:
+        if not self._rows:
             return "History(empty)"
-        columns = ", ".join(key for key in self._keys() if key not in ("epoch", "step"))
-        first, last = self._records[0]["epoch"], self._records[-1]["epoch"]
+        columns = ", ".join([*self._scalars, *self._strengths][2:])
+        first, last = self._rows[0]["epoch"], self._rows[-1]["epoch"]
         return f"History({len(self)} epoch{'s' * (len(self) > 1)}, {first} to {last}: {columns})"
 
     def _repr_html_(self) -> str:
         """Show the latest records in a notebook."""
-        if not self._records:
+        if not self._rows:
             return "<p>History(empty)</p>"
-        rows = [_flat(record) for record in self._records[-NOTEBOOK_ROWS:]]
+        rows = self._rows[-NOTEBOOK_ROWS:]
         keys = ["epoch", *(key for key in NOTEBOOK_COLUMNS if any(key in row for row in rows))]
         head = "".join(f"<th>{key}</th>" for key in keys)
         body = "".join(f"<tr>{''.join(f'<td>{_short(row.get(key))}</td>' for key in keys)}</tr>" for row in rows)
@@ -121,53 +118,49 @@ class History:
     def samples(self) -> list[dict[str, Any]]:
         """The watched samples as of the last measurement (a copy), those with the most cancelling strength first.
 
-        One dictionary of builtin values per sample, see :func:`~lightning_interactions.measure.onsets.sample_table`.
-        Empty when other samples are drawn each time. It is no column of :meth:`to_dict`, whose columns have an
-        entry per record.
+        One dictionary of builtin values per sample, see `sample_table`. Empty when other samples are drawn each time.
         """
         return copy.deepcopy(self._samples)
 
     @samples.setter
     def samples(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        self._samples = [copy.deepcopy(dict(row)) for row in rows]
+        self._samples = copy.deepcopy(list(map(dict, rows)))
 
     @property
     def last(self) -> dict[str, Any] | None:
         """The latest record as one flat dictionary (a copy), or ``None`` if there is none."""
-        return _flat(self._records[-1]) if self._records else None
+        return copy.deepcopy(self._rows[-1]) if self._rows else None
 
     def column(self, key: str) -> list[Any]:
         """Return one column, an entry per record, ``None`` where a record lacks it.
 
-        Args:
-            key: ``"epoch"``, ``"step"``, ``"strength"``, or a name that was recorded.
-
         Raises:
             ArgumentError: If no record has it.
         """
-        if key not in (keys := self._keys()):
-            raise bad_argument("key", f"one of {', '.join(keys)}", key)
-        return [_flat(record).get(key) for record in self._records]
+        columns = self.to_dict()
+        if key not in columns:
+            raise bad_argument("key", f"one of {', '.join(columns)}", key)
+        return columns[key]
 
     def to_dict(self) -> dict[str, list[Any]]:
-        """Return all columns as plain lists of equal length (copies).
+        """Return all columns as plain lists of equal length (copies), ``None`` where a record lacks a scalar.
 
-        Returns:
-            ``epoch``, ``step``, every scalar (``None`` where a record lacks it), then ``strength`` and the extra
-            strengths (per record ``2 x n`` nested lists).
+        First ``epoch``, ``step`` and the scalars, then ``strength`` and the extra strengths, nested lists ``2 x n``.
         """
-        rows = [_flat(record) for record in self._records]
-        return {key: [row.get(key) for row in rows] for key in self._keys()}
+        rows = copy.deepcopy(self._rows)
+        return {key: [row.get(key) for row in rows] for key in (*self._scalars, *self._strengths)}
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy in builtin containers only, so that ``torch.load(weights_only=True)`` accepts it."""
-        return {"records": copy.deepcopy(self._records), "samples": self.samples}
+        records = []
+        for row in copy.deepcopy(self._rows):
+            record = {"epoch": row.pop("epoch"), "step": row.pop("step")}
+            record["strengths"] = {key: row.pop(key) for key in self._strengths if key in row}
+            records.append({**record, "scalars": row})
+        return {"records": records, "samples": self.samples}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Replace the records by those of :meth:`state_dict`.
-
-        Args:
-            state: What :meth:`state_dict` returned.
 
         Raises:
             StateError: If it is something else. The history is unchanged then.
@@ -181,49 +174,28 @@ class History:
             restored.samples = state.get("samples", [])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StateError(f"Expected the state of a History, but it cannot be read: {error!r}.") from error
-        self._records, self._samples = restored._records, restored._samples
-
-    def to_json(self, path: str | os.PathLike[str]) -> None:
-        """Write :meth:`to_dict` as JSON; numbers JSON does not have (nan, infinity) become ``null``.
-
-        If there are `samples`, they follow the columns under that name: a list of objects, one per sample.
-
-        Args:
-            path: Where to. Missing folders are made; an older file is replaced only once the new one is complete.
-        """
-        content: dict[str, Any] = self.to_dict() | ({"samples": self.samples} if self._samples else {})
-        write_whole(path, json.dumps(without_nan(content), allow_nan=False, indent=1) + "\n")
+        vars(self).update(vars(restored))
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write one row per record, strengths flattened into ``order_01_pos``, ``order_01_neg``, ...
 
         The columns of ``train/strength`` are called ``train/order_01_pos`` and so on. Missing values are empty,
-        undefined ones ``nan``.
-
-        Args:
-            path: Where to. Missing folders are made; an older file is replaced only once the new one is complete.
+        undefined ones ``nan``. An older file is replaced only once the new one is complete.
         """
-        rows = [_spread(record) for record in self._records]
+        rows = []
+        for row in self._rows:
+            flat = {key: value for key, value in row.items() if key not in self._strengths}
+            for key in [key for key in self._strengths if key in row]:
+                stem = key.removesuffix("strength") if key.endswith("strength") else f"{key}/"
+                for order, (up, down) in enumerate(zip(*row[key], strict=True), start=1):
+                    flat |= {f"{stem}order_{order:02d}_pos": up, f"{stem}order_{order:02d}_neg": down}
+            rows.append(flat)
         header = list(dict.fromkeys(key for row in rows for key in row)) or ["epoch", "step"]
         text = io.StringIO()
         writer = csv.DictWriter(text, header, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         write_whole(path, text.getvalue())
-
-    def _check_orders(self, strengths: Mapping[str, list[list[float]]]) -> None:
-        # Records of different numbers of players could not be put into one table or heat map.
-        reference = self._records[0]["strengths"] if self._records else strengths
-        num_orders = len(reference["strength"][0])
-        for key, (positive, _) in strengths.items():
-            if len(positive) != num_orders:
-                raise bad_argument(key, f"of shape (2, {num_orders}), as the strengths before it", (2, len(positive)))
-
-    def _keys(self) -> list[str]:
-        scalars = (key for record in self._records for key in record["scalars"])
-        strengths = (key for record in self._records for key in record["strengths"])
-        # A dictionary is an ordered set: columns come in the order in which they were first seen.
-        return list(dict.fromkeys(["epoch", "step", *scalars, "strength", *strengths]))
 
 
 def _number(key: str, value: SupportsFloat) -> float:
@@ -233,43 +205,45 @@ def _number(key: str, value: SupportsFloat) -> float:
         raise bad_argument(f"scalars[{key!r}]", "a number", value) from error
 
 
-def _nested(key: str, value: Strength) -> list[list[float]]:
+def _nested(key: str, value: Strength, like: list[list[float]] | None) -> list[list[float]]:
+    """Return a strength as lists, of as many orders as another one."""
     try:
-        rows = value.detach().cpu().tolist() if isinstance(value, Tensor) else value
-        nested = [[float(x) for x in row] for row in cast("Sequence[Sequence[float]]", rows)]
-    except (TypeError, ValueError) as error:
+        rows = torch.as_tensor(value.detach().cpu() if isinstance(value, Tensor) else value, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
         raise bad_argument(key, "of shape (2, n)", value) from error
-    if len(nested) != 2 or len(nested[0]) != len(nested[1]) or not nested[0]:
+    if rows.ndim != 2 or rows.shape[0] != 2 or not rows.shape[1]:
         raise bad_argument(key, "of shape (2, n)", value)
+    if like is not None and rows.shape[1] != len(like[0]):
+        raise bad_argument(key, f"of shape (2, {len(like[0])}), as the strengths before it", tuple(rows.shape))
+    nested: list[list[float]] = rows.tolist()
     return nested
-
-
-def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
-    strengths = copy.deepcopy(record["strengths"])
-    return {"epoch": record["epoch"], "step": record["step"], **record["scalars"], **strengths}
 
 
 def _short(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
-def _spread(record: Mapping[str, Any]) -> dict[str, Any]:
-    row = {"epoch": record["epoch"], "step": record["step"], **record["scalars"]}
-    for key, (positive, negative) in record["strengths"].items():
-        stem = key.removesuffix("strength") if key.endswith("strength") else f"{key}/"
-        for order, (up, down) in enumerate(zip(positive, negative, strict=True), start=1):
-            row |= {f"{stem}order_{order:02d}_pos": up, f"{stem}order_{order:02d}_neg": down}
-    return row
+def deciding(columns: Mapping[str, Any], key: str) -> Any:
+    """Return an entry by its key; of two splits that of validation, which decides. ``None`` if there is neither."""
+    return columns.get(key, columns.get(f"val/{key}"))
 
 
-def without_nan(value: Any) -> Any:
-    """Replace numbers JSON does not have (nan, infinity) by ``None``.
+def write_whole(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file so that a run that is killed meanwhile leaves no half of it; missing folders are made.
 
-    Args:
-        value: Nested dictionaries and lists.
+    The path may also be ``s3://...`` and what else fsspec knows, as for Lightning's loggers.
     """
-    if isinstance(value, dict):
-        return {key: without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    if "://" in str(path):
+        import fsspec  # comes with Lightning
+
+        with fsspec.open(str(path), "w", encoding="utf-8") as file:
+            file.write(text)
+        return
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -11,35 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_interactions.errors import ArgumentError
+from lightning_interactions.metrics.drawing import BLUE, GREEN, ORANGE, VERMILLION
 from lightning_interactions.report.figures import curves_figure, run_figure
-from lightning_interactions.report.files import write_whole
-from lightning_interactions.report.record import RunRecord, find_run
-from lightning_interactions.report.words import by_the_losses, lowest_index, nearest, summary, verdict
+from lightning_interactions.report.history import write_whole
+from lightning_interactions.report.record import RunRecord, find_run, middle_record
+from lightning_interactions.report.words import finite, summary, verdict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_FRAMES = 400
 """Epochs the slider offers; of longer runs every second, third, ... one."""
-
-CALM, MARKED, ALARM = "#009E73", "#E69F00", "#D55E00"  # Okabe-Ito
-
-
-def figure_of(run: RunRecord) -> Figure:
-    """Draw the run with the events it had, see `figures.run_figure`.
-
-    Args:
-        run: The run.
-
-    Raises:
-        ArgumentError: If nothing was measured.
-    """
-    return run_figure(
-        run.history,
-        boundary_epoch=run.boundary_epoch,
-        overfitting_epoch=run.overfitting_epoch,
-        by_losses=by_the_losses(run),
-    )
 
 
 def write_report(
@@ -48,7 +30,7 @@ def write_report(
     *,
     title: str = "Interactions by order",
 ) -> Path:
-    """Write a run as one self-contained HTML file.
+    """Write a run as one self-contained HTML file; return where it was written.
 
     Verdict in words, boundary, risk over time, the order distribution at every measured epoch (a slider), the watched
     samples, events with their evidence, cost, solver gaps, noise floor, settings and versions.
@@ -57,9 +39,6 @@ def write_report(
         run: A run, or the folder it logged to (or the ``interactions.json`` in there).
         path: Where to write; ``interactions.html`` beside the run's file by default.
         title: Headline of the page.
-
-    Returns:
-        Where it was written.
 
     Raises:
         ArgumentError: If there is no run, or nothing was measured in it, or no ``path`` to write to.
@@ -77,38 +56,27 @@ def write_report(
 
 
 def render_report(run: RunRecord, title: str) -> str:
-    """Return the HTML of a report.
-
-    Args:
-        run: The run.
-        title: Headline of the page.
-
-    Raises:
-        ArgumentError: If nothing was measured.
-    """
+    """Return the HTML of a report."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     if not run.history.get("epoch"):
         raise ArgumentError("Nothing was measured in this run, so there is nothing to report.")
-    environment = Environment(
-        loader=PackageLoader("lightning_interactions.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
+    loader = PackageLoader("lightning_interactions.report")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters["cell"] = _cell
     epochs = run.history["epoch"]
-    figure = figure_of(run)
-    curves = curves_figure(run.history, boundary_epoch=run.boundary_epoch, overfitting_epoch=run.overfitting_epoch)
+    colour = VERMILLION if run.overfitting_epoch is not None else ORANGE if run.boundary_epoch is not None else GREEN
     return environment.get_template("report.html").render(
         title=title,
         subtitle=f"{len(epochs)} measured epochs, {epochs[0]} to {epochs[-1]}; lightning-interactions "
         f"{run.versions.get('lightning-interactions', '')}",
         verdict=verdict(run),
-        colour=ALARM if run.overfitting_epoch is not None else MARKED if run.boundary_epoch is not None else CALM,
+        colour=colour,
+        positive=BLUE,
+        negative=VERMILLION,
         summary=summary(run),
-        run_figure=_png(figure),
-        curves=_png(curves),
+        run_figure=_png(run_figure(run)),
+        curves=_png(curves_figure(run)),
         frames=_frames(run),
         events=run.events,
         samples=[{name: value for name, value in row.items() if name != "key"} for row in run.samples],
@@ -128,13 +96,7 @@ def _png(figure: Figure) -> str:
 def _frames(run: RunRecord) -> dict[str, Any]:
     """Data of the slider: per frame the shares of strength in per cent, by sign and order."""
     epochs, orders = run.history["epoch"], run.column("mean_order")
-    lowest = lowest_index(orders)
-    marks = {"Start": 0}
-    if run.boundary_epoch is not None:
-        marks["Boundary"] = nearest(epochs, run.boundary_epoch)
-    elif lowest is not None:
-        marks["Lowest"] = lowest
-    marks["Now"] = len(epochs) - 1
+    marks = dict(filter(None, [("Start", 0), middle_record(run, orders), ("Now", len(epochs) - 1)]))
     step = -(-len(epochs) // MOST_FRAMES)
     kept = sorted({*range(0, len(epochs), step), *marks.values()})
     return {
@@ -153,9 +115,8 @@ def _shares(strength: list[list[float | None]]) -> list[list[float]]:
 
 
 def _trust(run: RunRecord) -> dict[str, str]:
-    gaps = [gap for gap in run.column("solver_gap") if math.isfinite(gap)]
-    seconds = sorted(value for value in run.column("seconds") if math.isfinite(value))
-    skipped = [value for value in run.column("skipped_samples") if math.isfinite(value)]
+    gaps, skipped = finite(run.column("solver_gap")), finite(run.column("skipped_samples"))
+    seconds = sorted(finite(run.column("seconds")))
     rows = {}
     if gaps:
         rows["Solver gap"] = (

@@ -1,4 +1,4 @@
-"""What a run leaves behind: a JSON file with history, events, settings and versions; and what it says in words."""
+"""What a run leaves behind: a JSON file with history, events, settings and versions."""
 
 from __future__ import annotations
 
@@ -8,17 +8,31 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from lightning_interactions.errors import ArgumentError, StateError
 from lightning_interactions.phases.event import PhaseEvent
-from lightning_interactions.report.files import write_whole
-from lightning_interactions.report.history import without_nan
+from lightning_interactions.report.history import deciding, write_whole
 
 FORMAT = "lightning-interactions run, version 1"
 PACKAGES = ("lightning-interactions", "torch", "lightning", "pytorch-lightning", "torchmetrics", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and the packages that matter."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 @dataclass(frozen=True)
@@ -41,7 +55,7 @@ class RunRecord:
     overfitting_epoch: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     samples: Sequence[Mapping[str, Any]] = ()
-    versions: Mapping[str, str] = field(default_factory=lambda: versions())
+    versions: Mapping[str, str] = field(default_factory=versions)
 
     def to_json(self) -> str:
         """Return all of it as JSON; numbers JSON does not have become ``null``."""
@@ -52,21 +66,16 @@ class RunRecord:
             "events": [event.to_dict() for event in self.events],
             "settings": dict(self.settings),
             "versions": dict(self.versions),
-            "samples": [dict(row) for row in self.samples],
+            "samples": list(map(dict, self.samples)),
             "history": dict(self.history),
         }
-        return json.dumps(without_nan(content), allow_nan=False, default=str) + "\n"
+        # Read back with a gap for each number that JSON does not have.
+        strict = json.loads(json.dumps(content, default=str), parse_constant=lambda number: None)
+        return json.dumps(strict, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> RunRecord:
-        """Read what `to_json` gave.
-
-        Args:
-            text: The JSON.
-
-        Raises:
-            StateError: If it is something else.
-        """
+        """Read what `to_json` gave; anything else is a `StateError`."""
         try:
             content = json.loads(text)
             if content["format"] != FORMAT:
@@ -87,32 +96,58 @@ class RunRecord:
             raise StateError(f"Expected a {FORMAT}, but it cannot be read: {error!r}.") from error
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write `to_json` to a file, whole or not at all.
-
-        Args:
-            path: Where to.
-        """
+        """Write `to_json` to a file, whole or not at all."""
         write_whole(path, self.to_json())
 
     def column(self, key: str) -> list[float]:
-        """Return a column of numbers, ``nan`` where there is none; with several splits that of the deciding one.
-
-        Args:
-            key: Its name.
-        """
-        values = self.history.get(key) or self.history.get(f"val/{key}") or [None] * len(self.history["epoch"])
+        """Return a column of numbers, ``nan`` where there is none; with several splits that of the deciding one."""
+        values = deciding(self.history, key) or [None] * len(self.history["epoch"])
         return [math.nan if value is None else float(value) for value in values]
+
+    @cached_property
+    def strength(self) -> Tensor:
+        """Positive and negative strength by order of all records, ``(epochs, 2, n)``; without any an error."""
+        for key in ("epoch", "strength"):
+            if not self.history.get(key):
+                raise ArgumentError(f"Expected `history` to have records in column {key!r}, but nothing was measured.")
+        count, named = len(self.history["epoch"]), ("strength", "train_loss", "val_loss")
+        unequal = [key for key in named if len(self.history.get(key, [0] * count)) != count]
+        if unequal:
+            raise ArgumentError(f"Expected columns of equal length ({count}, as `epoch`), but {unequal} differ.")
+        strength = torch.as_tensor(self.history["strength"], dtype=torch.float64)
+        if strength.ndim != 3 or strength.shape[1] != 2:
+            raise ArgumentError(f"Expected `strength` of shape (epochs, 2, n), but got {tuple(strength.shape)}.")
+        return strength
+
+    @cached_property
+    def place(self) -> Tensor:
+        """Where the records are on an axis of epochs, ``(epochs,)``: several ones of an epoch share its width."""
+        epoch = torch.as_tensor(self.history["epoch"])
+        same = epoch[:, None] == epoch
+        return epoch.double() + same.tril(-1).sum(1) / same.sum(1)
+
+
+def middle_record(run: RunRecord, orders: Sequence[float]) -> tuple[str, int] | None:
+    """Name and index of the record nearest to the boundary, or else of the lowest of these mean orders."""
+    if run.boundary_epoch is not None:
+        return "Boundary", nearest(run.history["epoch"], run.boundary_epoch)
+    lowest = lowest_index(orders)
+    return None if lowest is None else ("Lowest", lowest)
+
+
+def lowest_index(values: Sequence[float]) -> int | None:
+    """Return the index of the lowest number, leaving out those that are not finite."""
+    known = [(value, i) for i, value in enumerate(values) if math.isfinite(value)]
+    return min(known)[1] if known else None
+
+
+def nearest(epochs: Sequence[int], epoch: int) -> int:
+    """Return the index of the record nearest to an epoch."""
+    return min(range(len(epochs)), key=lambda i: abs(epochs[i] - epoch))
 
 
 def find_run(path: str | os.PathLike[str]) -> Path:
-    """Find the file a run left.
-
-    Args:
-        path: The file itself, or a folder somewhere above exactly one.
-
-    Raises:
-        ArgumentError: If there is none, or more than one.
-    """
+    """Find the file a run left: the path itself, or the only one somewhere below this folder."""
     root = Path(path)
     if root.is_file():
         return root
@@ -133,17 +168,6 @@ def find_run(path: str | os.PathLike[str]) -> Path:
 def _is_run(file: Path) -> bool:
     with open(file, encoding="utf-8", errors="replace") as opened:
         return FORMAT in opened.read(200)
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and the packages that matter."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def _with_nan(value: Any) -> Any:

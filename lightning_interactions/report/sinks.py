@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_interactions.report.files import write_whole
+from lightning_interactions.report.history import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,95 +23,47 @@ Charts = Mapping[str, Sequence[tuple[str, ...]]]
 
 
 class Sink:
-    """One logger; the methods of this base class do nothing.
+    """One logger; the methods of this base class do nothing. All tags are full names."""
 
-    Args:
-        logger: The Lightning logger.
-
-    Attributes:
-        shows_histograms: Whether histograms can be looked at in its user interface.
-        shows_figures: Whether figures can.
-    """
-
-    shows_histograms: ClassVar[bool] = False
+    shows_histograms: ClassVar[bool] = False  # whether they can be looked at in its user interface
     shows_figures: ClassVar[bool] = False
 
     def __init__(self, logger: Any) -> None:
         self.logger = logger
 
     def histogram(self, tag: str, counts: NDArray[np.float64], edges: NDArray[np.float64], step: int) -> bool:
-        """Write a histogram.
-
-        Args:
-            tag: Its full name.
-            counts: ``(bins,)``; need not be whole numbers.
-            edges: ``(bins + 1,)``, ascending.
-            step: Position on the x axis.
-
-        Returns:
-            Whether the logger has it now.
-        """
+        """Write ``(bins,)`` counts, which need not be whole numbers; return whether the logger has them now."""
         return False
 
     def figure(self, tag: str, figure: Figure, step: int) -> None:
-        """Write a figure.
-
-        Args:
-            tag: Its full name.
-            figure: The figure.
-            step: Position on the x axis.
-        """
+        """Write a figure."""
 
     def text(self, tag: str, text: str, step: int) -> None:
-        """Write a text.
-
-        Args:
-            tag: Its full name.
-            text: Markdown.
-            step: Position on the x axis.
-        """
+        """Write a text in Markdown."""
 
     def file(self, name: str, text: str) -> None:
-        """Keep a file with the run, in place of an older one of that name.
-
-        Args:
-            name: Its name.
-            text: What is in it.
-        """
+        """Keep a file with the run, in place of an older one of that name."""
 
     def charts(self, category: str, charts: Charts) -> None:
-        """Arrange curves in charts of their own.
-
-        Args:
-            category: Title of all of them.
-            charts: The charts.
-        """
+        """Arrange curves in charts of their own, below a common title."""
 
     def line(self, tag: str, step: int, ends: tuple[float, float]) -> None:
-        """Draw a vertical line into a chart.
-
-        Args:
-            tag: Its full name.
-            step: Where on the x axis.
-            ends: Where it begins and ends on the y axis.
-        """
+        """Draw a vertical line into a chart, between two values of y."""
 
 
-class FolderSink(Sink):
+class _FolderSink(Sink):
     """A logger that has a folder: it keeps files."""
 
     def file(self, name: str, text: str) -> None:
-        """See `Sink.file`."""
         write_whole(f"{self.logger.log_dir}/{name}", text)
 
 
-class TensorBoardSink(FolderSink):
+class _TensorBoardSink(_FolderSink):
     """TensorBoard takes everything."""
 
     shows_histograms = shows_figures = True
 
     def histogram(self, tag: str, counts: NDArray[np.float64], edges: NDArray[np.float64], step: int) -> bool:
-        """See `Sink.histogram`."""
         middle = (edges[:-1] + edges[1:]) / 2
         self.logger.experiment.add_histogram_raw(
             tag,
@@ -127,15 +79,13 @@ class TensorBoardSink(FolderSink):
         return True
 
     def figure(self, tag: str, figure: Figure, step: int) -> None:
-        """See `Sink.figure`."""
         self.logger.experiment.add_image(tag, pixels(figure), step, dataformats="HWC")
 
     def text(self, tag: str, text: str, step: int) -> None:
-        """See `Sink.text`."""
         self.logger.experiment.add_text(tag, text, step)
 
     def charts(self, category: str, charts: Charts) -> None:
-        """See `Sink.charts`; torch's ``add_custom_scalars`` knows no second series beside one with bounds."""
+        # torch's ``add_custom_scalars`` knows no second series beside one with bounds.
         from tensorboard.compat.proto.summary_pb2 import Summary
         from tensorboard.plugins.custom_scalar import layout_pb2, metadata
 
@@ -157,35 +107,31 @@ class TensorBoardSink(FolderSink):
         self.logger.experiment.file_writer.add_summary(Summary(value=[value]))
 
     def line(self, tag: str, step: int, ends: tuple[float, float]) -> None:
-        """See `Sink.line`."""
         for end in ends:
             self.logger.experiment.add_scalar(tag, end, step)
 
 
-class WandbSink(Sink):
+class _WandbSink(Sink):
     """Weights & Biases."""
 
     shows_histograms = shows_figures = True
 
     def histogram(self, tag: str, counts: NDArray[np.float64], edges: NDArray[np.float64], step: int) -> bool:
-        """See `Sink.histogram`."""
         import wandb
 
         self._log(tag, wandb.Histogram(np_histogram=(counts, edges)), step)
         return True
 
     def figure(self, tag: str, figure: Figure, step: int) -> None:
-        """See `Sink.figure`."""
         import wandb
 
         self._log(tag, wandb.Image(pixels(figure)), step)
 
     def text(self, tag: str, text: str, step: int) -> None:
-        """See `Sink.text`."""
         self.logger.log_text(tag, columns=["step", "text"], data=[[step, text]], step=step)
 
     def file(self, name: str, text: str) -> None:
-        """See `Sink.file`; what is in the folder of the run is uploaded with it."""
+        # What is in the folder of the run is uploaded with it.
         write_whole(Path(self.logger.experiment.dir) / name, text)
 
     def _log(self, tag: str, value: Any, step: int) -> None:
@@ -193,37 +139,34 @@ class WandbSink(Sink):
         self.logger.experiment.log({tag: value, "trainer/global_step": step})
 
 
-class MLflowSink(Sink):
+class _MLflowSink(Sink):
     """MLflow keeps figures, texts and files as artifacts; it has no histograms, only files that hold one."""
 
     shows_figures = True
 
     def histogram(self, tag: str, counts: NDArray[np.float64], edges: NDArray[np.float64], step: int) -> bool:
-        """See `Sink.histogram`."""
         content = {"step": step, "edges": edges.tolist(), "counts": counts.tolist()}
         self.logger.experiment.log_dict(self.logger.run_id, content, f"{tag}/step_{step:08d}.json")
         return True
 
     def figure(self, tag: str, figure: Figure, step: int) -> None:
-        """See `Sink.figure`; the latest one stays."""
+        # The latest one stays.
         self.logger.experiment.log_image(self.logger.run_id, pixels(figure), f"{tag}.png")
 
     def text(self, tag: str, text: str, step: int) -> None:
-        """See `Sink.text`."""
         self.logger.experiment.log_text(self.logger.run_id, text, f"{tag}/step_{step:08d}.md")
 
     def file(self, name: str, text: str) -> None:
-        """See `Sink.file`."""
         self.logger.experiment.log_text(self.logger.run_id, text, name)
 
 
-class CometSink(Sink):
+class _CometSink(Sink):
     """Comet, online and offline."""
 
     shows_histograms = shows_figures = True
 
     def histogram(self, tag: str, counts: NDArray[np.float64], edges: NDArray[np.float64], step: int) -> bool:
-        """See `Sink.histogram`; Comet chooses bins of its own, about 10 % wide."""
+        # Comet chooses bins of its own, about 10 % wide.
         from comet_ml.data_structure import Histogram
 
         if not counts.any():
@@ -236,62 +179,50 @@ class CometSink(Sink):
         return True
 
     def figure(self, tag: str, figure: Figure, step: int) -> None:
-        """See `Sink.figure`."""
         self.logger.experiment.log_image(pixels(figure), name=tag, step=step)
 
     def text(self, tag: str, text: str, step: int) -> None:
-        """See `Sink.text`."""
         self.logger.experiment.log_text(text, step=step, metadata={"tag": tag})
 
     def file(self, name: str, text: str) -> None:
-        """See `Sink.file`."""
         self.logger.experiment.log_asset_data(text, name=name, overwrite=True)
 
 
-class LitSink(FolderSink):
+class _LitSink(_FolderSink):
     """Lightning's own service keeps files."""
 
     shows_figures = True
 
     def figure(self, tag: str, figure: Figure, step: int) -> None:
-        """See `Sink.figure`; the latest one stays."""
+        # The latest one stays.
         path = Path(self.logger.log_dir) / f"{tag.replace('/', '_')}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)
         self.logger.log_file(str(path))
 
     def file(self, name: str, text: str) -> None:
-        """See `Sink.file`."""
         super().file(name, text)
         self.logger.log_file(str(Path(self.logger.log_dir) / name))
 
 
 _SINKS: dict[str, type[Sink]] = {
-    "TensorBoardLogger": TensorBoardSink,
-    "WandbLogger": WandbSink,
-    "MLFlowLogger": MLflowSink,
-    "CometLogger": CometSink,
-    "LitLogger": LitSink,
-    "CSVLogger": FolderSink,
+    "TensorBoardLogger": _TensorBoardSink,
+    "WandbLogger": _WandbSink,
+    "MLFlowLogger": _MLflowSink,
+    "CometLogger": _CometSink,
+    "LitLogger": _LitSink,
+    "CSVLogger": _FolderSink,
 }
 
 
 def sink_of(logger: Any) -> Sink:
-    """Return what a logger can take.
-
-    Args:
-        logger: A Lightning logger, or anything else.
-    """
+    """Return what a logger, or anything else, can take."""
     known = (_SINKS[cls.__name__] for cls in type(logger).__mro__ if cls.__name__ in _SINKS)
     return next(known, Sink)(logger)
 
 
 def pixels(figure: Figure) -> NDArray[np.uint8]:
-    """Draw a figure as ``(H, W, 3)``; other ways would go through pyplot and its global state.
-
-    Args:
-        figure: The figure.
-    """
+    """Draw a figure as ``(H, W, 3)``; other ways would go through pyplot and its global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas: Any = FigureCanvasAgg(figure)  # matplotlib types it only in part

@@ -1,90 +1,92 @@
-"""A run in words: what happened, what to do, and the numbers one looks for first."""
+"""A run and its events in words: what happened, what to do, and the numbers one looks for first."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from lightning_interactions.report.record import RunRecord
+from lightning_interactions.phases.event import PhaseEvent
+from lightning_interactions.report.record import RunRecord, lowest_index, nearest
 
-# -- in words ---------------------------------------------------------------------------------------------------------
+LONGEST_LINE = 69
+"""Characters of the headline that fit into the run figure."""
+
+# -- a run ------------------------------------------------------------------------------------------------------------
+
+
+def headline(run: RunRecord) -> str:
+    """Say in a sentence what is to be seen in the run figure, on more lines if it is long."""
+    epochs, at = run.history["epoch"], run.boundary_epoch
+    parts = [f"No phase boundary so far ({_measured(run)})"]
+    if at is not None:
+        parts = [f"The losses show phase 2; {_lowest_at(at)}" if by_the_losses(run) else _ended_at(at)]
+    if run.overfitting_epoch is not None:
+        parts.append(f"overfitting began at epoch {run.overfitting_epoch}")
+    if (lowest := lowest_index(run.column("val_loss"))) is not None and len(epochs) > 1:
+        now = lowest == len(epochs) - 1
+        parts.append(f"validation loss {'is at its lowest now' if now else f'was lowest at epoch {epochs[lowest]}'}")
+    lines = [parts[0]]
+    for part in parts[1:]:
+        longer = f"{lines[-1]}; {part}"
+        lines = [*lines[:-1], longer] if len(longer) <= LONGEST_LINE else [*lines, part]
+    return ";\n".join(lines)
 
 
 def verdict(run: RunRecord) -> str:
-    """Say in two or three sentences what happened, and what to do.
-
-    Args:
-        run: The run; at least one epoch was measured.
-
-    Example:
-        >>> verdict(RunRecord({"epoch": [0, 1], "mean_order": [2.0, 1.5]}))
-        'No phase boundary was found in 2 measured epochs: the mean order was lowest (1.50) at epoch 1, the last one.'
-    """
-    sentences = [_about_orders(run)]
-    lowest = lowest_index(run.column("val_loss"))
-    if lowest is None:
-        return sentences[0]
-    losses, epochs = run.column("val_loss"), run.history["epoch"]
-    best, last = losses[lowest], losses[-1]
-    rose = f"from {best:.3g} at epoch {epochs[lowest]} to {last:.3g} at epoch {epochs[-1]}"
-    if run.overfitting_epoch is not None:
-        sentences.append(
-            f"The network overfitted: the validation loss went {rose}. Keep the checkpoint of epoch {epochs[lowest]}; "
-            "more data or regularisation would help."
-        )
-    elif lowest == len(losses) - 1:
-        sentences.append(f"The validation loss is at its lowest now (epoch {epochs[lowest]}): train on.")
-    else:
-        sentences.append(
-            f"The validation loss went {rose}, which is not overfitting yet. The checkpoint of epoch {epochs[lowest]} "
-            "is the best so far."
-        )
-    return " ".join(sentences)
+    """Say in two or three sentences what happened, and what to do."""
+    return " ".join(filter(None, [_about_orders(run), _about_losses(run)]))
 
 
 def _about_orders(run: RunRecord) -> str:
-    orders, epochs = run.column("mean_order"), run.history["epoch"]
-    count = f"{len(epochs)} measured epoch{'s' * (len(epochs) > 1)}"
-    lowest = lowest_index(orders)
+    orders, epochs, at = run.column("mean_order"), run.history["epoch"], run.boundary_epoch
+    lowest, now = lowest_index(orders), orders[-1]
     if lowest is None:
-        return f"No salient interactions were found in {count}."
-    if run.boundary_epoch is None:
-        at = f"epoch {epochs[lowest]}" + (", the last one" if lowest == len(orders) - 1 else "")
-        return f"No phase boundary was found in {count}: the mean order was lowest ({orders[lowest]:.2f}) at {at}" + (
-            f", and is {orders[-1]:.2f} now." if lowest < len(orders) - 1 else "."
+        return f"No salient interactions were found in {_measured(run)}."
+    if at is None:
+        last = lowest == len(orders) - 1
+        return (
+            f"No phase boundary was found in {_measured(run)}: the mean order was lowest ({orders[lowest]:.2f}) at "
+            f"epoch {epochs[lowest]}, {'the last one' if last else f'and is {now:.2f} now'}."
         )
-    turn = nearest(epochs, run.boundary_epoch)
+    turn = orders[nearest(epochs, at)]
     if by_the_losses(run):
         return (
-            f"Phase 2 has begun by the losses: the mean order was lowest at epoch {run.boundary_epoch} "
-            f"({orders[turn]:.2f}) and has not risen significantly ({orders[-1]:.2f} now)."
+            f"Phase 2 has begun by the losses: the {_lowest_at(at)} ({turn:.2f}) and has not risen significantly "
+            f"({now:.2f} now)."
         )
     before = (
-        f": the mean order fell from {orders[0]:.2f} to {orders[turn]:.2f} and then rose"
-        if orders[0] > orders[turn]
-        else f", with no fall of the mean order before it; it rose from {orders[turn]:.2f}"
+        f": the mean order fell from {orders[0]:.2f} to {turn:.2f} and then rose"
+        if orders[0] > turn
+        else f", with no fall of the mean order before it; it rose from {turn:.2f}"
     )
+    return f"{_ended_at(at)}{before} to {now:.2f}, as the network learned ever higher orders."
+
+
+def _about_losses(run: RunRecord) -> str:
+    losses, epochs = run.column("val_loss"), run.history["epoch"]
+    lowest = lowest_index(losses)
+    if lowest is None:
+        return ""
+    best = epochs[lowest]
+    rose = f"from {losses[lowest]:.3g} at epoch {best} to {losses[-1]:.3g} at epoch {epochs[-1]}"
+    if run.overfitting_epoch is not None:
+        return (
+            f"The network overfitted: the validation loss went {rose}. Keep the checkpoint of epoch {best}; more data "
+            "or regularisation would help."
+        )
+    if lowest == len(losses) - 1:
+        return f"The validation loss is at its lowest now (epoch {best}): train on."
     return (
-        f"Low-order dominance ended at epoch {run.boundary_epoch}{before} to {orders[-1]:.2f}, as the network learned "
-        "ever higher orders."
+        f"The validation loss went {rose}, which is not overfitting yet. The checkpoint of epoch {best} is the best so "
+        "far."
     )
-
-
-def by_the_losses(run: RunRecord) -> bool:
-    """Whether the boundary rests on the losses alone."""
-    told = [event for event in run.events if event.kind == "boundary"]
-    return bool(told) and told[-1].evidence.get("significant") == 0
 
 
 def summary(run: RunRecord) -> dict[str, str]:
-    """Return the numbers one looks for first, by name.
-
-    Args:
-        run: The run; at least one epoch was measured.
-    """
+    """Return the numbers one looks for first, by name; at least one epoch was measured."""
     epochs, losses, orders = run.history["epoch"], run.column("val_loss"), run.column("mean_order")
     lowest, low = lowest_index(losses), lowest_index(orders)
-    seconds, gaps = _known(run.column("seconds")), _known(run.column("solver_gap"))
+    seconds, gaps = finite(run.column("seconds")), finite(run.column("solver_gap"))
     risk = run.column("overfitting_risk")[-1]
     rows = {
         "Phase boundary": "none found"
@@ -107,25 +109,87 @@ def summary(run: RunRecord) -> dict[str, str]:
     return rows
 
 
-def lowest_index(values: Sequence[float]) -> int | None:
-    """Return the index of the lowest number, leaving out those that are not finite.
-
-    Args:
-        values: Numbers.
-    """
-    known = [i for i, value in enumerate(values) if math.isfinite(value)]
-    return min(known, key=lambda i: values[i]) if known else None
+def table(title: str, rows: Mapping[str, str]) -> str:
+    """Set rows as text, below a title and with the values in one column."""
+    width = max(map(len, rows), default=0)
+    return "\n".join([title, *(f"  {name:<{width}}  {value}" for name, value in rows.items())])
 
 
-def nearest(epochs: Sequence[int], epoch: int) -> int:
-    """Return the index of the record nearest to an epoch.
-
-    Args:
-        epochs: Of the records.
-        epoch: The epoch.
-    """
-    return min(range(len(epochs)), key=lambda i: abs(epochs[i] - epoch))
+def by_the_losses(run: RunRecord) -> bool:
+    """Whether the boundary rests on the losses alone."""
+    told = [event for event in run.events if event.kind == "boundary"]
+    return bool(told) and _rests_on_losses(told[-1])
 
 
-def _known(values: Sequence[float]) -> list[float]:
+def finite(values: Sequence[float]) -> list[float]:
+    """Leave out what is not finite."""
     return [value for value in values if math.isfinite(value)]
+
+
+# -- an event ---------------------------------------------------------------------------------------------------------
+
+
+def short_sentence(event: PhaseEvent) -> str:
+    """Tell an event in one short sentence; ``event.message`` tells more."""
+    e = event.evidence
+    if event.kind == "boundary" and _rests_on_losses(event):
+        what = f"phase 2 has begun by the losses; the {_lowest_at(event.epoch)}."
+    elif event.kind == "boundary":
+        what = f"phase boundary at epoch {event.epoch}{_change(e, 'mean order rose', 'trough', 'level')}."
+    elif event.kind == "overfitting":
+        best = e.get("best_val_epoch", math.nan)
+        since = f" of epoch {best:.0f}" if math.isfinite(best) else ""
+        rose = _change(e, "validation loss rose", "best_val_loss", "val_loss")
+        what = f"overfitting{rose}. Keep the checkpoint{since}."
+    elif event.kind == "retracted":
+        what = f"the phase boundary at epoch {event.epoch} is withdrawn."
+    else:
+        return event.message
+    return f"Epoch {event.detected_epoch}: {what}"
+
+
+def event_markdown(event: PhaseEvent) -> str:
+    """Tell an event in Markdown: its sentence, and a table of the evidence.
+
+    Example:
+        >>> print(event_markdown(PhaseEvent("boundary", 3, 5, message="Epoch 5: it ended.", evidence={"z": 2.5})))
+        **boundary** (epoch 3, found in epoch 5)
+        <BLANKLINE>
+        Epoch 5: it ended.
+        <BLANKLINE>
+        | evidence | value |
+        | --- | ---: |
+        | z | 2.5 |
+    """
+    later = f", found in epoch {event.detected_epoch}" if event.epoch != event.detected_epoch else ""
+    parts = [f"**{event.kind.replace('_', ' ')}** (epoch {event.epoch}{later})", event.message]
+    if event.evidence:
+        rows = [f"| {name.replace('_', ' ')} | {value:.4g} |" for name, value in event.evidence.items()]
+        parts.append("\n".join(["| evidence | value |", "| --- | ---: |", *rows]))
+    return "\n\n".join(parts)
+
+
+# -- words that return ------------------------------------------------------------------------------------------------
+
+
+def _ended_at(epoch: int) -> str:
+    return f"Low-order dominance ended at epoch {epoch}"
+
+
+def _lowest_at(epoch: int) -> str:
+    return f"mean order was lowest at epoch {epoch}"
+
+
+def _measured(run: RunRecord) -> str:
+    count = len(run.history["epoch"])
+    return f"{count} measured epoch{'s' * (count > 1)}"
+
+
+def _rests_on_losses(event: PhaseEvent) -> bool:
+    return event.evidence.get("significant") == 0
+
+
+def _change(evidence: Mapping[str, float], what: str, before: str, after: str) -> str:
+    if before not in evidence or after not in evidence:
+        return ""
+    return f" ({what} from {evidence[before]:.3g} to {evidence[after]:.3g})"

@@ -26,7 +26,7 @@ from lightning_interactions.measure.samples import content_keys, draw_players
 from lightning_interactions.measure.values import evaluate_coalitions
 from lightning_interactions.model.chunks import ChunkSize
 from lightning_interactions.model.layer import LayerCut
-from lightning_interactions.model.quiet import float32_forward, probing
+from lightning_interactions.model.quiet import float32_forward, quiet
 from lightning_interactions.model.score import log_odds
 from lightning_interactions.players import ImagePatches, Players, TabularFeatures
 
@@ -126,7 +126,7 @@ def measure(
     model, x, y = model.to(device).eval(), x.to(device), y.to(device)
     if any(p.ndim == 4 and not p.is_contiguous() for p in model.parameters()):
         x = x.contiguous(memory_format=torch.channels_last)
-    with probing(model):
+    with quiet(model):
         forward = float32_forward(model)
         cut = LayerCut(model, layer) if layer else None
         masked = x if cut is None else cut.features(forward, x)

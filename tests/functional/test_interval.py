@@ -21,6 +21,7 @@ def test_the_quantile_is_students() -> None:
     assert t_quantile(0.5) == pytest.approx(t.ppf(0.975, 1), rel=1e-4), "fewer than one degree count as one"
 
 
+@pytest.mark.thorough
 def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     """Samples with random strengths: the mean order of infinitely many is known from a large draw."""
     generator = torch.Generator().manual_seed(0)
@@ -41,6 +42,7 @@ def strengths_of_a_network(generator: np.random.Generator, samples: int, spread:
     return torch.tensor(total[:, None] * share).unsqueeze(1) * torch.tensor([0.6, 0.4]).view(1, 2, 1)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("spread", "tilt"), [(0.5, 0.0), (1.0, 0.0), (1.5, 0.0), (1.0, 0.25)])
 @pytest.mark.parametrize("samples", [2, 3, 5, 8, 32])
 def test_the_interval_covers_the_truth_with_few_and_unlike_samples(samples: int, spread: float, tilt: float) -> None:

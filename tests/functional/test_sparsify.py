@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from oracles import sparsest_split
 
 from lightning_interactions.errors import ArgumentError
 from lightning_interactions.functional import reconstruct_values, sparse_and_or
 
 TESTS = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(TESTS))
-from oracles import sparsest_split  # noqa: E402
-
 GAUSSIAN_SEED = 5
 ROUNDING = 1e-9
 
@@ -74,12 +71,14 @@ def test_gaussian_values_reach_the_lp_optimum(n, samples):
     assert_certified(values, sparse_and_or(values, tol=2e-3), 2e-3)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("n", "samples"), [(6, 4), (8, 2)])
 def test_sparse_values_with_noise_reach_the_lp_optimum(n, samples):
     values, _, _ = planted(n, 4, samples, noise=0.02)
     assert_certified(values, sparse_and_or(values, tol=2e-3), 2e-3)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("n", [6, 8])
 @pytest.mark.parametrize("stage", ["init", "mid", "end"])
 @pytest.mark.parametrize("source", ["mnist", "adult"])
@@ -97,6 +96,7 @@ def test_default_tolerance_is_within_a_hundredth_of_the_optimum(network_values, 
     assert (result.objective <= optimum / (1 - 1e-2)).all()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("noise_bound", [0.02, 0.1])
 @pytest.mark.parametrize("stage", ["init", "mid", "end"])
 def test_noise_bound_reaches_the_lp_optimum_on_network_values(network_values, stage, noise_bound):
@@ -195,6 +195,7 @@ def test_objective_does_not_depend_on_the_order_of_the_players(network_values):
     assert (other.lower_bound <= one.objective).all()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("noise_bound", [0.0, 0.05])
 def test_a_sample_does_not_depend_on_its_batch(network_values, noise_bound):
     values = torch.cat([network_values[f"{name}_6"] for name in ("mnist_init", "adult_mid", "adult_end")])
@@ -271,6 +272,7 @@ def test_a_sample_that_is_not_finite_is_nan_and_spares_the_others(bad, noise_bou
     assert (again.gap <= 1e-2).all()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("noise_bound", [0.0, 0.05])
 def test_warm_start_saves_iterations_and_keeps_the_certificate(network_values, noise_bound):
     values = network_values["adult_end_6"]
@@ -310,6 +312,7 @@ def test_one_iteration_gives_an_honest_gap():
     assert residual_of(values, result).abs().max() < 1e-12
 
 
+@pytest.mark.thorough
 @settings(max_examples=60, deadline=None)
 @given(
     values=st.integers(2, 4).flatmap(lambda n: hnp.arrays(np.float64, 2**n, elements=st.floats(-100, 100, width=16))),

@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
-from helpers import members
 from hypothesis import given
 from hypothesis import strategies as st
+from oracles import members
 from torch import Tensor
 
 from lightning_interactions.errors import ArgumentError

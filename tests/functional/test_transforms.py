@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers import members, subsets
 from hypothesis import given
 from hypothesis import strategies as st
+from oracles import members, subsets
 from torch import Tensor
 
 from lightning_interactions.errors import ArgumentError
@@ -96,6 +96,7 @@ def test_and_and_or_are_inclusion_exclusion(n: int, seed: int) -> None:
     torch.testing.assert_close(or_interactions(values), or_by_loops(values), rtol=0, atol=1e-10)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("n", [2, 4, 7])
 def test_and_interactions_equal_shapiq(n: int) -> None:
     shapiq = pytest.importorskip("shapiq", reason="shapiq (needs Python 3.11) is not installed")

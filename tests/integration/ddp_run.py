@@ -19,13 +19,12 @@ import torch
 import torch.distributed as dist
 from identity import Spy, outcome
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
-from models import ColumnNet, ScriptedDetector, column_data, loaders, small_monitor
+from models import ColumnNet, FullDisk, ScriptedDetector, column_data, listening, loaders, rank, small_monitor
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from lightning_interactions import InteractionsWarning, TabularFeatures
+from lightning_interactions import TabularFeatures
 from lightning_interactions.monitor.auto import AutoMonitor
 
 
@@ -46,10 +45,6 @@ class FixedNet(ColumnNet):
         super().validation_step(batch, batch_idx)
         if self.global_rank == 0:
             self.log("val_loss_of_rank_0", float(batch[0].mean()), rank_zero_only=True)
-
-
-def rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0
 
 
 def fails_on_rank_1(logits: Tensor, targets: Tensor) -> Tensor:
@@ -86,33 +81,6 @@ class Counted(TabularFeatures):
         return super().mask_batch(samples, players, coalitions)
 
 
-class FullDisk(TensorBoardLogger):
-    """The disk is full, but Lightning's own scalars still get through."""
-
-    class Writer:
-        def __getattr__(self, name: str) -> Any:
-            raise OSError(28, "No space left on device")
-
-    @property
-    def experiment(self) -> Any:
-        return self.Writer() if rank() == 0 else super().experiment
-
-    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
-        pass
-
-    def log_hyperparams(self, *args: Any) -> None:
-        pass
-
-    def log_graph(self, *args: Any) -> None:
-        pass
-
-    def finalize(self, status: str) -> None:
-        pass
-
-    def save(self) -> None:
-        pass
-
-
 class Uneven(Sampler[int]):
     """Three batches on rank 0, two on the others; nothing is repeated to make them equal."""
 
@@ -130,7 +98,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "shared": {"num_samples": 9, "num_players": 5, "players": Counted()},
     "few": {"num_samples": 3, "num_players": 5},
     "logged_loss": {"monitor": "val_loss", "stop_on": "overfitting", "detector": ScriptedDetector()},
-    "rank_zero_only": {"monitor": "val_loss_of_rank_0", "train_monitor": "train_loss_of_rank_0_epoch"},
+    "rank_zero_only": {"monitor": "val_loss_of_rank_0"},
     "uneven": {},
     "fault": {"score": fails_on_rank_1, "on_error": "warn"},
     "unreadable": {"target_fn": unreadable_on_rank_1, "on_error": "warn"},
@@ -214,7 +182,7 @@ def main(devices: int, folder: Path, scenario: str) -> None:
     found = {
         "history": monitor.history.to_dict(),
         "events": state["events"],
-        "keys": {split: probe.keys for split, probe in monitor._watchlist.watched.items()},
+        "keys": {split: probe.keys for split, probe in monitor._loop.watchlist.watched.items()},
         "weights": trainer.lightning_module.state_dict(),
         "told": told,
         "state": state,
@@ -254,10 +222,8 @@ def train_sharded(folder: Path) -> None:
             enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
             default_root_dir=folder, callbacks=[monitor] if name == "with" else [],
         )  # fmt: skip
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
+        with listening() as told:
             trainer.fit(Sharded(), **loaders())
-        told = [str(w.message) for w in caught if issubclass(w.category, InteractionsWarning)]
         # After the last forward pass the parameters of the outermost part are still whole.
         weights = {k: getattr(p, "full_tensor", p.detach)() for k, p in trainer.lightning_module.named_parameters()}
         if trainer.is_global_zero:

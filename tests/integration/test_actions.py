@@ -10,11 +10,11 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from models import ColumnNet, ScriptedDetector, column_data, fit, loaders, small_monitor
+from models import ColumnNet, ScriptedDetector, column_data, fit, listening, loaders, small_monitor
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset
 
-from lightning_interactions import PhaseEvent
+from lightning_interactions import InteractionsWarning, PhaseEvent
 
 
 class OverfitNet(ColumnNet):
@@ -81,7 +81,7 @@ def test_the_recipe_keeps_the_boundary_and_the_best_before_the_alarm(tmp_path: P
 
 
 def test_a_lower_loss_after_the_alarm_does_not_replace_the_checkpoint(tmp_path: Path) -> None:
-    monitor = small_monitor(detector=ScriptedDetector(boundary=1, overfitting=3))
+    monitor = small_monitor(detector=ScriptedDetector(boundary=1, overfitting=3), on_event=None)
     snapshots, keep = Snapshots(), keepers(tmp_path)
     fit(monitor, model=OverfitNet, max_epochs=8, callbacks=(snapshots, *keep.values()), enable_checkpointing=True)
     assert kept_epoch(keep["lowest loss"], snapshots) > 3, "the alarm came early: the loss fell on"
@@ -109,14 +109,17 @@ def test_a_monitor_that_fails_does_not_stop_the_run_through_a_checkpoint_callbac
     keep = [ModelCheckpoint(tmp_path / str(i), monitor=f"interactions/{key}") for i, key in enumerate(keys)]
     monitor = small_monitor(score=fails, on_error="warn", **options)
     data = {"train_dataloaders": loaders()["train_dataloaders"]} if options.get("watch") == "train" else None
-    trainer = fit(monitor, data=data, callbacks=tuple(keep), enable_checkpointing=True)
+    with listening() as told:
+        trainer = fit(monitor, data=data, callbacks=tuple(keep), enable_checkpointing=True)
+    assert ["a mistake in the score" in text for text in told] == [True, False], "then it is switched off"
     assert trainer.current_epoch == 3
     assert all(Path(keeper.best_model_path).is_file() for keeper in keep)
 
 
 def test_nor_does_a_monitor_that_is_switched_off(tmp_path: Path) -> None:
     keeper = ModelCheckpoint(tmp_path, monitor="interactions/val_loss_before_alarm")
-    trainer = fit(small_monitor(), callbacks=(keeper,), enable_checkpointing=True, limit_val_batches=0)
+    with pytest.warns(InteractionsWarning, match="switched off"):
+        trainer = fit(small_monitor(), callbacks=(keeper,), enable_checkpointing=True, limit_val_batches=0)
     assert trainer.current_epoch == 3
     assert Path(keeper.best_model_path).is_file()
 
@@ -128,22 +131,30 @@ def test_without_validation_data_there_is_no_such_loss() -> None:
     assert torch.tensor(monitor.history.column("val_loss_before_alarm")).isnan().all()
 
 
-def mostly_erased(size: int, copies: int) -> TensorDataset:
-    """Samples, and so many times as many copies of which augmentation left nothing to learn from."""
-    generator = torch.Generator().manual_seed(0)
-    x, y = column_data(size, seed=1).tensors
-    nothing = 1e-4 * torch.randn(copies * size, 5, generator=generator)
-    guesses = torch.randint(3, (copies * size,), generator=generator)
-    return TensorDataset(torch.cat([x, nothing]), torch.cat([y, guesses]))
+class MostlyErased(Dataset):
+    """Samples, and thrice as many copies in which augmentation, another one each time, leaves nothing to learn from."""
+
+    def __init__(self, size: int) -> None:
+        self.x, self.y = column_data(size, seed=1).tensors
+        self.guesses = torch.randint(3, (4 * size,), generator=torch.Generator().manual_seed(0))
+
+    def __len__(self) -> int:
+        return 4 * len(self.x)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        if index < len(self.x):
+            return self.x[index], self.y[index]
+        return 1e-4 * torch.randn(5), self.guesses[index]
 
 
-def test_a_run_whose_training_loss_stays_above_the_validation_loss_is_stopped_too() -> None:
+def test_a_run_whose_augmented_training_loss_stays_above_the_validation_loss_is_stopped_too() -> None:
     monitor = small_monitor(num_samples=16, num_players=5, stop_on="overfitting", on_event=None)
     data = {
-        "train_dataloaders": DataLoader(mostly_erased(64, 3), batch_size=32, shuffle=True),
+        "train_dataloaders": DataLoader(MostlyErased(64), batch_size=32, shuffle=True),
         "val_dataloaders": DataLoader(column_data(96, seed=2), batch_size=48),
     }
-    trainer = fit(monitor, model=OverfitNet, data=data, max_epochs=60)
+    with pytest.warns(InteractionsWarning, match="augmentation"):
+        trainer = fit(monitor, model=OverfitNet, data=data, max_epochs=60)
     history = monitor.history.to_dict()
     assert max(history["loss_gap"]) < 0, "the premise: no epoch has a positive gap"
     assert monitor.detector.overfitting_epoch == trainer.current_epoch - 1 < 59
@@ -151,7 +162,7 @@ def test_a_run_whose_training_loss_stays_above_the_validation_loss_is_stopped_to
 
 
 def test_a_stop_at_the_alarm_leaves_the_plain_checkpoint_right(tmp_path: Path) -> None:
-    monitor = small_monitor(stop_on="overfitting", detector=ScriptedDetector(overfitting=3))
+    monitor = small_monitor(stop_on="overfitting", detector=ScriptedDetector(overfitting=3), on_event=None)
     snapshots, keep = Snapshots(), keepers(tmp_path)
     trainer = fit(
         monitor, model=OverfitNet, max_epochs=8, callbacks=(snapshots, *keep.values()), enable_checkpointing=True
@@ -332,7 +343,7 @@ def test_an_event_is_acted_on_though_its_record_cannot_be_kept(monkeypatch: pyte
         stop_on="boundary", detector=ScriptedDetector(boundary=1), on_event=lambda e: told.append(e.kind),
         on_error="warn",
     )  # fmt: skip
-    monkeypatch.setattr(monitor, "_follow_samples", lambda record: 1 / 0)
+    monkeypatch.setattr(monitor.history, "append", lambda *args: 1 / 0)
     with pytest.warns(UserWarning, match="ZeroDivisionError"):
         trainer = fit(monitor, max_epochs=5)
     assert sorted(told) == ["boundary", "probe_failed"]
@@ -352,7 +363,7 @@ def test_the_history_lists_the_watched_samples(watch: str, tmp_path: Path) -> No
     ranks = [row["high_order_cancelled"] for row in table]
     assert ranks == sorted(ranks, reverse=True)
     for split in splits:
-        probe = monitor._watchlist.watched[split]
+        probe = monitor._loop.watchlist.watched[split]
         rows = sorted((row for row in table if row["split"] == split), key=lambda row: row["index"])
         assert [row["key"] for row in rows] == probe.keys.tolist()
         assert [row["target"] for row in rows] == [row["followed"] for row in rows] == probe.targets.tolist()

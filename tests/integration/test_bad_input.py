@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
-from models import ColumnNet, column_data, fit, loaders, small_monitor
+from models import AnyBatch, ColumnNet, column_data, fit, loaders, small_monitor, told_during
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -26,19 +25,6 @@ class Listed(Dataset[Any]):
 
     def __getitem__(self, i: int) -> Any:
         return self.make(*self.data[i])
-
-
-class AnyBatch(ColumnNet):
-    """Trains without looking at the batch, so that only the monitor can object."""
-
-    trained = 0
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        self.trained += 1
-        return self(torch.randn(4, 5)).square().mean()
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        pass
 
 
 class WideOutput(AnyBatch):
@@ -131,11 +117,8 @@ def test_validation_switched_off_is_a_warning() -> None:
     ids=["players", "samples"],
 )
 def test_less_than_asked_for_is_used_and_told_once(options: dict[str, int], words: str) -> None:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        monitor = small_monitor(**options)
-        fit(monitor)
-    told = [str(w.message) for w in caught if issubclass(w.category, InteractionsWarning)]
+    monitor = small_monitor(**options)
+    told = told_during(lambda: fit(monitor))
     assert [words in text for text in told] == [True]
     assert len(monitor.history) == 3
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ import torch
 import torch._dynamo
 from identity import Spy, assert_identical, outcome
 from lightning.pytorch.callbacks import EMAWeightAveraging
-from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from models import (
     ColumnNet,
@@ -27,21 +25,15 @@ from models import (
     fit,
     loaders,
     small_monitor,
+    told_during,
 )
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from lightning_interactions import InteractionsWarning, compute_interactions
+from lightning_interactions import compute_interactions
 from lightning_interactions.model import score as scores
 
 TABLE = Path(__file__).with_name("README.md")
-
-
-def told_during(run: Any) -> list[str]:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        run()
-    return [str(w.message) for w in caught if issubclass(w.category, InteractionsWarning)]
 
 
 def rows() -> list[list[str]]:
@@ -69,9 +61,9 @@ def test_01_sanity_validation_leaves_nothing() -> None:
 
     class Look(L.Callback):
         def on_sanity_check_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-            kept = [c.result() for c in (*monitor._watchlist._watching.values(), *monitor._watchlist._losing.values())]
+            kept = [c.result() for c in monitor._loop.watchlist._pools.values()]
             ours = [key for key in trainer.callback_metrics if key.startswith("interactions/")]
-            seen.append((len(monitor.history), monitor.events, kept, ours, len(monitor._watchlist.watched)))
+            seen.append((len(monitor.history), monitor.events, kept, ours, len(monitor._loop.watchlist.watched)))
 
     monitor = small_monitor(detector=ScriptedDetector(), on_event=told.append)
     fit(monitor, callbacks=(Look(),), num_sanity_val_steps=-1, max_epochs=1)
@@ -88,13 +80,12 @@ def test_04_validation_every_fifth_epoch_keeps_true_epochs_and_steps() -> None:
 
 
 def test_05_four_validations_in_an_epoch() -> None:
-    monitor = small_monitor(train_monitor="train_loss_epoch")
-    trainer = fit(monitor, val_check_interval=0.25, max_epochs=2)
+    monitor = small_monitor()
+    fit(monitor, val_check_interval=0.25, max_epochs=2)
     history = monitor.history.to_dict()
     assert history["epoch"] == [0] * 4 + [1] * 4
     assert history["step"] == sorted(set(history["step"]))
-    assert len(set(history["train_loss"])) == 2, "the epoch's training loss is known at its end, and holds for all four"
-    assert history["train_loss"][-1] == pytest.approx(float(trainer.callback_metrics["train_loss_epoch"]))
+    assert len(set(history["train_loss"])) == 8, "each under the weights of its validation"
 
 
 def test_06_validation_by_steps_across_epochs() -> None:
@@ -122,7 +113,7 @@ def test_07_endless_validation_loader_is_never_asked_its_length() -> None:
     monitor = small_monitor()
     fit(monitor, data=data, limit_val_batches=3)
     assert monitor.history.column("epoch") == [0, 1, 2]
-    assert len(monitor._watchlist.losses["val"]) == 24
+    assert len(monitor._loop.watchlist.losses["val"]) == 24
 
 
 @pytest.mark.parametrize("kind", ["list", "dict", "combined"])
@@ -137,7 +128,7 @@ def test_08_several_validation_loaders(kind: str) -> None:
     trainer = fit(monitor, model=TwoLoadersNet, data=loaders() | {"val_dataloaders": several})
     alone = small_monitor()
     fit(alone)
-    assert torch.equal(monitor._watchlist.watched["val"].keys, alone._watchlist.watched["val"].keys)
+    assert torch.equal(monitor._loop.watchlist.watched["val"].keys, alone._loop.watchlist.watched["val"].keys)
     last = float(trainer.callback_metrics["val_loss/dataloader_idx_0"])
     assert monitor.history.column("val_loss")[-1] == pytest.approx(last)
 
@@ -156,64 +147,30 @@ def test_10_accumulation_does_not_scale_the_losses() -> None:
 
     losses = []
     for batches in (1, 4):
-        for options in ({}, {"train_monitor": "train_loss_epoch"}):
-            monitor = small_monitor(**options)
-            fit(monitor, model=NoLearning, accumulate_grad_batches=batches, max_epochs=1)
-            losses += monitor.history.column("train_loss")
-    assert losses[0] == pytest.approx(losses[2], rel=0.2), "batch norm saw other batches"
-    assert losses[1] == pytest.approx(losses[3], rel=0.2)
+        monitor = small_monitor()
+        fit(monitor, model=NoLearning, accumulate_grad_batches=batches, max_epochs=1)
+        losses += monitor.history.column("train_loss")
+    assert losses[0] == pytest.approx(losses[1], rel=0.2), "batch norm saw other batches"
 
 
 def test_11_manual_optimisation_has_a_training_loss() -> None:
     monitor = small_monitor()
     fit(monitor, model=ManualNet)
     assert all(x > 0 for x in monitor.history.column("train_loss"))
-    told = told_during(lambda: fit(small_monitor(train_monitor="train_loss"), model=ManualNet))
-    assert any("no metric 'train_loss'" in text for text in told)
 
 
-class LateLog(ColumnNet):
-    """Logs its training loss where callbacks have had their turn already."""
+def test_12_a_training_loss_that_is_logged_late_is_not_waited_for() -> None:
+    class LateLog(ColumnNet):
+        def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+            return torch.nn.functional.cross_entropy(self(batch[0]), batch[1])
 
-    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        return torch.nn.functional.cross_entropy(self(batch[0]), batch[1])
-
-    def on_train_epoch_end(self) -> None:
-        self.log("late_loss", float(self.current_epoch + 1))
-
-
-def test_12_a_loss_logged_late_is_never_paired_with_another_epoch(tmp_path: Path) -> None:
-    monitor = small_monitor(train_monitor="late_loss")
-    trainer = fit(monitor, model=LateLog, max_epochs=4, logger=CSVLogger(tmp_path))
-    assert monitor.history.column("epoch") == [0, 1, 2, 3]
-    assert monitor.history.column("train_loss") == [1.0, 2.0, 3.0, 4.0]
-    assert "interactions/loss_gap" in trainer.callback_metrics
-
-
-def test_12_a_checkpoint_at_the_end_of_the_epoch_has_the_late_record(tmp_path: Path) -> None:
-    from lightning.pytorch.callbacks import ModelCheckpoint
-
-    keeper = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
-    fit(small_monitor(train_monitor="late_loss"), model=LateLog, max_epochs=2, callbacks=(keeper,),
-        enable_checkpointing=True)  # fmt: skip
-    resumed = small_monitor(train_monitor="late_loss")
-    fit(resumed, model=LateLog, max_epochs=3, ckpt_path=str(tmp_path / "epoch=1.ckpt"))
-    assert resumed.history.column("epoch") == [0, 1, 2]
-    assert resumed.history.column("train_loss") == [1.0, 2.0, 3.0]
-
-
-def test_12_a_loss_that_is_not_logged_in_an_epoch_is_missing_there() -> None:
-    class Sometimes(LateLog):
         def on_train_epoch_end(self) -> None:
-            if self.current_epoch % 2 == 0:
-                super().on_train_epoch_end()
+            self.log("train_loss", 99.0)
 
-    monitor = small_monitor(train_monitor="late_loss")
-    told = told_during(lambda: fit(monitor, model=Sometimes, max_epochs=4))
-    assert torch.equal(
-        torch.tensor(monitor.history.column("train_loss")).nan_to_num(-1), torch.tensor([1.0, -1, 3, -1])
-    )
-    assert any("no metric 'late_loss'" in text for text in told)
+    monitor = small_monitor()
+    trainer = fit(monitor, model=LateLog)
+    assert all(0 < loss < 10 for loss in monitor.history.column("train_loss"))
+    assert "interactions/loss_gap" in trainer.callback_metrics
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "16-true", "64-true"])
@@ -228,7 +185,7 @@ def test_14_precision_does_not_change_what_is_measured(precision: Any) -> None:
 
     monitor = small_monitor(num_players=5)
     trainer = fit(monitor, model=NoLearning, max_epochs=1, precision=precision)
-    probe, module = monitor._watchlist.watched["val"], trainer.lightning_module
+    probe, module = monitor._loop.watchlist.watched["val"], trainer.lightning_module
     dtype = torch.float64 if precision == "64-true" else torch.float32
     exact = compute_interactions(module.to(dtype), probe.inputs.to(dtype), probe.targets, num_players=5).strength()
     found = torch.tensor(monitor.history.last["strength"], dtype=torch.float64)
@@ -332,7 +289,7 @@ def test_25_out_of_memory_on_a_real_device() -> None:
                 torch.empty(2**50, device=x.device)
             return super().forward(x)
 
-    limited, free = small_monitor(train_monitor="train_loss", monitor="val_loss"), small_monitor()
+    limited, free = small_monitor(monitor="val_loss"), small_monitor()
     spies = [Spy(), Spy()]
     first = fit(limited, model=Huge, accelerator="cuda", callbacks=(spies[0],))
     second = fit(free, accelerator="cuda", callbacks=(spies[1],))

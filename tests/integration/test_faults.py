@@ -15,7 +15,17 @@ import torch
 from identity import Spy, assert_identical, outcome
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from models import ColumnNet, ScriptedDetector, column_data, fit, loaders, small_monitor
+from models import (
+    ColumnNet,
+    FullDisk,
+    ScriptedDetector,
+    column_data,
+    fit,
+    listening,
+    loaders,
+    small_monitor,
+    told_during,
+)
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -29,11 +39,7 @@ from lightning_interactions import (
     TwoPhaseMonitor,
 )
 from lightning_interactions.model import score as scores
-from lightning_interactions.report import writers
-
-
-def our_warnings(caught: list[warnings.WarningMessage]) -> list[str]:
-    return [str(w.message) for w in caught if issubclass(w.category, InteractionsWarning)]
+from lightning_interactions.report import loggers
 
 
 def weights(trainer: L.Trainer) -> list[Tensor]:
@@ -41,10 +47,9 @@ def weights(trainer: L.Trainer) -> list[Tensor]:
 
 
 def fit_and_listen(monitor: L.Callback | None, **options: Any) -> tuple[L.Trainer, list[str]]:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with listening() as told:
         trainer = fit(monitor, **options)
-    return trainer, our_warnings(caught)
+    return trainer, told
 
 
 class ScoreThatBreaks:
@@ -105,7 +110,8 @@ def test_a_row_with_a_missing_number_takes_only_itself_out() -> None:
     for damaged in (holed, huge):
         data = loaders() | {"val_dataloaders": DataLoader(TensorDataset(damaged, y), batch_size=16)}
         monitor = small_monitor(num_samples=48)
-        fit(monitor, data=data)
+        told = told_during(lambda monitor=monitor, data=data: fit(monitor, data=data))
+        assert ["of 1 of 48 watched samples are not finite" in text for text in told] == [True]
         assert monitor.history.column("skipped_samples") == [1, 1, 1]
         assert all(map(math.isfinite, monitor.history.column("mean_order")))
         assert all(map(math.isfinite, monitor.history.column("loss_gap")))
@@ -142,7 +148,7 @@ def test_drawing_that_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     def broken(*args: object, **kwargs: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(writers, "write_figures", broken)
+    monkeypatch.setattr(loggers.Loggers, "draw", broken)
     monitor = small_monitor(on_error="warn")
     trainer, told = fit_and_listen(monitor, logger=TensorBoardLogger(tmp_path))
     assert trainer.current_epoch == 3
@@ -171,7 +177,7 @@ def test_out_of_memory_in_a_chunk_is_worked_around() -> None:
                 raise torch.OutOfMemoryError("out of memory")
             return super().forward(x)
 
-    limited, free = small_monitor(train_monitor="train_loss", monitor="val_loss"), small_monitor()
+    limited, free = small_monitor(monitor="val_loss"), small_monitor()
     fit(limited, model=Limited)
     fit(free)
     assert limited.history.column("mean_order") == pytest.approx(free.history.column("mean_order"), rel=1e-5)
@@ -255,20 +261,6 @@ def test_sigterm_in_a_measurement_ends_the_run_as_without_the_monitor(tmp_path: 
     assert first["global_step"] == second["global_step"]
 
 
-class FullDisk(TensorBoardLogger):
-    """Scalars get through; whatever else is written finds the disk full."""
-
-    class Writer:
-        def __getattr__(self, name: str) -> Any:
-            raise OSError(28, "No space left on device")
-
-    @property
-    def experiment(self) -> Any:
-        return self.Writer()
-
-    log_metrics = log_graph = log_hyperparams = finalize = save = lambda self, *args, **kwargs: None  # type: ignore
-
-
 @pytest.mark.parametrize("late", [False, True], ids=["logged-in-time", "logged-late"])
 def test_a_logger_that_raises_costs_only_what_it_should_have_written(late: bool, tmp_path: Path) -> None:
     class Refusing(FullDisk):
@@ -281,15 +273,13 @@ def test_a_logger_that_raises_costs_only_what_it_should_have_written(late: bool,
     monitor = small_monitor(
         on_error="warn", detector=ScriptedDetector(), on_event=lambda e: sent.append(e.kind), **options
     )
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with listening() as told:
         with_monitor, ended = run_to_its_end(monitor, logger=Refusing(tmp_path), max_epochs=6)
     without, _ = run_to_its_end(None, logger=Refusing(tmp_path), max_epochs=6)
     assert ended == ""
     assert_identical(with_monitor, without)
     assert len(monitor.history) == 6
     assert [kind for kind in sent if kind != "probe_failed"] == ["boundary", "overfitting"], "told all the same"
-    told = our_warnings(caught)
     assert len([text for text in told if "No space left" in text and "writing" in text]) == 1
     assert len([text for text in told if "server is gone" in text]) == late
     assert not any("switched off" in text for text in told)
@@ -297,7 +287,7 @@ def test_a_logger_that_raises_costs_only_what_it_should_have_written(late: bool,
 
 def test_a_run_figure_that_cannot_be_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monitor = small_monitor(on_error="warn")
-    monkeypatch.setattr(monitor, "plot", lambda: 1 / 0)
+    monkeypatch.setattr(loggers, "run_figure", lambda run: 1 / 0)
     trainer, told = fit_and_listen(monitor, logger=TensorBoardLogger(tmp_path))
     assert (trainer.current_epoch, len(monitor.history)) == (3, 3)
     assert len([text for text in told if "ZeroDivisionError" in text]) == 1
@@ -316,12 +306,11 @@ def test_a_batch_the_users_function_cannot_read_later_is_left_out(option: str) -
 
     monitor = small_monitor(on_error="warn", **{option: FromTheThirdOn()})
     plain, told_nothing = run_to_its_end(None)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with listening() as told:
         found, ended = run_to_its_end(monitor)
     assert ended == told_nothing == ""
     assert_identical(found, plain)
-    assert any("left out" in text and "later batches lack" in text for text in our_warnings(caught))
+    assert any("left out" in text and "later batches lack" in text for text in told)
 
 
 def test_a_rhythm_that_raises_measures_nothing() -> None:
@@ -373,16 +362,18 @@ def test_a_contained_fault_reaches_alerts_loggers_and_the_runs_file(tmp_path: Pa
     assert list(run.events) == monitor.events, "even though nothing was measured"
 
 
-def test_a_fault_at_the_very_end_is_in_the_runs_file(tmp_path: Path) -> None:
-    class Ends(TwoPhaseMonitor):
-        def plot(self) -> Any:
-            if len(self.history) == 3:
-                raise OSError("no fonts")
-            return super().plot()
+def test_a_fault_at_the_very_end_is_in_the_runs_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = loggers.run_figure
 
+    def without_fonts_at_the_end(run: RunRecord) -> Any:
+        if len(run.history["epoch"]) == 3:
+            raise OSError("no fonts")
+        return draw(run)
+
+    monkeypatch.setattr(loggers, "run_figure", without_fonts_at_the_end)
     sent: list[PhaseEvent] = []
     logger = TensorBoardLogger(tmp_path)
-    monitor = Ends(num_samples=4, num_players=3, verbose=False, on_event=sent.append)
+    monitor = TwoPhaseMonitor(num_samples=4, num_players=3, verbose=False, on_event=sent.append)
     with pytest.warns(InteractionsWarning, match="no fonts"):
         fit(monitor, logger=logger)
     run = RunRecord.from_json((Path(logger.log_dir) / "interactions.json").read_text())

@@ -5,7 +5,6 @@ A few configurations in the default run; ``pytest -m slow tests/integration/test
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +16,11 @@ import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from identity import Spy, assert_identical, outcome
-from models import Stream, fit
+from models import Stream, fit, listening
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_interactions import InteractionsWarning, TabularFeatures, Tokens, TwoPhaseMonitor
+from lightning_interactions import TabularFeatures, Tokens, TwoPhaseMonitor
 from lightning_interactions.errors import InteractionsError
 
 INPUTS = ("columns", "image", "tokens", "cloud", "volume", "ragged")
@@ -195,7 +194,7 @@ MONITOR = some(
     watch=["train", "both"], num_samples=[2, 100], num_players=[2, 5], resample=[True], every_n_epochs=[2],
     max_overhead=[0.001], layer=["net.2", "net", "nowhere"], noise_bound=[0.05], salience=[0.0], chunk_size=[1, 5],
     score=["logit", "probability", lambda z, y: z.sum(1), lambda z, y: z], target=["predicted", 0, 7],
-    monitor=["val_loss", "unknown"], train_monitor=["train_loss", "unknown"], precision=["inherit"], seed=[5],
+    monitor=["val_loss", "unknown"], precision=["inherit"], seed=[5],
     players=[TabularFeatures("zero"), Tokens(mask_token_id=1)], log_figures=[False],
     log_key_prefix=["interactions/other/"],
 )  # fmt: skip
@@ -238,8 +237,7 @@ def train(world: World, options: dict[str, Any], monitor: TwoPhaseMonitor | None
 
 def check(world: World, options: dict[str, Any], chosen: dict[str, Any]) -> str:
     """Assert the property; say in a word what happened."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with listening() as told:
         plain, refused = train(world, options, None)
         if refused is not None:
             return "refused without the monitor"
@@ -253,7 +251,6 @@ def check(world: World, options: dict[str, Any], chosen: dict[str, Any]) -> str:
         assert found.trained == 0, f"an error of ours in the middle of training: {error!r}"
         return "our error before training"
     assert_identical(plain[0], found[0])
-    told = [str(w.message) for w in caught if issubclass(w.category, InteractionsWarning)]
     unusual = [text for text in told if " failed: " in text]
     if any("switched off for this run" in text for text in told):
         assert len(monitor.history) == 0

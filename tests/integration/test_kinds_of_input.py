@@ -9,7 +9,7 @@ import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
-from models import fit, small_monitor
+from models import TaskNet, fit, small_monitor, told_during
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
@@ -77,28 +77,6 @@ class TextNet(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), lr=0.01)
-
-
-class Net(L.LightningModule):
-    """Any network on tuples or dicts, with any loss."""
-
-    def __init__(self, net: nn.Module, loss: Any = F.cross_entropy, keys: tuple[Any, Any] = (0, 1)) -> None:
-        super().__init__()
-        self.net = net
-        self.loss = loss
-        self.keys = keys
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return self.loss(self(batch[self.keys[0]]), batch[self.keys[1]])
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.log("val_loss", self.loss(self(batch[self.keys[0]]), batch[self.keys[1]]), batch_size=1)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.01)
 
 
 def text_loaders(collate: Any = pad_together) -> dict[str, Any]:
@@ -198,7 +176,7 @@ def test_point_clouds(last: bool) -> None:
     x = torch.randn(24, 50, 3)
     x = x if last else x.transpose(1, 2).contiguous()
     monitor = small_monitor()
-    fit(monitor, model=Net(PointNet(last)), data=tensor_loaders(x, torch.arange(24) % 3), max_epochs=2)
+    fit(monitor, model=TaskNet(PointNet(last)), data=tensor_loaders(x, torch.arange(24) % 3), max_epochs=2)
     assert_measured(monitor)
 
 
@@ -211,7 +189,8 @@ def test_a_point_cloud_with_a_bad_coordinate_is_not_watched(last: bool) -> None:
     bad[7, 1, 1], bad[9, 0, 0] = torch.nan, torch.inf
     data = tensor_loaders(x, y) | {"val_dataloaders": tensor_loaders(bad, y)["val_dataloaders"]}
     monitor = small_monitor(num_samples=24)
-    fit(monitor, model=Net(PointNet(last)), data=data, max_epochs=2)
+    told = told_during(lambda: fit(monitor, model=TaskNet(PointNet(last)), data=data, max_epochs=2))
+    assert ["only 22 val samples" in text for text in told] == [True]
     assert_measured(monitor)
     assert monitor.history.column("skipped_samples") == [0, 0]
     assert len(monitor.history.samples) == 22
@@ -227,7 +206,7 @@ class Pictures(Dataset[dict[str, Any]]):
 
 
 def test_a_dict_of_images() -> None:
-    model = Net(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), keys=("image", "label"))
+    model = TaskNet(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), keys=("image", "label"))
     data = {"train_dataloaders": DataLoader(Pictures(), 8), "val_dataloaders": DataLoader(Pictures(), 8)}
     monitor = small_monitor()
     fit(monitor, model=model, data=data, max_epochs=2)
@@ -263,7 +242,7 @@ class Patches(nn.Module):
 def test_a_transformer_on_images(layer: str | None, players: Any) -> None:
     monitor = small_monitor(layer=layer, players=players)
     data = tensor_loaders(torch.randn(24, 1, 8, 8), torch.arange(24) % 3)
-    fit(monitor, model=Net(Patches()), data=data, max_epochs=2)
+    fit(monitor, model=TaskNet(Patches()), data=data, max_epochs=2)
     assert_measured(monitor)
 
 
@@ -281,7 +260,7 @@ def test_a_transformer_on_images(layer: str | None, players: Any) -> None:
     ids=["regression", "multi-label", "one label", "binary", "one-hot", "predicted", "several outputs"],
 )
 def test_tasks(outputs: int, targets: Tensor, loss: Any, options: dict[str, Any]) -> None:
-    model = Net(nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, outputs)), loss)
+    model = TaskNet(nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, outputs)), loss)
     monitor = small_monitor(**options)
     fit(monitor, model=model, data=tensor_loaders(torch.randn(24, 5), targets), max_epochs=2)
     history = assert_measured(monitor)
@@ -291,11 +270,11 @@ def test_tasks(outputs: int, targets: Tensor, loss: Any, options: dict[str, Any]
 
 
 def model_inputs(monitor: Any, split: str) -> Tensor:
-    return monitor._watchlist.losses[split].inputs
+    return monitor._loop.watchlist.losses[split].inputs
 
 
 def probe_targets(monitor: Any, split: str, outputs: int, like: Tensor) -> Tensor:
-    targets = monitor._watchlist.losses[split].targets
+    targets = monitor._loop.watchlist.losses[split].targets
     if like.ndim == 2 and targets.ndim == 1:
         return F.one_hot(targets).float() if outputs > 1 else targets.float().unsqueeze(1)
     return targets.to(like.dtype)
@@ -323,7 +302,7 @@ def probe_targets(monitor: Any, split: str, outputs: int, like: Tensor) -> Tenso
 )  # fmt: skip
 def test_what_cannot_be_measured(model: nn.Module, x: Tensor, y: Tensor, options: dict[str, Any], says: str) -> None:
     with pytest.raises(InteractionsError, match=says) as caught:
-        fit(small_monitor(on_error="warn", **options), model=Net(model), data=tensor_loaders(x, y))
+        fit(small_monitor(on_error="warn", **options), model=TaskNet(model), data=tensor_loaders(x, y))
     assert isinstance(caught.value, (ArgumentError, BatchError, InteractionsError))
 
 

@@ -29,8 +29,9 @@ from lightning_interactions import (
     WandbAlert,
     log_histogram,
 )
-from lightning_interactions.report import writers
-from lightning_interactions.report.writers import event_markdown
+from lightning_interactions.report.loggers import Loggers
+from lightning_interactions.report.sinks import sink_of
+from lightning_interactions.report.words import event_markdown
 
 EVENT = PhaseEvent("overfitting", 3, 3, 4, {"gap_growth": 0.5}, "Epoch 3: it overfits.")
 KEYS = "mean_order", "mean_order_lower", "mean_order_upper", "overfitting_risk", "strength/order_02_neg"
@@ -142,7 +143,7 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         logger = WandbLogger(project="test", save_dir=tmp_path, offline=True)
         fit(monitor, logger=logger)
-        writers.write_event([logger], "interactions/", EVENT, step=4)
+        Loggers([logger], "interactions/").event(EVENT, step=4)
         alert = WandbAlert(title="run 7")
         for _ in range(2):  # the second one is throttled
             alert.send(EVENT)
@@ -181,7 +182,7 @@ def test_mlflow_local_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert [metric.step for metric in stored] == monitor.history.column("step")
     (run,) = tmp_path.rglob("artifacts/interactions/run.png")
     assert run.read_bytes().startswith(b"\x89PNG")
-    writers.write_event([logger], "interactions/", EVENT, step=4)
+    Loggers([logger], "interactions/").event(EVENT, step=4)
     (told,) = tmp_path.rglob("artifacts/interactions/events/step_00000004.md")
     assert told.read_text() == event_markdown(EVENT)
     (kept,) = tmp_path.rglob("artifacts/interactions.json")
@@ -205,9 +206,9 @@ def test_comet_offline(tmp_path: Path) -> None:
     logger.experiment = experiment
     assert log_histogram(logger, "whole", [5, 0, 2], [0.5, 1.5, 2.5, 3.5], step=3)
     assert log_histogram(logger, "shares", [0.75, 0.0, 0.25], [0.5, 1.5, 2.5, 3.5], step=3)
-    writers.write_file([logger], "interactions.json", '{"a": 1}')
-    writers.write_event([logger], "interactions/", EVENT, step=4)
-    writers.write_figures([logger], "interactions/", {"run": small_figure()}, step=4)
+    sink_of(logger).file("interactions.json", '{"a": 1}')
+    Loggers([logger], "interactions/").event(EVENT, step=4)
+    sink_of(logger).figure("interactions/run", small_figure(), step=4)
     experiment.end()
     (archive,) = tmp_path.glob("*.zip")
     stored = zipfile.ZipFile(archive)

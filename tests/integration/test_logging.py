@@ -13,6 +13,8 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from models import fit, small_monitor
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from lightning_interactions import InteractionsWarning
+
 KEYS = {
     "mean_order", "low_order_share", "high_order_share", "cancellation", "salient_count", "loss_gap", "phase",
     "boundary_epoch", "overfitting_risk", "solver_gap", "seconds", "train_loss", "val_loss", "skipped_samples",
@@ -57,7 +59,8 @@ def test_tensorboard_gets_scalars_histograms_and_figures(tmp_path: Path) -> None
 
 def test_csv_logger_gets_the_scalars(tmp_path: Path) -> None:
     monitor = small_monitor()
-    trainer = fit(monitor, logger=CSVLogger(tmp_path))
+    with pytest.warns(InteractionsWarning, match="CSVLogger can show neither"):
+        trainer = fit(monitor, logger=CSVLogger(tmp_path))
     with open(Path(trainer.log_dir) / "metrics.csv") as file:
         rows = [row for row in csv.DictReader(file) if row.get("interactions/mean_order")]
     assert [float(row["interactions/mean_order"]) for row in rows] == pytest.approx(

@@ -124,11 +124,11 @@ def test_an_interrupted_analysis_goes_on(
 
     measure, calls = CheckpointMonitor.measure, []
 
-    def until_the_third(self: Any, trainer: Any, module: Any, checkpoint: Any) -> Any:
-        calls.append(checkpoint.epoch)
+    def until_the_third(self: Any, module: Any, epoch: int, **options: Any) -> Any:
+        calls.append(epoch)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return measure(self, trainer, module, checkpoint)
+        return measure(self, module, epoch, **options)
 
     monkeypatch.setattr(CheckpointMonitor, "measure", until_the_third)
     with pytest.raises(KeyboardInterrupt):
@@ -213,9 +213,19 @@ def test_any_option_of_the_monitor_can_be_given(
 ) -> None:
     arguments = ["analyze", "--model=postmortem_project.Net", "--data=postmortem_project.Data", "--progress=false"]
     players = '{"class_path": "lightning_interactions.TabularFeatures", "init_args": {"groups": [[0, 1], [2, 3]]}}'
-    others = ["--players", players, "--num-samples=6", "--noise-bound", "0.02", "--score", "logit", "--verbose=false"]
+    others = [
+        "--players",
+        players,
+        "--num-samples=6",
+        "--num-players=3",
+        "--noise-bound",
+        "0.02",
+        "--score",
+        "logit",
+        "--verbose=false",
+    ]
     out = ["--checkpoints", str(run[1]), "-o", str(tmp_path / "out"), "--accelerator=cpu"]
-    main([*arguments, *others, *out])
+    assert main([*arguments, *others, *out]) == 0
     settings = RunRecord.from_json((tmp_path / "out" / "interactions.json").read_text()).settings
     assert (settings["num_samples"], settings["noise_bound"], settings["score"]) == (6, 0.02, "logit")
     assert "TabularFeatures" in str(settings["players"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
-from models import ScriptedDetector, column_data, fit, loaders, small_monitor
-from test_edge_cases import told_during
+from models import ColumnNet, ScriptedDetector, column_data, fit, loaders, small_monitor, told_during
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
@@ -28,7 +26,7 @@ from lightning_interactions import (
     TwoPhaseMonitor,
 )
 from lightning_interactions.measure import watchlist
-from lightning_interactions.monitor.callback import STATE_VERSION
+from lightning_interactions.monitor.loop import STATE_VERSION
 
 
 def history_without_times(monitor: TwoPhaseMonitor) -> dict[str, list[Any]]:
@@ -63,9 +61,11 @@ def test_resume_continues_the_history(when: dict[str, Any], monitor_options: dic
     checkpoints = sorted(tmp_path.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
     chosen = checkpoints[-1]
     resumed = small_monitor(**monitor_options)
-    fit(resumed, max_epochs=4, ckpt_path=str(chosen))
+    told = told_during(lambda: fit(resumed, max_epochs=4, ckpt_path=str(chosen)))
     assert resumed.history.column("epoch") == [0, 1, 2, 3], "neither gap nor duplicate"
-    if "every_n_train_steps" not in when:  # Lightning itself repeats other batches after a mid-epoch resume
+    mid_epoch = "every_n_train_steps" in when
+    assert ["32 of 64 train samples for the loss" in text for text in told] == [True] * mid_epoch
+    if not mid_epoch:  # Lightning itself repeats other batches after a mid-epoch resume
         # The shuffle of a resumed run differs from that of one that was never stopped, so its weights do too:
         # what was measured before the stop, and which samples are watched, must be the same.
         before = {key: column[:2] for key, column in history_without_times(uninterrupted).items()}
@@ -74,14 +74,11 @@ def test_resume_continues_the_history(when: dict[str, Any], monitor_options: dic
 
 def test_resumed_run_equals_uninterrupted_run(tmp_path: Path) -> None:
     """Without a shuffle and with the random state in hand, all of it is equal, not only the part before the stop."""
-    from models import ColumnNet, column_data
-    from torch import nn
-    from torch.utils.data import DataLoader
 
     class NoDropout(ColumnNet):
         def __init__(self) -> None:
             super().__init__()
-            self.net[3] = nn.Identity()
+            self.net[3] = torch.nn.Identity()
 
     def data() -> dict[str, Any]:
         return {
@@ -208,14 +205,11 @@ def test_probes_too_large_for_the_checkpoint_are_collected_again(tmp_path: Path,
     keeper = ModelCheckpoint(tmp_path, filename="last")
     first = small_monitor(keep_samples="inputs")
     fit(first, callbacks=(keeper,), enable_checkpointing=True)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        resumed = small_monitor(keep_samples="inputs")
-        fit(resumed, max_epochs=5, ckpt_path=str(tmp_path / "last.ckpt"))
-    told = [str(w.message) for w in caught if issubclass(w.category, InteractionsWarning)]
+    resumed = small_monitor(keep_samples="inputs")
+    told = told_during(lambda: fit(resumed, max_epochs=5, ckpt_path=str(tmp_path / "last.ckpt")))
     assert any("collected again" in text for text in told)
     assert resumed.history.column("epoch") == list(range(5))
-    assert torch.equal(resumed._watchlist.watched["val"].keys, first._watchlist.watched["val"].keys), (
+    assert torch.equal(resumed._loop.watchlist.watched["val"].keys, first._loop.watchlist.watched["val"].keys), (
         "samples are chosen by content, so the same ones are found again"
     )
 
@@ -234,8 +228,6 @@ def test_second_fit_begins_anew_and_continued_fit_goes_on() -> None:
     monitor = small_monitor()
     trainer = fit(monitor, max_epochs=2)
     trainer.fit_loop.max_epochs = 4
-    from models import loaders
-
     trainer.fit(trainer.lightning_module, **loaders())
     assert monitor.history.column("epoch") == [0, 1, 2, 3]
     fit(monitor, max_epochs=2)
@@ -309,7 +301,7 @@ def other_validation_data() -> dict[str, Any]:
     return loaders() | {"val_dataloaders": DataLoader(column_data(48, seed=3), 16)}
 
 
-@pytest.mark.filterwarnings("ignore")
+@pytest.mark.filterwarnings("ignore::lightning_interactions.InteractionsWarning")
 def test_other_samples_after_a_resume_are_not_paired(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(watchlist, "STATE_LIMIT_BYTES", 10)
     checkpoint, detector = stopped_run(tmp_path), PairedDetector()
@@ -330,7 +322,7 @@ def test_samples_exchanged_during_a_run_are_not_paired() -> None:
             if trainer.current_epoch == 2:
                 other = small_monitor()
                 fit(other, data=other_validation_data(), max_epochs=1)
-                monitor._watchlist.watched["val"] = other._watchlist.watched["val"]
+                monitor._loop.watchlist.watched["val"] = other._loop.watchlist.watched["val"]
 
     detector = PairedDetector()
     monitor = small_monitor(detector=detector)
@@ -373,22 +365,23 @@ def test_a_checkpoint_holds_no_inputs_by_default(options: dict[str, Any]) -> Non
     numbers |= set(column_data(48, seed=2).tensors[0].flatten().tolist())
     for tensor in tensors_in(monitor.state_dict()):
         assert not numbers & set(tensor.flatten().tolist())
-    assert monitor._watchlist.losses["train"].keys[0].item() in integers_in(monitor.state_dict())
+    assert monitor._loop.watchlist.losses["train"].keys[0].item() in integers_in(monitor.state_dict())
 
 
 def test_a_checkpoint_holds_inputs_where_asked_for() -> None:
     monitor = small_monitor(keep_samples="inputs")
     fit(monitor)
     kept = monitor.state_dict()["watchlist"]
-    assert torch.equal(kept["watched"]["val"]["inputs"], monitor._watchlist.watched["val"].inputs)
-    assert torch.equal(kept["losses"]["train"]["inputs"], monitor._watchlist.losses["train"].inputs)
+    assert torch.equal(kept["watched"]["val"]["inputs"], monitor._loop.watchlist.watched["val"].inputs)
+    assert torch.equal(kept["losses"]["train"]["inputs"], monitor._loop.watchlist.losses["train"].inputs)
 
 
 @pytest.mark.parametrize("options", [{}, {"watch": "both"}, {"resample": True}], ids=["val", "both", "resample"])
 def test_nothing_of_single_samples_is_kept_where_asked_for(options: dict[str, Any], tmp_path: Path) -> None:
     monitor = small_monitor(keep_samples="nothing", **options)
-    fit(monitor, tmp_path, logger=CSVLogger(tmp_path))
-    probes = [*monitor._watchlist.watched.values(), *monitor._watchlist.losses.values()]
+    with pytest.warns(InteractionsWarning, match="CSVLogger can show neither"):
+        fit(monitor, tmp_path, logger=CSVLogger(tmp_path))
+    probes = [*monitor._loop.watchlist.watched.values(), *monitor._loop.watchlist.losses.values()]
     keys = {key for probe in probes for key in probe.keys.tolist()}
     state = monitor.state_dict()
     assert not keys & integers_in(state)
@@ -399,7 +392,7 @@ def test_nothing_of_single_samples_is_kept_where_asked_for(options: dict[str, An
     assert not keys & integers_in(content)
 
 
-@pytest.mark.filterwarnings("ignore")
+@pytest.mark.filterwarnings("ignore::lightning_interactions.InteractionsWarning")
 def test_without_kept_samples_a_resumed_run_goes_on(tmp_path: Path) -> None:
     checkpoint, detector = stopped_run(tmp_path, keep_samples="nothing"), PairedDetector()
     resumed = small_monitor(detector=detector, keep_samples="nothing")
@@ -434,7 +427,7 @@ def test_samples_that_do_not_come_again_are_told_once_with_numbers(tmp_path: Pat
     assert "6 of 6 watched val samples" in text
     assert "48 of 48 val samples for the loss" in text
     assert "train" not in text
-    assert len(resumed._watchlist.watched["val"]) == 6
+    assert len(resumed._loop.watchlist.watched["val"]) == 6
     assert detector.paired == [False, True, True]
 
 
@@ -442,14 +435,14 @@ def test_those_found_again_are_watched_with_new_ones(tmp_path: Path) -> None:
     x, y = column_data(48, seed=2).tensors
     first = small_monitor()
     fit(first, max_epochs=1)
-    gone = first._watchlist.watched["val"].inputs[:2]
+    gone = first._loop.watchlist.watched["val"].inputs[:2]
     stay = ~(x.unsqueeze(1) == gone).all(-1).any(1)
     checkpoint = stopped_run(tmp_path)
     fewer = loaders() | {"val_dataloaders": DataLoader(TensorDataset(x[stay], y[stay]), 16)}
     resumed = small_monitor()
     told = told_during(lambda: fit(resumed, data=fewer, max_epochs=3, ckpt_path=checkpoint))
     assert any("2 of 6 watched val samples" in text for text in told)
-    known, now = (set(monitor._watchlist.watched["val"].keys.tolist()) for monitor in (first, resumed))
+    known, now = (set(monitor._loop.watchlist.watched["val"].keys.tolist()) for monitor in (first, resumed))
     assert (len(now), len(now & known)) == (6, 4)
 
 
@@ -469,5 +462,5 @@ def test_checkpoints_with_inputs_of_older_versions_load(tmp_path: Path) -> None:
     del state["decided_on"], state["watchlist"]["keys"]
     again = small_monitor(detector=PairedDetector())
     again.load_state_dict(state)
-    assert torch.equal(again._watchlist.watched["val"].inputs, first._watchlist.watched["val"].inputs)
-    assert not again._watchlist.wants("val")
+    assert torch.equal(again._loop.watchlist.watched["val"].inputs, first._loop.watchlist.watched["val"].inputs)
+    assert not again._loop.watchlist.wants("val")

@@ -15,13 +15,13 @@ import pytest
 import torch
 from identity import assert_identical
 from lightning.pytorch.strategies import FSDPStrategy
-from models import ColumnNet, column_data, fit, loaders, small_monitor
+from models import ColumnNet, column_data, fit, loaders, small_monitor, told_during
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_interactions import Alert, ImagePatches, InteractionsWarning, PhaseDetector, PhaseEvent
 from lightning_interactions.measure.ranks import CELLS
-from lightning_interactions.monitor.bridge import UNSUPPORTED_STRATEGIES
+from lightning_interactions.monitor.trainer import UNSUPPORTED_STRATEGIES
 
 ROOT = Path(__file__).resolve().parents[2]
 Found = dict[str, Any]
@@ -32,8 +32,10 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with what two processes saved; one launch for everything, as starting them takes longest."""
     folder = tmp_path_factory.mktemp("ranks")
     environment = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE")}
-    # The package beside these tests, where another copy is installed.
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), environment.get("PYTHONPATH")]))
+    # The package beside these tests, where another copy is installed, and the models they share.
+    environment["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(ROOT), str(ROOT / "tests"), environment.get("PYTHONPATH")])
+    )
     command = [sys.executable, str(Path(ddp_run.__file__)), str(folder)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -58,7 +60,8 @@ def assert_equal_histories(first: dict[str, list[Any]], second: dict[str, list[A
 
 @pytest.mark.parametrize("scenario", ["plain", "both", "shared", "few", "uneven", "wide"])
 def test_two_ranks_give_the_numbers_of_one(scenario: str, ranks: dict[str, list[Found]], tmp_path: Path) -> None:
-    ddp_run.main(1, tmp_path, scenario)
+    told = told_during(lambda: ddp_run.main(1, tmp_path, scenario))
+    assert ["rounding noise" in text for text in told] == [True] * (scenario == "wide")
     single = torch.load(tmp_path / f"{scenario}_1.rank0", weights_only=True)
     assert single["history"]["epoch"] == [0, 1, 2]
     for split, keys in single["keys"].items():

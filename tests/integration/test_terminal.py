@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import math
+import re
 import sys
 import time
 import warnings
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from lightning_interactions import InteractionsWarning, PhaseDetector, PhaseEvent, TwoPhaseMonitor
 from lightning_interactions.monitor import terminal
-from lightning_interactions.monitor.terminal import short_sentence
+from lightning_interactions.report.words import short_sentence
 
 
 class Turning(PhaseDetector):
@@ -104,66 +105,41 @@ class SlowNet(ColumnNet):
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training and self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
-            time.sleep(0.004)
+            time.sleep(0.03)
         return super().forward(x)
 
 
-@pytest.mark.parametrize("bar", [TQDM, RICH])
-@pytest.mark.parametrize("verbose", [True, False])
-def test_a_long_measurement_is_shown_in_lightnings_own_bar(
-    bar: Any, verbose: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("bar", "verbose", "shown"),
+    [
+        (TQDMProgressBar, True, True),
+        (TQDMProgressBar, False, False),
+        pytest.param(*(RichProgressBar, True, False), marks=RICH.marks),
+    ],
+)
+def test_a_long_measurement_has_a_bar_below_that_of_tqdm(
+    bar: Any, verbose: bool, shown: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(terminal, "SHORT", 0.0)
-    monkeypatch.setattr(terminal, "REFRESH", 0.0)
-    seen: list[str] = []
-    own = bar()
-    if bar is TQDMProgressBar:
-        init = own.init_validation_tqdm
-
-        def spied() -> Any:
-            line = init()
-            write = line.set_description_str
-            monkeypatch.setattr(line, "set_description_str", lambda text, **k: (seen.append(text), write(text, **k)))
-            return line
-
-        monkeypatch.setattr(own, "init_validation_tqdm", spied)
-    else:
-        refresh = own.refresh
-
-        def spied_refresh(*args: Any, **options: Any) -> None:
-            if own.progress is not None:
-                seen.extend(task.description for task in own.progress.tasks if task.visible)
-            refresh(*args, **options)
-
-        monkeypatch.setattr(own, "refresh", spied_refresh)
-    fit(
-        small_monitor(verbose=verbose, chunk_size=16),
-        model=SlowNet,
-        callbacks=(own,),
-        max_epochs=1,
-        enable_progress_bar=True,
-    )
-    shares = [int(text.split("Interactions ")[1].split("%")[0]) for text in seen if "Interactions" in text]
-    if not verbose:
-        assert shares == []
-        return
-    assert len(set(shares)) >= 3
-    assert shares == sorted(shares)
-    assert shares[-1] == 100
-    assert "Interactions" not in seen[-1], "the label is put back"
+    monitor = small_monitor(verbose=verbose, chunk_size=4)
+    fit(monitor, model=SlowNet, callbacks=(bar(),), max_epochs=1, enable_progress_bar=True)
+    seen = [text for text in re.split(r"[\r\n]", capfd.readouterr().err) if "Interactions" in text]
+    assert len(monitor.history) == 1
+    assert bool(seen) == shown
+    if shown:
+        shares = [int(found[1]) for text in seen if (found := re.search(r"(\d+)%", text))]
+        assert shares == sorted(shares)
+        assert len(set(shares)) >= 3
 
 
 def test_a_bar_that_fails_does_not_fail_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(terminal, "SHORT", 0.0)
-    monkeypatch.setattr(terminal, "REFRESH", 0.0)
+    import tqdm
 
-    def broken(trainer: Any) -> Any:
-        def relabel(text: str | None) -> None:
+    class Broken(tqdm.tqdm):
+        def update(self, n: float | None = 1) -> bool | None:
             raise RuntimeError("no terminal")
 
-        return relabel
-
-    monkeypatch.setattr(terminal, "_relabel_of", broken)
+    monkeypatch.setattr(tqdm, "tqdm", Broken)
     monitor = small_monitor(verbose=True)
     fit(monitor)
     assert len(monitor.history) == 3
@@ -188,6 +164,6 @@ def test_short_sentences(kind: Any, evidence: dict[str, float], sentence: str) -
 
 def test_random_states_are_left_alone() -> None:
     before = torch.get_rng_state()
-    with terminal.measuring(None, False) as progress:
-        progress(0.5)
+    with terminal.measuring(None, 10, enabled=False) as progress:
+        progress(5)
     assert torch.equal(before, torch.get_rng_state())

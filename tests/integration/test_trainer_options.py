@@ -11,8 +11,7 @@ import torch
 from identity import assert_identical
 from lightning.pytorch.callbacks import LearningRateFinder
 from lightning.pytorch.tuner import Tuner
-from models import ColumnNet, ScriptedDetector, column_data, fit, loaders, small_monitor
-from test_edge_cases import told_during
+from models import ColumnNet, ScriptedDetector, column_data, fit, listening, loaders, small_monitor, told_during
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -64,7 +63,7 @@ def test_resample_draws_other_samples_each_time() -> None:
 
     class Look(L.Callback):
         def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-            seen.append(tuple(monitor._watchlist.watched["val"].keys.tolist()))
+            seen.append(tuple(monitor._loop.watchlist.watched["val"].keys.tolist()))
 
     fit(monitor, callbacks=(Look(),))
     assert len(set(seen)) == 3
@@ -73,7 +72,7 @@ def test_resample_draws_other_samples_each_time() -> None:
 def test_fixed_samples_are_class_balanced_and_kept() -> None:
     monitor = small_monitor(num_samples=9)
     fit(monitor)
-    assert monitor._watchlist.watched["val"].targets.bincount().tolist() == [3, 3, 3]
+    assert monitor._loop.watchlist.watched["val"].targets.bincount().tolist() == [3, 3, 3]
 
 
 def test_should_probe_can_be_overridden() -> None:
@@ -89,17 +88,16 @@ def test_should_probe_can_be_overridden() -> None:
 
 
 def test_logged_losses_are_used_where_asked_for() -> None:
-    seen: list[tuple[float, float]] = []
+    seen: list[float] = []
 
     class Look(L.Callback):
         def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-            seen.append((float(trainer.callback_metrics["train_loss"]), float(trainer.callback_metrics["val_loss"])))
+            seen.append(float(trainer.callback_metrics["val_loss"]))
 
-    monitor = small_monitor(monitor="val_loss", train_monitor="train_loss")
+    monitor = small_monitor(monitor="val_loss")
     trainer = fit(monitor, callbacks=(Look(),))
     history = monitor.history.to_dict()
-    assert history["train_loss"] == pytest.approx([train for train, _ in seen])
-    assert history["val_loss"] == pytest.approx([val for _, val in seen])
+    assert history["val_loss"] == pytest.approx(seen)
     assert "interactions/loss_gap" in trainer.callback_metrics
 
 
@@ -114,7 +112,7 @@ def test_inner_layer_of_an_image_model() -> None:
     both = {"train_dataloaders": DataLoader(data, 8), "val_dataloaders": DataLoader(data, 8)}
     monitor = small_monitor(layer="net.1")
     trainer = fit(monitor, model=Pictures, data=both)
-    probe = monitor._watchlist.watched["val"]
+    probe = monitor._loop.watchlist.watched["val"]
     by_hand = compute_interactions(
         trainer.lightning_module, probe.inputs, probe.targets, num_players=4, layer="net.1"
     ).strength()
@@ -232,7 +230,7 @@ def about_augmentation(monitor: Any, data: Any = None, **options: Any) -> list[s
 def test_augmented_training_samples_are_told_once() -> None:
     (text,) = about_augmentation(small_monitor(), Augmented())
     assert "0 of 64" in text
-    assert "judge the loss gap by its growth, not by its sign" in text
+    assert "the loss gap is judged by its growth, not by its sign" in text
 
 
 @pytest.mark.parametrize("options", [{"watch": "train"}, {"watch": "both", "resample": True}], ids=["train", "both"])
@@ -250,16 +248,11 @@ def test_an_epoch_that_is_cut_short_tells_nothing() -> None:
     assert about_augmentation(small_monitor(), max_steps=5, max_epochs=-1) == [], "4 batches an epoch"
 
 
-def test_without_training_samples_of_its_own_nothing_is_looked_for() -> None:
-    monitor = small_monitor(train_monitor="train_loss_epoch")
-    assert about_augmentation(monitor, Augmented()) == []
-
-
 def test_only_one_epoch_is_looked_at(monkeypatch: Any) -> None:
-    from lightning_interactions.monitor import session
+    from lightning_interactions.monitor import loop
 
     read: list[int] = []
-    original = session.read_batch
+    original = loop.read_batch
 
     def noted(*args: Any) -> Any:
         read.append(trainer_epoch[0])
@@ -271,7 +264,7 @@ def test_only_one_epoch_is_looked_at(monkeypatch: Any) -> None:
         def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
             trainer_epoch[0] = trainer.current_epoch
 
-    monkeypatch.setattr(session, "read_batch", noted)
+    monkeypatch.setattr(loop, "read_batch", noted)
     assert len(about_augmentation(small_monitor(), Augmented(), callbacks=(Epoch(),), max_epochs=5)) == 1
     assert set(read) == {0, 1}
 
@@ -280,7 +273,9 @@ def test_looking_for_augmentation_changes_nothing() -> None:
     weights = []
     for monitor in (small_monitor(), None):
         data = loaders() | {"train_dataloaders": DataLoader(Augmented(), 16, shuffle=True)}
-        weights.append(dict(fit(monitor, data=data).lightning_module.state_dict()))
+        with listening() as told:
+            weights.append(dict(fit(monitor, data=data).lightning_module.state_dict()))
+        assert ["augmentation" in text for text in told] == [True] * (monitor is not None)
     assert_identical(*weights)
 
 

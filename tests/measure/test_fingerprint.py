@@ -176,9 +176,10 @@ def test_a_copy_is_the_same() -> None:
         assert fingerprint(copy.deepcopy(value)) == fingerprint(value)
 
 
+@pytest.mark.thorough
 def test_another_process_says_the_same() -> None:
     code = (
-        "import sys; sys.path.insert(0, 'tests/unit'); import test_fingerprint as t; "
+        "import sys; sys.path.insert(0, 'tests/measure'); import test_fingerprint as t; "
         "print([t.fingerprint(make()) for makers in t.MAKERS.values() for make in makers]); "
         "print(t.fingerprint({'names': set('abcdefgh'), 'f': lambda x: x in {'a', 'b', 'c', 'd'}}))"
     )

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import Recorder, cnn, members, mlp, values_by_loops
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from models import Recorder, cnn, mlp
+from oracles import members, values_by_loops
 from torch import Tensor, nn
 
 from lightning_interactions import Interactions, compute_interactions
@@ -404,6 +405,7 @@ def test_k_must_be_a_positive_integer(k: Any) -> None:
         result.top_k(k)
 
 
+@pytest.mark.thorough
 def test_fourteen_players_are_exact_and_certified() -> None:
     result = compute_interactions(mlp(features=14), torch.randn(2, 14), torch.tensor([0, 1]), num_players=14)
     assert result.values.shape == (2, 2**14)

@@ -3,153 +3,106 @@
 from __future__ import annotations
 
 import math
-import pickle
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import nullcontext
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import Recorder, mlp
+from models import Asked, Exchange, Recorder, mlp, on_ranks
 from torch import Tensor, nn
 
 from lightning_interactions import compute_interactions
-from lightning_interactions.errors import BatchError, ModelOutputError
-from lightning_interactions.functional import interaction_histogram, mean_order
-from lightning_interactions.measure import measurement as measure_module
-from lightning_interactions.measure.measurement import Measurement, Measurer, MeasureSettings, Watched, check_model
+from lightning_interactions.functional import interaction_histogram, mean_order, salient_count
+from lightning_interactions.measure import ranks as ranks_module
+from lightning_interactions.measure.games import Game
+from lightning_interactions.measure.measurement import Measurement, measure
 from lightning_interactions.measure.ranks import CELLS, MeasureError, Ranks
-from lightning_interactions.measure.samples import ProbeCollector, ProbeSet
-from lightning_interactions.model.batch import Batch
+from lightning_interactions.measure.samples import Pool, Samples
+from lightning_interactions.model.chunks import ChunkSize
 from lightning_interactions.model.layer import LayerCut
-from lightning_interactions.model.quiet import Forward, float32_forward, probing
-from lightning_interactions.model.score import log_odds
+from lightning_interactions.model.model import Model
 from lightning_interactions.model.task import Task
-from lightning_interactions.monitor import budget as budget_module
-from lightning_interactions.monitor.budget import Budget
+from lightning_interactions.monitor import session as session_module
+from lightning_interactions.monitor.session import Budget
 from lightning_interactions.players import Players, TabularFeatures
 
 N = 4
-CPU = torch.device("cpu")
-SETTINGS = MeasureSettings(num_players=N, salience=0.03, noise_bound=0.0, chunk_size=None)
 TASK = Task("classes", 3)
+NETWORK = mlp(features=6)
 
 
-@dataclass
-class Exchange:
-    """Gathers over threads, one for each rank: every rank waits for the others, as processes do."""
-
-    world_size: int
-    parts: dict[int, Any] = field(default_factory=dict)
-    calls: list[int] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.barrier = threading.Barrier(self.world_size)
-
-    def ranks(self, rank: int) -> Ranks:
-        def swap(item: Any) -> list[Any]:
-            self.calls.append(rank)
-            self.parts[rank] = item
-            self.barrier.wait(timeout=60)
-            everyone = [self.parts[i] for i in range(self.world_size)]
-            self.barrier.wait(timeout=60)
-            return everyone
-
-        def gather_objects(item: Any) -> list[Any]:
-            return [pickle.loads(sent) for sent in swap(pickle.dumps(item))]
-
-        return Ranks(rank, self.world_size, lambda local: torch.cat(swap(local.cpu())), gather_objects)
-
-
-def on_ranks(world_size: int, work: Callable[[Ranks], Any]) -> list[Any]:
-    exchange, results = Exchange(world_size), [None] * world_size
-
-    def run(rank: int) -> None:
-        try:
-            results[rank] = work(exchange.ranks(rank))
-        except Exception as error:  # handed to the test
-            results[rank] = error
-
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(world_size)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=60)
-    return results
-
-
-def probe(size: int, features: int = 6, seed: int = 0) -> ProbeSet:
+def probe(size: int, features: int = 6, seed: int = 0) -> Samples:
     generator = torch.Generator().manual_seed(seed)
-    collector = ProbeCollector(size)
+    collector = Pool(size)
     collector.offer(torch.randn(size, features, generator=generator), torch.randint(3, (size,), generator=generator))
     found = collector.result()
     assert found is not None
     return found
 
 
-def measure(
+def measured(
     ranks: Ranks | None = None,
     *,
-    model: nn.Module | None = None,
+    model: nn.Module = NETWORK,
     size: int = 5,
-    settings: MeasureSettings = SETTINGS,
+    num_players: int = N,
+    salience: float = 0.03,
+    chunk_size: int | None = None,
     task: Task = TASK,
     players: Players | None = None,
-    make_forward: Callable[[], Forward] | None = None,
+    precision: Any = None,
     features: int = 6,
 ) -> tuple[dict[str, Measurement], dict[str, float]]:
-    network = model or mlp(features=features)
-    watched = probe(size, features)
-    measurer = Measurer(settings, task, ranks or Ranks(), CPU)
-
-    def players_of(forward: Forward) -> dict[str, Watched]:
-        masker = players or TabularFeatures("zero")
-        return {"val": Watched.prepare(watched, masker, settings.num_players, forward, CPU, None)}
-
-    @contextmanager
-    def context() -> Iterator[None]:
-        with torch.no_grad():  # the real context changes the process, which threads share
-            yield
-
-    return measurer.measure(
-        context,
-        make_forward or (lambda: float32_forward(network)),
-        players_of,
-        {"val": watched, "train": probe(7, features, seed=1)},
-    )
+    asked, watched = Asked(model, precision=precision), probe(size, features)
+    game = Game.draw(asked, watched, players or TabularFeatures("zero"), num_players)
+    return measure(
+        asked, {"val": game}, {"val": watched, "train": probe(7, features, seed=1)}, ranks or Ranks(),
+        task=task, salience=salience, chunks=ChunkSize(chunk_size),
+    )  # fmt: skip
 
 
 def same(first: Measurement, second: Measurement) -> None:
-    for name in ("strength", "salient_count", "gap", "histogram", "target", "prediction", "followed"):
+    for name in ("strength", "mean_strength", "gap", "histogram", "edges", "target", "prediction", "followed"):
         torch.testing.assert_close(
             getattr(first, name), getattr(second, name), rtol=1e-9, atol=1e-9, equal_nan=True, msg=name
         )
-    assert first.scale == pytest.approx(second.scale, rel=1e-12, nan_ok=True)
+    assert set(first.numbers) == set(second.numbers)
+    for key, value in first.numbers.items():  # another number of rows in a forward is another rounding
+        if not key.startswith("noise"):
+            assert value == pytest.approx(second.numbers[key], rel=1e-9, abs=1e-9, nan_ok=True), key
+
+
+def same_to_the_bit(first: Measurement, second: Measurement) -> None:
+    for name, value in vars(first).items():
+        other = getattr(second, name)
+        if isinstance(value, Tensor):
+            assert torch.equal(value.nan_to_num(-1e9), other.nan_to_num(-1e9)), name
+        else:
+            assert {k: repr(v) for k, v in value.items()} == {k: repr(v) for k, v in other.items()}
 
 
 # -- the numbers -----------------------------------------------------------------------------------------------------
 
 
 def test_a_measurement_is_what_compute_interactions_says() -> None:
-    model, watched = mlp(features=6), probe(5)
-    found, losses = measure(model=model)
+    model, watched = NETWORK, probe(5)
+    found, losses = measured(model=model)
     result = compute_interactions(model, watched.inputs, watched.targets, TabularFeatures("zero"), num_players=N)
     strength = result.strength(0.03)
     torch.testing.assert_close(found["val"].strength, strength, rtol=1e-6, atol=1e-8)
     torch.testing.assert_close(found["val"].gap, result.gap, rtol=1e-4, atol=1e-6)
     scale = float((result.values[:, -1] - result.values[:, 0]).abs().mean())
-    assert found["val"].scale == pytest.approx(scale)
     limit = 0.03 * scale
     count = [
         sum(abs(float(x)) >= limit and float(x) != 0 for part in (result.and_[i], result.or_[i]) for x in part[1:])
         for i in range(5)
     ]
-    assert found["val"].salient_count.tolist() == count
+    assert found["val"].numbers["salient_count"] == pytest.approx(sum(count) / 5)
     histogram = interaction_histogram(result.and_, result.or_, scale, found["val"].edges.double()).sum(0)
-    assert torch.equal(found["val"].histogram, histogram.double())
+    assert torch.equal(found["val"].histogram, histogram.long())
     with torch.no_grad():
         expected = F.cross_entropy(model(watched.inputs).double(), watched.targets)
     assert losses["val"] == pytest.approx(float(expected), rel=1e-6)
@@ -157,8 +110,8 @@ def test_a_measurement_is_what_compute_interactions_says() -> None:
 
 
 def test_a_measurement_knows_what_the_model_and_the_data_say() -> None:
-    model, watched = mlp(features=6), probe(5)
-    found = measure(model=model)[0]["val"]
+    model, watched = NETWORK, probe(5)
+    found = measured(model=model)[0]["val"]
     with torch.no_grad():
         answers = model(watched.inputs).argmax(1)
     assert found.prediction.tolist() == answers.tolist()
@@ -168,32 +121,32 @@ def test_a_measurement_knows_what_the_model_and_the_data_say() -> None:
 
 @pytest.mark.parametrize("salience", [0.0, 0.03, 0.5])
 def test_the_histogram_begins_at_the_threshold(salience: float) -> None:
-    settings = MeasureSettings(N, salience, 0.0, None)
-    edges = Measurer(settings, TASK, Ranks(), CPU).edges
+    found = measured(salience=salience)[0]["val"]
+    edges = found.edges
     assert torch.equal(edges, -edges.flip(0))
-    assert float(edges[edges > 0].min()) == pytest.approx(max(salience, 1e-3))
-    found = measure(settings=settings)[0]["val"]
-    assert torch.equal(found.edges, edges)
+    smallest = max(salience, 1e-3)
+    assert float(edges[edges > 0].min()) == pytest.approx(smallest)
+    outermost = edges[edges > 0].topk(2).values[1]
+    assert float(outermost) == pytest.approx(100 * smallest)
     assert found.histogram.shape == (N, len(edges) - 1)
     if salience:  # the bins outside of the centre are what is salient
         outside = found.histogram.sum() - found.histogram[:, len(edges) // 2 - 1].sum()
-        assert float(outside) == float(found.salient_count.sum())
+        assert float(outside) == pytest.approx(5 * found.numbers["salient_count"])
 
 
 @pytest.mark.parametrize("chunk_size", [1, 3, 1000])
 def test_chunks_do_not_matter_and_are_kept(chunk_size: int) -> None:
-    recorder = Recorder(mlp(features=6))
-    settings = MeasureSettings(N, 0.03, 0.0, chunk_size)
-    found, losses = measure(model=recorder, settings=settings)
-    expected, expected_losses = measure()
+    recorder = Recorder(NETWORK)
+    found, losses = measured(model=recorder, chunk_size=chunk_size)
+    expected, expected_losses = measured()
     torch.testing.assert_close(found["val"].strength, expected["val"].strength, rtol=1e-3, atol=1e-5)
     assert losses == pytest.approx(expected_losses, rel=1e-6)
     assert max(recorder.rows) <= max(chunk_size, 2)
 
 
 def test_scalars_are_the_logged_keys() -> None:
-    measurement = measure()[0]["val"]
-    scalars = measurement.scalars()
+    measurement = measured()[0]["val"]
+    scalars = measurement.numbers
     names = {"mean_order", "low_order_share", "high_order_share", "cancellation", "salient_count", "solver_gap",
              "skipped_samples", "mean_players", "mean_order_lower", "mean_order_upper"}  # fmt: skip
     orders = {f"strength/order_{k:02d}_{sign}" for k in range(1, N + 1) for sign in ("pos", "neg")}
@@ -201,14 +154,19 @@ def test_scalars_are_the_logged_keys() -> None:
     assert set(scalars) == names | orders | noise
     assert all(type(value) is float and math.isfinite(value) for value in scalars.values())
     mean = measurement.strength.mean(0)
+    torch.testing.assert_close(measurement.mean_strength, mean)
     for k in range(1, N + 1):
         assert scalars[f"strength/order_{k:02d}_pos"] == pytest.approx(float(mean[0, k - 1]))
         assert scalars[f"strength/order_{k:02d}_neg"] == pytest.approx(float(mean[1, k - 1]))
     # averaged over samples first, then read off
     assert scalars["mean_order"] == pytest.approx(float(mean_order(mean)))
     assert scalars["solver_gap"] == pytest.approx(float(measurement.gap.max()))
-    assert scalars["salient_count"] == pytest.approx(float(measurement.salient_count.mean()))
+    result = compute_interactions(NETWORK, probe(5).inputs, probe(5).targets, TabularFeatures("zero"), num_players=N)
+    limit = 0.03 * (result.values[:, -1] - result.values[:, 0]).abs().mean()
+    counts = salient_count(result.and_, result.or_, limit).double()
+    assert scalars["salient_count"] == pytest.approx(float(counts.mean()))
     assert scalars["skipped_samples"] == 0
+    assert scalars["mean_players"] == N
 
 
 @pytest.mark.parametrize("classes", [1, 3])
@@ -223,15 +181,14 @@ def test_models_that_squeeze_their_output(classes: int, world_size: int) -> None
     def binary(model: nn.Module, ranks: Ranks) -> Any:
         watched = probe(6)
         if classes == 1:
-            watched = ProbeSet(watched.inputs, watched.targets.clamp(max=1), watched.keys)
-        prepared = Watched(watched, TabularFeatures("zero"), torch.arange(6).clamp(max=3).expand(6, 6), N)
-        with torch.no_grad():
-            return Measurer(SETTINGS, TASK, ranks, CPU).measure(
-                contextmanager(lambda: iter([None])), lambda: model, lambda forward: {"val": prepared}, {"val": watched}
-            )
+            watched = Samples(watched.inputs, watched.targets.clamp(max=1), watched.keys)
+        game = Game(watched, TabularFeatures("zero"), torch.arange(6).clamp(max=3).expand(6, 6), N)
+        task = Task("binary", 1) if classes == 1 else TASK
+        return measure(Asked(model), {"val": game}, {"val": watched}, ranks, task=task, salience=0.03)
 
     expected, expected_losses = binary(plain, Ranks())
-    for found, losses in on_ranks(world_size, lambda ranks: binary(Squeezing(), ranks)):
+    squeezing = Squeezing()
+    for found, losses in on_ranks(world_size, lambda ranks: binary(squeezing, ranks)):
         torch.testing.assert_close(found["val"].strength, expected["val"].strength, rtol=1e-3, atol=1e-5)
         assert losses == pytest.approx(expected_losses, rel=1e-6)
 
@@ -239,20 +196,24 @@ def test_models_that_squeeze_their_output(classes: int, world_size: int) -> None
 # -- ranks -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.thorough
+@pytest.mark.parametrize("world_size", [2, 3, 8])
 @pytest.mark.parametrize("size", [2, 5, 6])
 def test_ranks_have_the_numbers_of_one(world_size: int, size: int) -> None:
     model = mlp(features=6).double()  # single precision rounds differently for other numbers of rows
-    expected, expected_losses = measure(size=size, model=model)
-    for found, losses in on_ranks(world_size, lambda ranks: measure(ranks, size=size, model=model)):
+    expected, expected_losses = measured(size=size, model=model)
+    everyone = on_ranks(world_size, lambda ranks: measured(ranks, size=size, model=model))
+    for found, losses in everyone:
         same(found["val"], expected["val"])
+        same_to_the_bit(found["val"], everyone[0][0]["val"])
         assert losses == pytest.approx(expected_losses, rel=1e-9)
+        assert losses == everyone[0][1]
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 7])
 def test_ranks_share_the_pairs_evenly(world_size: int) -> None:
     """Two samples, fewer than there are ranks: a rank's share is part of a sample, within one unit of the others'."""
-    settings = replace(SETTINGS, num_players=7)
+    model = mlp(features=7)
 
     def rows(ranks: Ranks) -> int:
         masked: list[int] = []
@@ -262,7 +223,7 @@ def test_ranks_share_the_pairs_evenly(world_size: int) -> None:
                 masked.append(len(samples) * len(coalitions))
                 return super().mask_batch(samples, players, coalitions)
 
-        found, _ = measure(ranks, size=2, model=mlp(features=7), settings=settings, players=Counted("zero"), features=7)
+        found, _ = measured(ranks, size=2, model=model, num_players=7, players=Counted("zero"), features=7)
         assert found["val"].strength.shape == (2, 2, 7)
         return sum(masked)
 
@@ -279,18 +240,15 @@ def test_shares_of_cells_join_to_the_whole(world_size: int, total: int) -> None:
     assert [cell for share in shares for cell in share] == list(range(total))
     assert max(map(len, shares)) - min(map(len, shares)) <= CELLS
     joined = on_ranks(
-        world_size, lambda ranks: ranks.join(torch.tensor(ranks.cells(total), dtype=torch.float64), total)
+        world_size, lambda ranks: torch.cat(ranks.exchange(torch.tensor(ranks.cells(total), dtype=torch.float64)))
     )
     for whole in joined:
         assert torch.equal(whole, torch.arange(total, dtype=torch.float64))
 
 
 def test_a_failure_on_one_rank_stops_all_of_them() -> None:
-    def work(ranks: Ranks) -> Any:
-        broken = Recorder(mlp(features=6), 0, ValueError("broken here"))
-        return measure(ranks, model=broken if ranks.rank == 1 else None)
-
-    healthy, broken = on_ranks(2, work)
+    models = [NETWORK, Recorder(NETWORK, 0, ValueError("broken here"))]
+    healthy, broken = on_ranks(2, lambda ranks: measured(ranks, model=models[ranks.rank]))
     assert isinstance(healthy, MeasureError)
     assert str(healthy) == "on rank 1: ValueError: broken here"
     assert isinstance(broken, MeasureError)
@@ -317,7 +275,7 @@ def test_ranks_agree(problems: tuple[str | None, ...], expected: tuple[str | Non
 def test_rows_of_unequal_numbers_are_gathered(
     dtype: torch.dtype, counts: tuple[int, ...], limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measure_module, "GATHER_BYTES", limit)
+    monkeypatch.setattr(ranks_module, "GATHER_BYTES", limit)
     for shape in ((2, 5), (), (0,)):
         whole = (torch.randn(sum(counts), *shape) * 50).to(dtype)
         parts = whole.split(counts)
@@ -329,8 +287,45 @@ def test_rows_of_unequal_numbers_are_gathered(
 def test_one_rank_agrees_with_itself() -> None:
     assert Ranks().agree(None) is None
     assert Ranks().agree("mine") == "mine"
-    assert Ranks().share(3).tolist() == [0, 1, 2]
-    assert torch.equal(Ranks().collect(torch.arange(5), 3), torch.arange(3))
+    assert Ranks().share(3) == slice(0, 3)
+    (own,) = Ranks().exchange(torch.arange(5))
+    assert torch.equal(own, torch.arange(5))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.long], ids=str)
+@pytest.mark.parametrize("counts", [(3, 0, 2), (0, 0, 4), (0, 0, 0), (1, 1, 1), (2,)], ids=str)
+@pytest.mark.parametrize("shape", [(), (2, 5), (0,)], ids=str)
+def test_parts_of_unequal_length_are_exchanged(
+    dtype: torch.dtype, counts: tuple[int, ...], shape: tuple[int, ...]
+) -> None:
+    parts = [(torch.randn(count, *shape) * 50).to(dtype) for count in counts]
+    before = [part.clone() for part in parts]
+    for everyone in on_ranks(len(counts), lambda ranks: ranks.exchange(parts[ranks.rank])):
+        assert len(everyone) == len(counts)
+        for found, part in zip(everyone, before, strict=True):
+            assert found.dtype == dtype
+            assert torch.equal(found, part)
+
+
+def test_single_numbers_are_exchanged_as_such() -> None:
+    numbers = [torch.tensor(2.5, dtype=torch.float64), torch.tensor(-1.0, dtype=torch.float64)]
+    for everyone in on_ranks(2, lambda ranks: ranks.exchange(numbers[ranks.rank])):
+        assert [found.shape for found in everyone] == [()] * 2
+        assert torch.stack(everyone).tolist() == [2.5, -1.0]
+        assert everyone[0].dtype == torch.float64
+
+
+def test_one_rank_exchanges_nothing_and_many_all_the_same_number_of_times() -> None:
+    def agreeing_only(local: Tensor) -> Tensor:
+        assert local.dtype == torch.uint8, "nobody is there to hear of numbers"
+        return local
+
+    found, losses = measured(Ranks(gather=agreeing_only))
+    assert math.isfinite(losses["val"])
+    assert found["val"].skipped == 0
+    exchange = Exchange(3)
+    on_ranks(3, lambda ranks: measured(ranks, size=2), exchange)
+    assert len({exchange.calls.count(rank) for rank in range(3)}) == 1
 
 
 @pytest.mark.parametrize("where", ["model", "forward", "players", "score"])
@@ -339,18 +334,18 @@ def test_every_failure_becomes_a_measure_error(where: str) -> None:
         raise KeyError("gone")
 
     broken: dict[str, Any] = {
-        "model": {"model": Recorder(mlp(features=6), 0, KeyError("gone"))},
-        "forward": {"make_forward": fail},
+        "model": {"model": Recorder(NETWORK, 0, KeyError("gone"))},
+        "forward": {"precision": SimpleNamespace(forward_context=nullcontext, convert_input=fail)},
         "players": {"players": type("Broken", (TabularFeatures,), {"mask_batch": fail})("zero")},
         "score": {"task": Task("classes", 3, fail)},
     }[where]
     with pytest.raises(MeasureError, match="KeyError: 'gone'"):
-        measure(**broken)
+        measured(**broken)
 
 
 def test_an_interruption_is_not_caught() -> None:
     with pytest.raises(KeyboardInterrupt):
-        measure(model=Recorder(mlp(features=6), 0, KeyboardInterrupt()))
+        measured(model=Recorder(NETWORK, 0, KeyboardInterrupt()))
 
 
 # -- outputs that are not finite -------------------------------------------------------------------------------------
@@ -361,7 +356,7 @@ class Poisoned(nn.Module):
 
     def __init__(self, rows: list[int]) -> None:
         super().__init__()
-        self.inner, self.rows = mlp(features=6), probe(5).inputs[rows]
+        self.inner, self.rows = NETWORK, probe(5).inputs[rows]
 
     def forward(self, x: Tensor) -> Tensor:
         hit = (x.unsqueeze(1) == self.rows).all(-1).any(1, keepdim=True)
@@ -374,18 +369,24 @@ def test_samples_that_are_not_finite_are_skipped_and_counted(rows: list[int], wo
     watched = probe(5)
     kept = [i for i in range(5) if i not in rows]
     good = compute_interactions(
-        mlp(features=6), watched.inputs[kept], watched.targets[kept], TabularFeatures("zero"), num_players=N
+        NETWORK, watched.inputs[kept], watched.targets[kept], TabularFeatures("zero"), num_players=N
     )
-    for found, losses in on_ranks(world_size, lambda ranks: measure(ranks, model=Poisoned(rows))):
+    scale = (good.values[:, -1] - good.values[:, 0]).abs().mean()
+    poisoned = Poisoned(rows)
+    for found, losses in on_ranks(world_size, lambda ranks: measured(ranks, model=poisoned)):
         measurement = found["val"]
         assert measurement.skipped == len(rows)
-        assert measurement.scalars()["skipped_samples"] == len(rows)
+        assert measurement.numbers["skipped_samples"] == len(rows)
         assert measurement.strength[rows].isnan().all()
-        assert measurement.salient_count[rows].isnan().all()
-        assert measurement.scale == pytest.approx(float((good.values[:, -1] - good.values[:, 0]).abs().mean()))
+        for answer in (measurement.gap, measurement.target, measurement.prediction, measurement.followed):
+            assert answer.isnan().nonzero().flatten().tolist() == rows
+        count = salient_count(good.and_, good.or_, 0.03 * scale).double()
+        assert measurement.numbers["salient_count"] == pytest.approx(float(count.mean()))
+        histogram = interaction_histogram(good.and_, good.or_, float(scale), measurement.edges).sum(0)
+        assert torch.equal(measurement.histogram, histogram.long()), "the scale is that of the samples that count"
         torch.testing.assert_close(measurement.strength[kept], good.strength(), rtol=1e-5, atol=1e-7)
         torch.testing.assert_close(measurement.mean_strength, good.strength().mean(0), rtol=1e-5, atol=1e-7)
-        assert all(math.isfinite(value) for value in measurement.scalars().values())
+        assert all(math.isfinite(value) for value in measurement.numbers.values())
         assert math.isfinite(losses["val"])
 
 
@@ -399,80 +400,113 @@ def test_a_sample_of_infinite_loss_is_left_out_of_the_mean(world_size: int) -> N
         def forward(self, x: Tensor) -> Tensor:
             return torch.where(super().forward(x).isnan(), torch.tensor([torch.inf, 0.0, 0.0]), self.inner(x))
 
-    _, without = measure(model=Poisoned([row]))
-    for _, losses in on_ranks(world_size, lambda ranks: measure(ranks, model=Sure([row]))):
+    _, without = measured(model=Poisoned([row]))
+    sure = Sure([row])
+    for _, losses in on_ranks(world_size, lambda ranks: measured(ranks, model=sure)):
         assert losses["val"] == pytest.approx(without["val"], rel=1e-6)
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_if_no_sample_is_finite_the_numbers_say_so(world_size: int) -> None:
-    for found, losses in on_ranks(world_size, lambda ranks: measure(ranks, model=Poisoned([0, 1, 2, 3, 4]))):
-        scalars = found["val"].scalars()
+    poisoned = Poisoned([0, 1, 2, 3, 4])
+    for found, losses in on_ranks(world_size, lambda ranks: measured(ranks, model=poisoned)):
+        scalars = found["val"].numbers
         assert scalars["skipped_samples"] == 5
         assert math.isnan(scalars["mean_order"])
         assert math.isnan(scalars["solver_gap"])
         assert math.isnan(losses["val"])
         assert math.isfinite(losses["train"])
         assert not found["val"].histogram.any()
+        assert found["val"].mean_strength.isnan().all()
+        assert not found["val"].is_noisy
 
 
 # -- players on an inner layer ---------------------------------------------------------------------------------------
 
 
 def test_a_mean_baseline_follows_the_layer() -> None:
-    model, watched = mlp(features=6), probe(5)
-    cut = LayerCut(model, "1")
-    with probing(model):
-        prepared = Watched.prepare(watched, TabularFeatures("mean"), N, model, CPU, cut)
-        labels = prepared.labels.clone()
+    network, watched = mlp(features=6), probe(5)
+    model = Model(network, cut=LayerCut(network, "1"))
+    with model.quiet():
+        game = Game.draw(model, watched, TabularFeatures("mean"), N)
+        labels = game.labels.clone()
         with torch.no_grad():
-            model[0].weight.mul_(-2)
-        prepared.refit(model, CPU, cut)
-        now = model[:2](watched.inputs)
-    absent = prepared.masker.mask(now[0], torch.zeros(8).long(), torch.tensor([[False]]))
+            network[0].weight.mul_(-2)
+        game.refit(model)
+        now = network[:2](watched.inputs)
+    absent = game.players.mask(now[0], torch.zeros(8).long(), torch.tensor([[False]]))
     torch.testing.assert_close(absent[0], now.mean(0))
-    assert torch.equal(prepared.labels, labels)  # the players stay, whatever the weights become
+    assert torch.equal(game.labels, labels)  # the players stay, whatever the weights become
 
 
-def test_measuring_a_layer_equals_compute_interactions() -> None:
-    model, watched = mlp(features=6), probe(5)
-    cut = LayerCut(model, "1")
-    prepared: dict[str, Watched] = {}
+def test_a_baseline_of_the_inputs_does_not_move() -> None:
+    watched, players = probe(5), TabularFeatures("mean")
+    model = Model(NETWORK)
+    with model.quiet():
+        game = Game.draw(model, watched, players, N)
+        game.players.fit(watched.inputs + 1)  # would be seen if it were fitted again
+        game.refit(model)
+    absent = game.players.mask(watched.inputs[0], torch.zeros(6).long(), torch.tensor([[False]]))
+    torch.testing.assert_close(absent[0], watched.inputs.mean(0) + 1)
 
-    def players_of(forward: Forward) -> dict[str, Watched]:
-        prepared["val"] = Watched.prepare(watched, TabularFeatures("mean"), N, forward, CPU, cut)
-        return prepared
 
-    measurer = Measurer(SETTINGS, TASK, Ranks(), CPU)
-    found, losses = measurer.measure(lambda: probing(model), lambda: float32_forward(model), players_of, {}, cut)
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_measuring_a_layer_equals_compute_interactions(world_size: int) -> None:
+    network, watched = mlp(features=6), probe(5)
+    model = Asked(network, cut=LayerCut(network, "1"))
+    with model.quiet():
+        game = Game.draw(model, watched, TabularFeatures("mean"), N)
     result = compute_interactions(
-        model, watched.inputs, watched.targets, TabularFeatures("mean"), num_players=N, layer="1"
+        network, watched.inputs, watched.targets, TabularFeatures("mean"), num_players=N, layer="1"
     )
-    torch.testing.assert_close(found["val"].strength, result.strength(), rtol=1e-5, atol=1e-7)
-    assert losses == {}
+    for found, losses in on_ranks(
+        world_size, lambda ranks: measure(model, {"val": game}, {}, ranks, task=TASK, salience=0.03)
+    ):
+        torch.testing.assert_close(found["val"].strength, result.strength(), rtol=1e-5, atol=1e-7)
+        assert losses == {}
 
 
-# -- the trial before training ---------------------------------------------------------------------------------------
+# -- what is told on the way -----------------------------------------------------------------------------------------
 
 
-def test_a_good_model_passes_the_trial() -> None:
-    for classes, targets, kind in [(3, torch.tensor([0, 2]), "classes"), (1, torch.tensor([[0.0], [1.0]]), "binary")]:
-        assert check_model(mlp(classes=classes), Batch(torch.randn(2, 5), targets), targets).kind == kind
+def test_progress_counts_the_masked_rows() -> None:
+    model, rows, watched = Asked(NETWORK), list[int](), probe(5)
+    game = Game.draw(model, watched, TabularFeatures("zero"), N)
+    measure(model, {"val": game}, {}, Ranks(), task=TASK, salience=0.03, progress=rows.append)
+    assert sum(rows) == 5 * 2**N + 2**N, "the rounding noise is measured on one more sample"
+
+
+def test_the_chunk_size_that_was_found_is_kept() -> None:
+    recorder, chunks = Recorder(NETWORK, limit=6), ChunkSize()
+    model, watched = Asked(recorder), probe(2)
+    game = Game.draw(model, watched, TabularFeatures("zero"), N)
+    for _ in range(2):
+        recorder.rows.clear()
+        measure(model, {"val": game}, {"val": watched}, Ranks(), task=TASK, salience=0.03, chunks=chunks)
+    assert max(recorder.rows) <= 6, "no second try at what needs too much memory"
+
+
+NOISE = torch.tensor([0.0, 0.1, 0.1, 0.3], dtype=torch.float64)
 
 
 @pytest.mark.parametrize(
-    ("forward", "targets", "score", "error"),
+    ("noise", "strength", "expected"),
     [
-        (lambda x: x.sum(), torch.tensor([0, 1]), log_odds, ModelOutputError),
-        (lambda x: x[:1], torch.tensor([0, 1]), log_odds, ModelOutputError),
-        (lambda x: x, torch.tensor([0, 5]), log_odds, BatchError),
-        (lambda x: x, torch.tensor([0, 1]), lambda z, y: z, ModelOutputError),
+        (NOISE, [5.0, 0.2, 0.0, 0.0], True),
+        (NOISE, [5.0, 0.2, 0.4, 0.0], False),
+        (NOISE, [99.0, 0.0, 0.0, 0.0], False),
+        (NOISE * torch.nan, [5.0, 0.0, 0.0, 0.0], False),
+        (NOISE * 0, [5.0, 0.0, 0.0, 0.0], False),
+        (NOISE, [0.0, 0.0, 0.0, 0.0], True),
     ],
-    ids=["loss", "rows", "targets", "score"],
+    ids=["noisy", "strong", "not worth mentioning", "no rounding", "no noise", "nothing but noise"],
 )
-def test_the_trial_finds_what_is_wrong(forward: Any, targets: Tensor, score: Any, error: type[Exception]) -> None:
-    with pytest.raises(error):
-        check_model(forward, Batch(torch.randn(2, 5), targets), targets, score)
+def test_noise_is_mentioned_where_it_could_be_the_high_orders(
+    noise: Tensor, strength: list[float], expected: bool
+) -> None:
+    mean = torch.tensor([strength, [0.0] * N], dtype=torch.float64)
+    measurement = replace(measured()[0]["val"], mean_strength=mean, noise=noise)
+    assert measurement.is_noisy is expected
 
 
 # -- the budget ------------------------------------------------------------------------------------------------------
@@ -481,7 +515,7 @@ def test_the_trial_finds_what_is_wrong(forward: Any, targets: Tensor, score: Any
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [100.0]
-    monkeypatch.setattr(budget_module.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(session_module.time, "perf_counter", lambda: now[0])
     return now
 
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from lightning_interactions import TabularFeatures
 from lightning_interactions.functional.coalitions import coalition_masks
-from lightning_interactions.measure.noise import ROUNDING, Perturbed, noise_by_order, rounding_of
+from lightning_interactions.measure.noise import Perturbed, noise_by_order
 from lightning_interactions.measure.values import evaluate_coalitions
+from lightning_interactions.model.model import ROUNDING
 from lightning_interactions.model.score import logit
 
 N = 8
@@ -76,7 +77,7 @@ def test_estimate_has_the_size_of_the_true_noise(precision: str) -> None:
     players = TabularFeatures("zero")
     plain = values(low, players, wide=False)
     true = noise_by_order(torch.zeros_like(plain), 2 * (plain - values(exact, players, wide=True))).mean(0)
-    estimate = noise_by_order(plain, values(low, Perturbed(players, rounding_of(precision)), wide=False)).mean(0)
+    estimate = noise_by_order(plain, values(low, Perturbed(players, ROUNDING[precision]), wide=False)).mean(0)
     middle = slice(2, N - 1)
     ratio = float(estimate[middle].sum() / true[middle].sum())
     assert 0.2 < ratio < 5
@@ -84,9 +85,3 @@ def test_estimate_has_the_size_of_the_true_noise(precision: str) -> None:
 
 def _shape(module: nn.Module) -> tuple[int, ...]:
     return (module.in_features, module.out_features) if isinstance(module, nn.Linear) else ()
-
-
-def test_rounding_of_the_precisions_of_lightning() -> None:
-    assert rounding_of("16-mixed") == rounding_of("16-true") == ROUNDING["16"]
-    assert rounding_of("bf16-true") == ROUNDING["bf16"]
-    assert rounding_of("transformer-engine") == rounding_of("32-true") == ROUNDING["32"]

@@ -18,7 +18,7 @@ from lightning_interactions.errors import StateError
 from lightning_interactions.functional import mean_order
 from lightning_interactions.measure.measurement import Measurement
 from lightning_interactions.measure.onsets import MIN_RISE, SampleTrack, SampleTracks, sample_table
-from lightning_interactions.measure.samples import ProbeSet
+from lightning_interactions.measure.samples import Samples
 
 N = 5
 NAN = math.nan
@@ -204,21 +204,20 @@ def measurement(strength: Tensor) -> Measurement:
     gap = torch.where(strength.isfinite().all(-1).all(-1), 0.0, NAN)
     return Measurement(
         strength=strength,
-        salient_count=torch.ones(size),
-        gap=gap,
-        histogram=torch.zeros(N, 1),
+        mean_strength=strength.nanmean(0),
+        numbers={},
+        histogram=torch.zeros(N, 1).long(),
         edges=torch.zeros(2),
-        scale=1.0,
+        gap=gap,
         noise=torch.zeros(N),
-        player_counts=torch.full((size,), N),
         target=torch.arange(size) % 3 + gap,
         prediction=torch.tensor([0.0, 2.5, 2.0, 1.0])[:size] + gap,
         followed=torch.arange(size) % 2 + gap,
     )
 
 
-def probe(size: int) -> ProbeSet:
-    return ProbeSet(torch.zeros(size, 3), torch.arange(size) % 3, keys(size))
+def probe(size: int) -> Samples:
+    return Samples(torch.zeros(size, 3), torch.arange(size) % 3, keys(size))
 
 
 def four_samples() -> Tensor:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_measurement import on_ranks
+from models import on_ranks
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -23,14 +23,13 @@ from lightning_interactions.measure import samples as probes
 from lightning_interactions.measure.ranks import MeasureError, Ranks
 from lightning_interactions.measure.samples import (
     HASHED_AT_ONCE,
-    ProbeCollector,
-    ProbeSet,
+    Pool,
+    Samples,
     content_keys,
     draw_players,
-    shard,
     smallest_keys,
 )
-from lightning_interactions.measure.watchlist import LOSS_PROBE_SIZE, STATE_LIMIT_BYTES, Recurrence, Watchlist
+from lightning_interactions.measure.watchlist import LOSS_SAMPLES, STATE_LIMIT_BYTES, Recurrence, Watchlist
 from lightning_interactions.model.batch import Padding
 from lightning_interactions.players import TabularFeatures
 
@@ -194,7 +193,7 @@ def data(size: int = 60, classes: int = 3) -> tuple[Tensor, Tensor]:
     return torch.randn(size, 4, generator=generator), torch.randint(classes, (size,), generator=generator)
 
 
-def collected(collector: ProbeCollector, x: Tensor, y: Tensor, batch: int) -> ProbeSet:
+def collected(collector: Pool, x: Tensor, y: Tensor, batch: int) -> Samples:
     for inputs, targets in zip(x.split(batch), y.split(batch), strict=True):
         collector.offer(inputs, targets)
     found = collector.result()
@@ -202,20 +201,20 @@ def collected(collector: ProbeCollector, x: Tensor, y: Tensor, batch: int) -> Pr
     return found
 
 
-def same(first: ProbeSet, second: ProbeSet) -> bool:
-    pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+def same(first: Samples, second: Samples) -> bool:
+    pairs = zip(vars(first).values(), vars(second).values(), strict=True)
     return all(torch.equal(a, b) for a, b in pairs)
 
 
 @pytest.mark.parametrize("balanced", [True, False], ids=["balanced", "evenly"])
 def test_a_collector_keeps_the_same_samples_for_every_order_and_batch_size(balanced: bool) -> None:
     x, y = data()
-    expected = collected(ProbeCollector(10, balanced=balanced), x, y, 60)
+    expected = collected(Pool(10, balanced=balanced), x, y, 60)
     assert torch.equal(expected.keys, content_keys(x).sort().values[:10]) or balanced
     for batch in (1, 7, 10):
         order = torch.randperm(60)
-        assert same(collected(ProbeCollector(10, balanced=balanced), x[order], y[order], batch), expected)
-    again = collected(ProbeCollector(10, balanced=balanced), torch.cat([x, x]), torch.cat([y, y]), 7)
+        assert same(collected(Pool(10, balanced=balanced), x[order], y[order], batch), expected)
+    again = collected(Pool(10, balanced=balanced), torch.cat([x, x]), torch.cat([y, y]), 7)
     assert same(again, expected)  # a sampler that repeats samples changes nothing
     for i, key in enumerate(expected.keys.tolist()):
         row = content_keys(x).tolist().index(key)
@@ -223,11 +222,11 @@ def test_a_collector_keeps_the_same_samples_for_every_order_and_batch_size(balan
         assert expected.targets[i] == y[row]
     if balanced:
         assert max(expected.targets.bincount()) - min(expected.targets.bincount()) <= 1
-    assert not same(collected(ProbeCollector(10, balanced=balanced, seed=1), x, y, 60), expected)
+    assert not same(collected(Pool(10, balanced=balanced, seed=1), x, y, 60), expected)
 
 
 def test_nothing_collected_is_none() -> None:
-    collector = ProbeCollector(4)
+    collector = Pool(4)
     assert collector.result() is None
     assert collector.outline() is None
 
@@ -238,7 +237,7 @@ def test_wanted_samples_come_before_all_others(balanced: bool, batch: int) -> No
     x, y = data()
     keys = content_keys(x)
     wanted = keys.sort().values[-8::2]  # without being wanted, none of them would be taken
-    collector = ProbeCollector(10, balanced=balanced)
+    collector = Pool(10, balanced=balanced)
     collector.wanted = torch.cat([wanted, torch.tensor([12345])])  # one is nowhere
     order = torch.randperm(60)
     found = collected(collector, x[order], y[order], batch)
@@ -246,13 +245,13 @@ def test_wanted_samples_come_before_all_others(balanced: bool, batch: int) -> No
     assert torch.isin(wanted, found.keys).all()
     assert torch.equal(found.keys, found.keys.sort().values)
     others = ~torch.isin(keys, wanted)
-    rest = collected(ProbeCollector(6, balanced=balanced), x[others], y[others], 7)
+    rest = collected(Pool(6, balanced=balanced), x[others], y[others], 7)
     assert torch.equal(found.keys[~torch.isin(found.keys, wanted)], rest.keys), "the rest is chosen as ever"
 
 
 def test_as_many_are_wanted_as_there_is_room_for() -> None:
     x, y = data()
-    collector = ProbeCollector(10, max_bytes=3 * 16)
+    collector = Pool(10, max_bytes=3 * 16)
     collector.wanted = content_keys(x).sort().values[20:30]
     assert torch.equal(collected(collector, x, y, 7).keys, collector.wanted[:3])
 
@@ -260,14 +259,14 @@ def test_as_many_are_wanted_as_there_is_room_for() -> None:
 @pytest.mark.parametrize(("limit", "expected"), [(5 * 16, 5), (5 * 16 + 15, 5), (1, 2), (10**6, 10)])
 def test_memory_is_limited_but_two_samples_stay(limit: int, expected: int) -> None:
     x, y = data()
-    found = collected(ProbeCollector(10, max_bytes=limit), x, y, 8)
+    found = collected(Pool(10, max_bytes=limit), x, y, 8)
     assert len(found) == expected
-    assert found.nbytes == expected * 16
+    assert found.inputs.nbytes == expected * 16
     assert torch.equal(found.keys, content_keys(x).sort().values[:expected])
 
 
 def test_samples_of_another_shape_are_refused() -> None:
-    collector = ProbeCollector(4)
+    collector = Pool(4)
     collector.offer(torch.zeros(2, 3), torch.zeros(2))
     with pytest.raises(BatchError, match=r"got \(4,\) after \(3,\).*input_fn"):
         collector.offer(torch.zeros(2, 4), torch.zeros(2))
@@ -277,7 +276,7 @@ def test_samples_of_another_shape_are_refused() -> None:
 def test_batches_may_be_overwritten_later(size: int) -> None:
     x, y = data()
     batch, labels = x.clone(), y.clone()
-    collector = ProbeCollector(size, balanced=True)
+    collector = Pool(size, balanced=True)
     collector.offer(batch, labels)
     batch.zero_()
     labels.zero_()
@@ -290,14 +289,14 @@ def test_batches_may_be_overwritten_later(size: int) -> None:
 def test_no_random_numbers_are_drawn() -> None:
     x, y = data()
     before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
-    found = collected(ProbeCollector(10, balanced=True), x, y, 8)
+    found = collected(Pool(10, balanced=True), x, y, 8)
     draw_players(TabularFeatures("zero"), found.inputs, found.keys, 3)
     assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before
 
 
 def test_batches_with_gradients_and_of_inference_mode_are_taken() -> None:
     x, y = data()
-    collector = ProbeCollector(10)
+    collector = Pool(10)
     collector.offer(x[:30].requires_grad_(), y[:30])
     with torch.inference_mode():
         collector.offer(x[30:] * 1, y[30:])
@@ -305,15 +304,15 @@ def test_batches_with_gradients_and_of_inference_mode_are_taken() -> None:
     assert found is not None
     assert not found.inputs.requires_grad
     buffer = io.BytesIO()
-    torch.save(found.state_dict(), buffer)
-    assert same(ProbeSet.from_state(torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)), found)
+    torch.save(dict(vars(found)), buffer)
+    assert same(Samples(**torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)), found)
 
 
 @pytest.mark.parametrize("targets", [torch.arange(6.0).view(6, 1), torch.rand(6), torch.eye(6)], ids=["(B, 1)", "soft",
                                      "one-hot"])  # fmt: skip
 def test_targets_keep_their_form(targets: Tensor) -> None:
     x = torch.randn(6, 2)
-    found = collected(ProbeCollector(4, balanced=True), x, targets, 2)
+    found = collected(Pool(4, balanced=True), x, targets, 2)
     rows = [content_keys(x).tolist().index(key) for key in found.keys.tolist()]
     assert torch.equal(found.targets, targets[rows])
 
@@ -355,11 +354,11 @@ def test_partitions_of_other_shapes_are_refused() -> None:
 
 
 @given(st.integers(1, 50), st.integers(1, 9))
-def test_shares_are_equal_and_cover_all_rows(size: int, ranks: int) -> None:
-    shares = [shard(size, rank, ranks) for rank in range(ranks)]
-    assert len({len(share) for share in shares}) == 1
-    assert torch.cat(shares)[:size].tolist() == list(range(size))
-    assert torch.cat(shares).max() == size - 1
+def test_shares_are_as_equal_as_can_be_and_cover_all_rows_once(size: int, ranks: int) -> None:
+    rows = torch.arange(size)
+    shares = [rows[Ranks(rank, ranks).share(size)] for rank in range(ranks)]
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert torch.equal(torch.cat(shares), rows)
 
 
 # -- the watchlist ---------------------------------------------------------------------------------------------------
@@ -409,9 +408,9 @@ def test_a_split_without_samples_stays_open() -> None:
 
 def test_loss_probes_are_limited() -> None:
     watchlist = Watchlist([], ["val"], num_samples=2)
-    watchlist.offer("val", torch.randn(LOSS_PROBE_SIZE + 5, 4), torch.zeros(LOSS_PROBE_SIZE + 5))
+    watchlist.offer("val", torch.randn(LOSS_SAMPLES + 5, 4), torch.zeros(LOSS_SAMPLES + 5))
     watchlist.freeze()
-    assert len(watchlist.losses["val"]) == LOSS_PROBE_SIZE
+    assert len(watchlist.losses["val"]) == LOSS_SAMPLES
 
 
 def test_resampling_draws_others_each_time_and_keeps_the_loss_probes() -> None:
@@ -455,7 +454,7 @@ def test_a_restored_watchlist_goes_on_as_if_never_interrupted(resample: bool, me
 def test_probes_too_large_for_a_checkpoint_are_collected_again() -> None:
     watchlist = Watchlist(["val"], [], num_samples=2, keep="inputs")
     big = torch.zeros(1).expand(2, STATE_LIMIT_BYTES // 8 + 1)
-    watchlist.watched["val"] = ProbeSet(big, torch.zeros(2), torch.tensor([1, 2]))
+    watchlist.watched["val"] = Samples(big, torch.zeros(2), torch.tensor([1, 2]))
     state = through_a_file(watchlist.state_dict())
     assert set(state) == {"draws", "keys", "dropped_bytes"}
     assert state["dropped_bytes"] > STATE_LIMIT_BYTES

@@ -6,9 +6,10 @@ from itertools import pairwise
 
 import pytest
 import torch
-from helpers import Recorder, cnn, mlp, values_by_loops
 from hypothesis import given
 from hypothesis import strategies as st
+from models import Recorder, cnn, mlp
+from oracles import values_by_loops
 from torch import Tensor, nn
 
 from lightning_interactions.errors import ModelOutputError
@@ -79,6 +80,7 @@ def test_every_cell_is_visited_once_in_chunks_that_fit(samples: int, n: int, chu
     assert len(set(rows)) <= 2
 
 
+@pytest.mark.thorough
 @given(st.data(), st.lists(st.integers(1, 6), min_size=1, max_size=6), st.integers(1, 40))
 def test_shares_put_together_are_the_whole_table(data: st.DataObject, counts: list[int], chunk_size: int) -> None:
     """Samples with different numbers of players, cut at any cells."""

@@ -409,6 +409,7 @@ def _worker(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.thorough
 def test_two_processes_give_the_numbers_of_one(tmp_path):
     mp.spawn(_worker, args=(str(tmp_path),), nprocs=2)
     for rank in (0, 1):
@@ -423,6 +424,7 @@ def test_two_processes_give_the_numbers_of_one(tmp_path):
 # -- drawing ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @every_metric
 def test_plot_returns_a_labelled_figure(case, tmp_path):
     from matplotlib.figure import Figure

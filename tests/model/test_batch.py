@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lightning_interactions.errors import BatchError
-from lightning_interactions.measure.samples import ProbeCollector, content_keys
+from lightning_interactions.measure.samples import Pool, content_keys
 from lightning_interactions.model.batch import Batch, Field, Padding, describe_structure, read_batch, unpack
 from lightning_interactions.model.call import find_call
 
@@ -233,7 +233,7 @@ def test_batches_of_different_length_are_collected_together(side: str) -> None:
             rows.append([gap + text, gap + ones] if side == "left" else [text + gap, ones + gap])
         return torch.tensor(rows)
 
-    collector = ProbeCollector(10)
+    collector = Pool(10)
     padding = Padding(0, 1, packed=True)
     collector.offer(batch([[1, 2], [3]], 2), torch.tensor([0, 1]), padding)
     collector.offer(batch([[4, 5, 6, 7], [8]], 4), torch.tensor([2, 3]), padding)
@@ -246,7 +246,7 @@ def test_batches_of_different_length_are_collected_together(side: str) -> None:
 
 
 def test_without_padding_lengths_must_agree() -> None:
-    collector = ProbeCollector(10)
+    collector = Pool(10)
     collector.offer(torch.ones(2, 3).long(), torch.zeros(2))
     with pytest.raises(BatchError, match=r"one shape, but got \(4,\) after \(3,\)"):
         collector.offer(torch.ones(2, 4).long(), torch.zeros(2))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from helpers import Recorder, cnn, mlp
+from models import Recorder, cnn, mlp
 from torch import Tensor, nn
 
 from lightning_interactions import compute_interactions
@@ -120,12 +120,11 @@ def test_nothing_is_timed_when_results_must_repeat_to_the_bit() -> None:
 
 def test_a_given_size_is_used_as_it_is() -> None:
     clock = Clock(lambda rows: 1.0)
-    chunks = ChunkSize.of(48)
+    chunks = ChunkSize(48)
     chunks.suit(COLUMNS)
     chunks.run(480, clock.step, CPU)
     assert clock.rows == [48] * 10
-    assert ChunkSize.of(chunks) is chunks
-    assert ChunkSize.of(None).searching
+    assert ChunkSize().searching
 
 
 @pytest.mark.parametrize("limit", [5, 40, 200])

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from helpers import cnn, mlp
+from models import cnn, mlp
 from torch import Tensor, nn
 
 from lightning_interactions.errors import ArgumentError, ModelOutputError

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import cnn, mlp
 from lightning.pytorch import LightningModule
+from models import cnn, mlp
 from torch import Tensor, nn
 
-from lightning_interactions.model.quiet import device_of, float32_forward, probing
+from lightning_interactions.model.quiet import device_of, float32_forward, quiet
 
 
 class BoomError(Exception):
@@ -53,7 +53,7 @@ def mess_up() -> None:
 
 def run(model: nn.Module, body: Callable[[], object], *, fails: bool) -> None:
     try:
-        with probing(model):
+        with quiet(model):
             body()
             if fails:
                 raise BoomError
@@ -155,7 +155,7 @@ def test_the_newer_precision_settings_are_respected_too(path: str, value: str, f
 
 def test_precision_is_left_alone_on_request() -> None:
     torch.set_float32_matmul_precision("medium")
-    with probing(mlp(), full_precision=False):
+    with quiet(mlp(), full_precision=False):
         assert torch.get_float32_matmul_precision() == "medium"
 
 
@@ -231,7 +231,7 @@ def test_buffers_that_change_in_evaluation_mode_are_restored(fails: bool) -> Non
 
 def test_dropout_is_off() -> None:
     model, x = Frozen(), torch.randn(4, 5)
-    with probing(model):
+    with quiet(model):
         assert torch.equal(model(x), model(x))
 
 
@@ -284,14 +284,14 @@ def test_a_module_named_log_is_no_logger() -> None:
             return self.log(x)
 
     model = Odd()
-    with probing(model):
+    with quiet(model):
         assert model(torch.ones(1, 2)).shape == (1, 2)
 
 
 def test_nested_contexts_unwind_in_order() -> None:
     model = Frozen()
     before = {name: module.training for name, module in model.named_modules()}
-    with probing(model), probing(model.backbone):
+    with quiet(model), quiet(model.backbone):
         mess_up()
     assert {name: module.training for name, module in model.named_modules()} == before
 
@@ -320,7 +320,7 @@ def test_half_precision_weights_compute_in_float32(kind: str, dtype: torch.dtype
     model = {"mlp": mlp, "cnn": cnn, "batch norm": Frozen, "tied": Tied}[kind]().eval().to(dtype)
     x = torch.randn(3, 1, 8, 8) if kind == "cnn" else torch.randn(3, 5)
     wide = copy.deepcopy(model).float()
-    with probing(model):
+    with quiet(model):
         found = float32_forward(model)(x)
         assert found.dtype == torch.float32
         torch.testing.assert_close(found, wide(x), rtol=0, atol=0)
@@ -334,14 +334,14 @@ def test_parts_in_half_precision_are_cast_alone() -> None:
     model[0].bfloat16()
     wide = copy.deepcopy(model).float()
     x = torch.randn(3, 5)
-    with probing(model):
+    with quiet(model):
         torch.testing.assert_close(float32_forward(model)(x), wide(x), rtol=0, atol=0)
 
 
 def test_double_precision_is_kept() -> None:
     model = mlp().double()
     x = torch.randn(3, 5)
-    with probing(model):
+    with quiet(model):
         found = float32_forward(model)(x)
         assert found.dtype == torch.float64
         assert torch.equal(found, model(x.double()))
@@ -358,20 +358,20 @@ def test_a_double_buffer_does_not_make_a_double_model() -> None:
             return self.inner(x) / self.temperature
 
     model, x = Scaled(), torch.randn(3, 5)
-    with probing(model):
+    with quiet(model):
         assert torch.equal(float32_forward(model)(x.double()), model(x))
 
 
 def test_integer_inputs_stay_integers() -> None:
     model = nn.Sequential(nn.Embedding(10, 4), nn.Flatten(), nn.Linear(12, 2)).bfloat16()
-    with probing(model):
+    with quiet(model):
         assert float32_forward(model)(torch.tensor([[1, 2, 3]])).dtype == torch.float32
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_the_users_own_call_is_used(dtype: torch.dtype) -> None:
     model, x = mlp().to(dtype), torch.randn(2, 5)
-    with probing(model):
+    with quiet(model):
         found = float32_forward(model, lambda module, inputs: {"logits": module(inputs) * 2})(x)
         torch.testing.assert_close(found["logits"], float32_forward(model)(x) * 2)
 
@@ -379,6 +379,7 @@ def test_the_users_own_call_is_used(dtype: torch.dtype) -> None:
 # -- compiled models -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_compiled_models_are_neither_recompiled_nor_changed() -> None:
     from torch._dynamo.utils import counters
 
@@ -391,7 +392,7 @@ def test_compiled_models_are_neither_recompiled_nor_changed() -> None:
     before = {name: module.training for name, module in model.named_modules()}
     compiled = counters["stats"]["unique_graphs"]
     assert compiled
-    with probing(model):
+    with quiet(model):
         forward = float32_forward(model)
         for size in (1, 3, 17, 200):
             x = torch.randn(size, 5)

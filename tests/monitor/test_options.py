@@ -25,7 +25,8 @@ from lightning_interactions import (
     WebhookAlert,
 )
 from lightning_interactions.monitor.checkpoints import CheckpointMonitor
-from lightning_interactions.monitor.options import check_trainer, describe_options
+from lightning_interactions.monitor.options import Options
+from lightning_interactions.monitor.trainer import check_trainer
 
 BAD: dict[str, list[Any]] = {
     "resample": ["yes", None, 2],
@@ -45,7 +46,6 @@ BAD: dict[str, list[Any]] = {
     "max_overhead": [0, 0.0, -0.1, math.nan, "10%", True],
     "detector": ["default", PhaseDetector, 3],
     "monitor": [True, 3, ["val_loss"]],
-    "train_monitor": [True, 3, ["train_loss"]],
     "on_event": ["print", 3, WarnAlert, ["warn", "mail"], {"warn"}],
     "stop_on": ["retracted", "Boundary", True, 3],
     "chunk_size": [0, -1, 1.5, True, "64"],
@@ -73,7 +73,6 @@ GOOD: dict[str, list[Any]] = {
     "max_overhead": [0.1, 2, math.inf],
     "detector": [PhaseDetector()],
     "monitor": ["val_loss"],
-    "train_monitor": ["train_loss"],
     "on_event": [None, "warn", print, WarnAlert(), [WarnAlert(), print]],
     "stop_on": [None, "boundary", "overfitting"],
     "chunk_size": [None, 1, 4096],
@@ -118,7 +117,7 @@ def test_every_argument_is_in_the_tables() -> None:
 
 
 def test_only_the_players_are_positional() -> None:
-    assert isinstance(TwoPhaseMonitor(ImagePatches()).players, ImagePatches)
+    assert isinstance(TwoPhaseMonitor(ImagePatches()).options.players, ImagePatches)
     with pytest.raises(TypeError):
         TwoPhaseMonitor("auto", 32)  # type: ignore[misc]
 
@@ -149,15 +148,20 @@ def announce(event: Any, to: str = "") -> None: ...
 
 def test_every_argument_is_in_the_settings_of_a_run() -> None:
     names = set(inspect.signature(TwoPhaseMonitor).parameters)
-    assert set(describe_options(TwoPhaseMonitor())) == names
-    assert set(TwoPhaseMonitor()._run().settings) == names
-    assert set(describe_options(Everywhere(seed=1))) == {*names, "note"}
-    assert set(describe_options(CheckpointMonitor())) == names
+    assert set(Options().settings) == names
+    assert set(TwoPhaseMonitor().record().settings) == names
+    assert Everywhere(seed=1).record().settings == TwoPhaseMonitor(seed=1).record().settings
+    assert set(CheckpointMonitor(Options()).record().settings) == names
+
+
+def test_the_options_are_the_arguments_of_the_monitor() -> None:
+    own, theirs = (inspect.signature(kind).parameters for kind in (Options, TwoPhaseMonitor))
+    assert {name: p.default for name, p in own.items()} == {name: p.default for name, p in theirs.items()}
 
 
 @pytest.mark.parametrize(("name", "value"), cases(GOOD))
 def test_settings_can_be_read_and_name_no_address(name: str, value: Any) -> None:
-    said = describe_options(TwoPhaseMonitor(**{name: value}))[name]
+    said = TwoPhaseMonitor(**{name: value}).options.settings[name]
     assert " at 0x" not in json.dumps(said)
     if value is None or isinstance(value, (bool, int, float, str)):
         assert said in (value, [value] if value else [])
@@ -167,10 +171,10 @@ def test_those_told_of_events_are_named_without_secrets(monkeypatch: pytest.Monk
     monkeypatch.setenv("TEAM_WEBHOOK", "json://hooks.example.com/services/SECRET")
     told = ["warn", WebhookAlert("TEAM_WEBHOOK"), Posts("SECRET"), partial(announce, to="SECRET"), announce, [].append]
     monitor = TwoPhaseMonitor(on_event=told, max_overhead=0.5)
-    said = describe_options(monitor)
+    said = monitor.options.settings
     assert said["max_overhead"] == 0.5
     assert said["on_event"] == ["warn", "WebhookAlert('TEAM_WEBHOOK')", "Posts", "announce", "announce", "list.append"]
-    assert "SECRET" not in monitor._run().to_json()
+    assert "SECRET" not in monitor.record().to_json()
 
 
 # -- the Trainer -----------------------------------------------------------------------------------------------------
@@ -199,42 +203,42 @@ def trainer_with(**changed: Any) -> Any:
 
 
 def test_a_usual_trainer_is_fine() -> None:
-    assert check_trainer(trainer_with(), Calling(), "val", None)
-    assert check_trainer(trainer_with(), Module(), "val", lambda module, x: module.inner(x))
+    assert check_trainer(trainer_with(), Calling(), Options())
+    assert check_trainer(trainer_with(), Module(), Options(forward_fn=lambda module, x: module.inner(x)))
 
 
 def test_a_forward_given_to_the_instance_counts() -> None:
     module = Module()
     module.forward = module.inner.forward  # type: ignore[method-assign]
-    assert check_trainer(trainer_with(), module, "val", None)
+    assert check_trainer(trainer_with(), module, Options())
 
 
 def test_a_module_without_forward_is_refused() -> None:
     with pytest.raises(ArgumentError, match=r"Module defines no `forward`.*`forward_fn="):
-        check_trainer(trainer_with(), Module(), "val", None)
+        check_trainer(trainer_with(), Module(), Options())
 
 
 @pytest.mark.parametrize("watch", ["val", "both"])
 def test_missing_validation_is_refused(watch: str) -> None:
     with pytest.raises(ArgumentError, match=r'no validation loader.*watch="train"'):
-        check_trainer(trainer_with(enable_validation=False), Calling(), watch, None)
+        check_trainer(trainer_with(enable_validation=False), Calling(), Options(watch=watch))
 
 
 def test_training_samples_need_no_validation() -> None:
-    assert check_trainer(trainer_with(enable_validation=False), Calling(), "train", None)
+    assert check_trainer(trainer_with(enable_validation=False), Calling(), Options(watch="train"))
 
 
 def test_validation_switched_off_switches_the_monitor_off() -> None:
     trainer = trainer_with(enable_validation=False, limit_val_batches=0)
     with pytest.warns(InteractionsWarning, match="limit_val_batches=0"):
-        assert not check_trainer(trainer, Calling(), "val", None)
+        assert not check_trainer(trainer, Calling(), Options())
 
 
 @pytest.mark.parametrize("name", ["FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy", "XLAStrategy"])
 def test_split_models_switch_the_monitor_off(name: str) -> None:
     strategy = type("Own", (type(name, (), {}),), {})()
     with pytest.warns(InteractionsWarning, match=name):
-        assert not check_trainer(trainer_with(strategy=strategy), Calling(), "val", None)
+        assert not check_trainer(trainer_with(strategy=strategy), Calling(), Options())
 
 
 def test_a_real_trainer_is_understood(tmp_path: Any) -> None:
@@ -245,4 +249,4 @@ def test_a_real_trainer_is_understood(tmp_path: Any) -> None:
     module = Calling()
     trainer.strategy.connect(module)
     with pytest.warns(InteractionsWarning, match="limit_val_batches=0"):
-        assert not check_trainer(trainer, module, "val", None)
+        assert not check_trainer(trainer, module, Options())

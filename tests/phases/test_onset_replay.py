@@ -19,6 +19,7 @@ from lightning_interactions.phases.risk import CAPS, WITH_LOSSES, WITHOUT_LOSSES
 RECALL, FALSE_ALARMS, FOUND = 0.94, 0.021, 0.98
 """As measured on all recorded runs, both halves; results.md has those of the half nothing was tuned on."""
 
+pytestmark = pytest.mark.thorough
 ONSET = Path(__file__).resolve().parents[1] / "benchmarks" / "onset"
 
 

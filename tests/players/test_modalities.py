@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import Recorder, members
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from models import Recorder
+from oracles import members
 from torch import Generator, Tensor, nn
 
 from lightning_interactions import compute_interactions
-from lightning_interactions.errors import ArgumentError, BatchError
+from lightning_interactions.errors import ArgumentError, BatchError, InteractionsWarning
 from lightning_interactions.functional.coalitions import coalition_masks, orders
 from lightning_interactions.players import PointClusters, TabularFeatures, Tokens, player_counts
 from lightning_interactions.players.points import kmeans
@@ -219,8 +220,10 @@ def test_missing_players_cost_no_forward_passes() -> None:
     texts = torch.tensor([[10, 11, 0, 0, 0, 0], [10, 11, 12, 13, 14, 15], [12, 10, 11, 0, 0, 0]])
     model = Recorder(TextGame(lambda shown: shown.sum(1) ** 2, 6))
     found = compute_interactions(model, texts, torch.ones(3).long(), Tokens(MASK, (PAD,)), num_players=6)
-    assert sum(model.rows) - 3 == 4 + 64 + 8  # beside the plain forward
-    alone = compute_interactions(model, texts[2:], torch.ones(1).long(), Tokens(MASK, (PAD,)), num_players=6)
+    plain = 2 + 2 + 3  # two trials on two samples, and all three
+    assert sum(model.rows) - plain == 4 + 64 + 8
+    with pytest.warns(InteractionsWarning, match="only 3 regions"):
+        alone = compute_interactions(model, texts[2:], torch.ones(1).long(), Tokens(MASK, (PAD,)), num_players=6)
     assert torch.equal(found.values[2], alone.values[0])
 
 

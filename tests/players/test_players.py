@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import masked_by_loops
 from hypothesis import given
 from hypothesis import strategies as st
+from oracles import masked_by_loops
 from torch import Generator, Tensor
 
 from lightning_interactions.errors import ArgumentError, BatchError

@@ -29,7 +29,6 @@ from lightning_interactions import (
     WarnAlert,
     WebhookAlert,
 )
-from lightning_interactions.monitor.options import describe_options
 from lightning_interactions.report.alerts import resolve_alerts
 
 EVENT = PhaseEvent("boundary", 3, 5, message="Epoch 3 was the boundary.")
@@ -123,7 +122,7 @@ class Receiver:
             def log_message(self, *args: Any) -> None: ...
 
         self.server = ThreadingHTTPServer((HERE, 0), Handler)
-        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True)
 
     def __enter__(self) -> Receiver:
         self.thread.start()
@@ -275,7 +274,7 @@ MAILS: list[str] = []
 def test_pythons_random_numbers_go_on_as_if_no_mail_was_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     """A mail gets a random number, and training may draw from the same generator."""
     with ThreadingTCPServer((HERE, 0), MailBox) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         port = server.server_address[1]
         monkeypatch.setenv("HOOK", f"mailto://{HERE}:{port}?from=a@example.com&to=b@example.com&mode=insecure")
         before = random.getstate()
@@ -299,7 +298,7 @@ def test_the_address_is_kept_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
         pickle.dumps(monitor),
     ):
         assert SECRET not in str(kept)
-    assert SECRET not in json.dumps(describe_options(monitor), default=str)
+    assert SECRET not in json.dumps(monitor.options.settings, default=str)
 
 
 @pytest.mark.parametrize(

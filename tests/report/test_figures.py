@@ -10,6 +10,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
+from lightning_interactions import PhaseEvent, RunRecord
 from lightning_interactions.errors import ArgumentError
 from lightning_interactions.report.figures import curves_figure, order_distribution_figure, run_figure
 
@@ -76,7 +77,7 @@ def assert_nothing_overlaps(figure: Figure) -> None:
 
 
 def test_run_figure_has_panels_heat_map_and_losses_all_labelled():
-    figure = run_figure(example(), boundary_epoch=12, overfitting_epoch=24)
+    figure = run_figure(RunRecord(example(), boundary_epoch=12, overfitting_epoch=24))
     *panels, heat, bar, losses = figure.axes
     assert len(panels) == 3
     assert [axes.get_xlabel() for axes in panels] == ["order (number of players)"] * 3
@@ -95,19 +96,20 @@ def test_run_figure_has_panels_heat_map_and_losses_all_labelled():
 
 
 def test_the_headline_says_when_the_losses_alone_ended_phase_1() -> None:
-    title = run_figure(example(), boundary_epoch=12, overfitting_epoch=24, by_losses=True).get_suptitle()
+    told = PhaseEvent("boundary", 12, 24, evidence={"significant": 0.0})
+    title = run_figure(RunRecord(example(), [told], 12, 24)).get_suptitle()
     assert title.startswith("The losses show phase 2; mean order was lowest at epoch 12")
     assert "dominance" not in title
 
 
 def test_events_are_drawn_at_their_epochs_in_both_axes():
-    figure = run_figure(example(), boundary_epoch=12, overfitting_epoch=30)
+    figure = run_figure(RunRecord(example(), boundary_epoch=12, overfitting_epoch=30))
     *_, heat, _, losses = figure.axes
     for axes in (heat, losses):
         assert lines(axes, "boundary") == [12]
         assert lines(axes, "overfitting") == [30]
     assert [(t.get_text(), t.get_position()[0]) for t in losses.texts] == [("boundary 12", 12), ("overfitting 30", 30)]
-    *_, heat, _, losses = run_figure(example()).axes
+    *_, heat, _, losses = run_figure(RunRecord(example())).axes
     assert not lines(heat, "boundary")
     assert not lines(losses, "overfitting")
     assert not losses.texts
@@ -115,7 +117,7 @@ def test_events_are_drawn_at_their_epochs_in_both_axes():
 
 def test_the_heat_map_shows_the_share_of_every_order_and_the_mean_order():
     history = example()
-    *_, heat, _, _ = run_figure(history).axes
+    *_, heat, _, _ = run_figure(RunRecord(history)).axes
     (mesh,) = heat.collections
     (line,) = heat.lines
     for i in (0, 12, 39):
@@ -129,7 +131,7 @@ def test_the_heat_map_shows_the_share_of_every_order_and_the_mean_order():
 def test_panels_show_shares_of_the_total_so_that_epochs_compare():
     history = example()
     history["strength"][-1] = (1000 * torch.tensor(history["strength"][-1])).tolist()
-    for axes in run_figure(history, boundary_epoch=12).axes[:3]:
+    for axes in run_figure(RunRecord(history, boundary_epoch=12)).axes[:3]:
         heights = [bar.get_height() for bar in axes.patches]
         assert sum(map(abs, heights)) == pytest.approx(100)
         assert all(h >= 0 for h in heights[:N])
@@ -137,12 +139,12 @@ def test_panels_show_shares_of_the_total_so_that_epochs_compare():
 
 
 def test_without_a_boundary_the_lowest_mean_order_is_shown():
-    assert run_figure(example()).axes[1].get_title().startswith("Lowest (epoch 12)\nmean order")
+    assert run_figure(RunRecord(example())).axes[1].get_title().startswith("Lowest (epoch 12)\nmean order")
 
 
 def test_unevenly_spaced_epochs_get_columns_up_to_half_way():
     history = {key: [column[i] for i in (0, 1, 2, 6, 14)] for key, column in example().items()}
-    *_, heat, _, _ = run_figure(history).axes
+    *_, heat, _, _ = run_figure(RunRecord(history)).axes
     edges = heat.collections[0].get_coordinates()[0, :, 0].tolist()
     assert edges == [-0.5, 0.5, 1.5, 4.0, 10.0, 18.0]
 
@@ -150,7 +152,7 @@ def test_unevenly_spaced_epochs_get_columns_up_to_half_way():
 def test_several_records_of_one_epoch_share_its_width():
     history = example(6)
     history["epoch"] = [0, 0, 0, 0, 1, 1]
-    *_, heat, _, _ = run_figure(history).axes
+    *_, heat, _, _ = run_figure(RunRecord(history)).axes
     assert heat.lines[0].get_xdata().tolist() == [0, 0.25, 0.5, 0.75, 1, 1.5]
 
 
@@ -172,7 +174,7 @@ def test_several_records_of_one_epoch_share_its_width():
     ],
 )
 def test_the_title_says_what_to_see(epochs, events, title):
-    figure = run_figure(example(epochs), boundary_epoch=events[0], overfitting_epoch=events[1])
+    figure = run_figure(RunRecord(example(epochs), (), *events))
     assert figure.get_suptitle() == title
 
 
@@ -210,20 +212,22 @@ HISTORIES = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("history", HISTORIES.values(), ids=HISTORIES.keys())
 @pytest.mark.parametrize("events", [(None, None), (12, 14)])
 def test_every_history_is_drawn_without_overlap(history, events):
-    figure = run_figure(history, boundary_epoch=events[0], overfitting_epoch=events[1])
+    figure = run_figure(RunRecord(history, (), *events))
     assert len(figure.axes) == 6
     assert_nothing_overlaps(figure)
     assert figure.get_suptitle()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "events", [(0, 1), (0, 39), (6, 8), (33, 38), (38, 39), (20, 20), (39, 39), (25, 15), (None, 50)]
 )
 def test_labels_of_events_do_not_overlap(events):
-    figure = run_figure(example(), boundary_epoch=events[0], overfitting_epoch=events[1])
+    figure = run_figure(RunRecord(example(), (), *events))
     assert_nothing_overlaps(figure)
     said = ", ".join(t.get_text() for t in figure.axes[-1].texts)
     assert said.count("overfitting") == 1
@@ -231,18 +235,19 @@ def test_labels_of_events_do_not_overlap(events):
 
 
 def test_missing_pieces_are_said():
-    figure = run_figure(all_nan())
+    figure = run_figure(RunRecord(all_nan()))
     said = [t.get_text() for t in texts(figure)]
     assert said.count("no salient interactions") == 4
     assert "no losses recorded" in said
-    assert "no losses recorded" in [t.get_text() for t in texts(run_figure(without_losses()))]
+    assert "no losses recorded" in [t.get_text() for t in texts(run_figure(RunRecord(without_losses())))]
 
 
 def test_gaps_in_the_losses_do_not_move_the_minimum():
     history = example() | {"val_loss": [None] * 15 + [3.0, NAN, 1.0, 2.0] + [None] * 21}
-    assert run_figure(history).get_suptitle().endswith("validation loss was lowest at epoch 17")
+    assert run_figure(RunRecord(history)).get_suptitle().endswith("validation loss was lowest at epoch 17")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("epochs", "n"), [(3, 2), (3, 16), (2000, 10)])
 def test_other_sizes(epochs, n):
     generator = torch.Generator().manual_seed(0)
@@ -250,7 +255,7 @@ def test_other_sizes(epochs, n):
         "epoch": list(range(100_000, 100_000 + epochs)),
         "strength": torch.rand(epochs, 2, n, generator=generator).tolist(),
     }
-    assert_nothing_overlaps(run_figure(history, boundary_epoch=100_001, overfitting_epoch=100_002))
+    assert_nothing_overlaps(run_figure(RunRecord(history, boundary_epoch=100_001, overfitting_epoch=100_002)))
 
 
 @pytest.mark.parametrize(
@@ -266,16 +271,17 @@ def test_other_sizes(epochs, n):
 )
 def test_unusable_histories_are_refused(history, message):
     with pytest.raises(ArgumentError, match=message):
-        run_figure(history)
+        run_figure(RunRecord(history))
 
 
 # -- curves -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("history", HISTORIES.values(), ids=HISTORIES.keys())
 @pytest.mark.parametrize("events", [(None, None), (12, 14)])
 def test_curves_of_every_history_are_drawn_without_overlap(history, events):
-    figure = curves_figure(history, boundary_epoch=events[0], overfitting_epoch=events[1])
+    figure = curves_figure(RunRecord(history, (), *events))
     assert [axes.get_ylabel() for axes in figure.axes] == ["mean order", "loss gap", "overfitting risk"]
     assert_nothing_overlaps(figure)
     for axes in figure.axes:
@@ -287,7 +293,7 @@ def test_curves_show_the_band_the_gap_and_the_risk():
     order = [sum((k + 1) * (up[k] + down[k]) for k in range(N)) / sum(up + down) for up, down in history["strength"]]
     history |= {"mean_order_lower": [x - 0.25 for x in order], "mean_order_upper": [x + 0.5 for x in order]}
     history["overfitting_risk"] = [0.01 * epoch for epoch in history["epoch"]]
-    orders, gap, risk = curves_figure(history).axes
+    orders, gap, risk = curves_figure(RunRecord(history)).axes
     assert orders.lines[0].get_ydata().tolist() == pytest.approx(order)
     corners = orders.collections[0].get_paths()[0].vertices[:, 1]
     assert corners.min() == pytest.approx(min(order) - 0.25)
@@ -324,22 +330,25 @@ def test_order_distribution_figure_refuses_other_shapes():
 # -- side effects -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_png_is_written_and_not_blank(tmp_path):
-    run_figure(example(), boundary_epoch=12).savefig(tmp_path / "run.png")
+    run_figure(RunRecord(example(), boundary_epoch=12)).savefig(tmp_path / "run.png")
     assert (tmp_path / "run.png").stat().st_size > 20_000
-    image = pixels(run_figure(example(), boundary_epoch=12))
+    image = pixels(run_figure(RunRecord(example(), boundary_epoch=12)))
     assert image.shape == (912, 1008, 4)
     assert (image[..., :3] < 255).any(-1).float().mean() > 0.2
 
 
+@pytest.mark.thorough
 def test_no_pyplot_no_global_state_no_random_numbers():
     code = """
 import random, sys, numpy, torch
+from lightning_interactions import RunRecord
 from test_figures import example, pixels
-from lightning_interactions.figures import curves_figure, order_distribution_figure, run_figure
+from lightning_interactions.report.figures import curves_figure, order_distribution_figure, run_figure
 before = random.getstate(), str(numpy.random.get_state()), torch.get_rng_state().tolist()
 history = example()
-pixels(run_figure(history, boundary_epoch=3))
+pixels(run_figure(RunRecord(history, boundary_epoch=3)))
 pixels(order_distribution_figure(torch.tensor(history["strength"][0])))
 assert before == (random.getstate(), str(numpy.random.get_state()), torch.get_rng_state().tolist())
 assert history == example()

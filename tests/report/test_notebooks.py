@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lightning_interactions import History, PhaseEvent, TabularFeatures, compute_interactions
-from lightning_interactions.report.files import write_whole
+from lightning_interactions.report.history import write_whole
 
 
 class Cells(HTMLParser):

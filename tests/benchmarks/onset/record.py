@@ -38,7 +38,7 @@ from runs import Run, all_runs
 from torch import Tensor, nn
 
 from lightning_interactions import compute_interactions
-from lightning_interactions.measure.samples import ProbeCollector, ProbeSet
+from lightning_interactions.measure.samples import Pool, Samples
 
 SAMPLES = {"val": 32, "train": 16}  # fewer of the latter: each costs as much as a short training
 PLAYERS = {"adult": 10, "spambase": 10}  # the default; 8 for the others, which takes a quarter of the time
@@ -62,9 +62,9 @@ def training_samples(run: Run, data: DataSet) -> tuple[Tensor, Tensor]:
     return x, y
 
 
-def probe(samples: tuple[Tensor, Tensor], size: int, seed: int) -> ProbeSet:
+def probe(samples: tuple[Tensor, Tensor], size: int, seed: int) -> Samples:
     """Choose the watched samples as the monitor would."""
-    collector = ProbeCollector(size, seed=seed, balanced=True)
+    collector = Pool(size, seed=seed, balanced=True)
     collector.offer(*samples)
     found = collector.result()
     assert found is not None

@@ -1,20 +1,79 @@
-"""Small but real models and data for the integration tests: batch norm, dropout, images or columns."""
+"""What several test files share: small models and data, a quick monitor, and several ranks in one process."""
 
 from __future__ import annotations
 
+import pickle
 import random
+import threading
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from lightning_interactions import PhaseDetector, PhaseEvent, TwoPhaseMonitor
+from lightning_interactions import InteractionsWarning, PhaseDetector, PhaseEvent, TwoPhaseMonitor
+from lightning_interactions.measure.ranks import Ranks
+from lightning_interactions.model.model import Model
+
+# -- networks ---------------------------------------------------------------------------------------------------------
+
+
+def mlp(features: int = 5, classes: int = 3, seed: int = 0) -> nn.Sequential:
+    """A small network on columns."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(features, 8), nn.Tanh(), nn.Linear(8, classes)).eval()
+
+
+def cnn(seed: int = 0) -> nn.Sequential:
+    """A small network on ``(B, 1, 8, 8)`` images; module ``"1"`` is the first activation, written in place."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Conv2d(1, 3, 3, padding=1),
+            nn.LeakyReLU(0.2, inplace=True),
+            nn.MaxPool2d(2),
+            nn.Conv2d(3, 4, 3, padding=1),
+            nn.Tanh(),
+            nn.Flatten(),
+            nn.Linear(4 * 16, 3),
+        ).eval()
+
+
+class Recorder(nn.Module):
+    """Calls a model and keeps the number of rows of every call; pretends that more than `limit` need too much memory.
+
+    Args:
+        model: The model.
+        limit: Largest number of rows that fit.
+        error: What to raise beyond.
+    """
+
+    def __init__(self, model: nn.Module, limit: int | None = None, error: BaseException | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.limit = limit
+        self.error = error or torch.OutOfMemoryError("out of memory")
+        self.rows: list[int] = []
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.rows.append(len(inputs))
+        if self.limit is not None and len(inputs) > self.limit:
+            raise self.error
+        return self.model(inputs)
+
+
+# -- Lightning modules and their data ---------------------------------------------------------------------------------
 
 
 def column_data(size: int = 48, columns: int = 5, classes: int = 3, seed: int = 0) -> TensorDataset:
@@ -184,10 +243,38 @@ def stream_loaders() -> dict[str, DataLoader[Any]]:
     }
 
 
-class AnyBatchNet(ColumnNet):
-    """Trains without looking at the batch."""
+class TaskNet(L.LightningModule):
+    """Any network on tuples or dicts, with any loss."""
+
+    def __init__(
+        self, net: nn.Module, loss: Any = F.cross_entropy, keys: tuple[Any, Any] = (0, 1), lr: float = 0.01
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.loss = loss
+        self.keys = keys
+        self.lr = lr
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self.loss(self(batch[self.keys[0]]), batch[self.keys[1]])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", self.loss(self(batch[self.keys[0]]), batch[self.keys[1]]), batch_size=1)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=self.lr)
+
+
+class AnyBatch(ColumnNet):
+    """Trains without looking at the batch, so that only the monitor can object."""
+
+    trained = 0
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.trained += 1
         return self(torch.randn(4, 5)).square().mean()
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -197,6 +284,9 @@ class AnyBatchNet(ColumnNet):
     def strange_batches() -> dict[str, DataLoader[Any]]:
         loader: DataLoader[Any] = DataLoader([{"name": f"sample {i}", "size": i} for i in range(12)], 4)
         return {"train_dataloaders": loader, "val_dataloaders": loader}
+
+
+# -- runs with the monitor --------------------------------------------------------------------------------------------
 
 
 class ScriptedDetector(PhaseDetector):
@@ -252,3 +342,100 @@ def fit(
     module = model if isinstance(model, nn.Module) else model()
     trainer.fit(module, **(data or loaders()), ckpt_path=ckpt_path)
     return trainer
+
+
+@contextmanager
+def listening() -> Iterator[list[str]]:
+    """The package's own warnings of a block, known at its end; those of others are swallowed."""
+    told: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield told
+    told += [str(w.message) for w in caught if issubclass(w.category, InteractionsWarning)]
+
+
+def told_during(run: Callable[[], object]) -> list[str]:
+    """The package's own warnings while a function runs."""
+    with listening() as told:
+        run()
+    return told
+
+
+class FullDisk(TensorBoardLogger):
+    """The disk of rank 0 is full, but Lightning's own scalars get through."""
+
+    class Writer:
+        def __getattr__(self, name: str) -> Any:
+            raise OSError(28, "No space left on device")
+
+    @property
+    def experiment(self) -> Any:
+        return self.Writer() if rank() == 0 else super().experiment
+
+    log_metrics = log_graph = log_hyperparams = finalize = save = lambda self, *args, **kwargs: None  # type: ignore
+
+
+# -- several ranks ----------------------------------------------------------------------------------------------------
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+@dataclass
+class Exchange:
+    """Gathers over threads, one for each rank: every rank waits for the others, as processes do."""
+
+    world_size: int
+    parts: dict[int, Any] = field(default_factory=dict)
+    calls: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.barrier = threading.Barrier(self.world_size)
+
+    def ranks(self, rank: int) -> Ranks:
+        def swap(item: Any) -> list[Any]:
+            self.calls.append(rank)
+            self.parts[rank] = item
+            self.barrier.wait(timeout=60)
+            everyone = [self.parts[i] for i in range(self.world_size)]
+            self.barrier.wait(timeout=60)
+            return everyone
+
+        def gather_objects(item: Any) -> list[Any]:
+            return [pickle.loads(sent) for sent in swap(pickle.dumps(item))]
+
+        return Ranks(rank, self.world_size, lambda local: torch.cat(swap(local.cpu())), gather_objects)
+
+
+def on_ranks(world_size: int, work: Callable[[Ranks], Any], exchange: Exchange | None = None) -> list[Any]:
+    """What every rank returned, or the error it ended with. Networks are built before: they draw random numbers."""
+    between, results = exchange or Exchange(world_size), [None] * world_size
+
+    def run(rank: int) -> None:
+        try:
+            results[rank] = work(between.ranks(rank))
+        except Exception as error:  # handed to the test
+            results[rank] = error
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(world_size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    return results
+
+
+_ONE_AT_A_TIME = threading.RLock()
+
+
+class Asked(Model):
+    """A model that ranks in threads can share: `quiet` changes the process, so only one of them is in it at a time.
+
+    Whoever waited for another rank inside `quiet` would wait in vain.
+    """
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        with _ONE_AT_A_TIME, super().quiet():
+            yield

@@ -1,4 +1,4 @@
-"""What is written to TensorBoard, read back from its files."""
+"""What is written to the loggers: read back from TensorBoard's files; what the others are spared."""
 
 from __future__ import annotations
 
@@ -13,20 +13,12 @@ import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch import Tensor
 
 from lightning_interactions.functional import symlog_edges
 from lightning_interactions.phases import PhaseEvent
-from lightning_interactions.report.writers import (
-    takes_figures,
-    write_boundary_line,
-    write_charts,
-    write_event,
-    write_figures,
-    write_file,
-    write_histograms,
-    write_order_distribution,
-)
+from lightning_interactions.report.loggers import Loggers
+from lightning_interactions.report.record import RunRecord
+from lightning_interactions.report.sinks import sink_of
 
 
 @pytest.fixture
@@ -50,12 +42,14 @@ def figure(width: float = 4, height: float = 2) -> Figure:
 # negative sizes, what is not salient, positive sizes
 COUNTS = torch.tensor([[0.0, 3.0, 9.0, 1.0, 0.0], [0.0, 0.0, 7.0, 0.0, 0.0], [2.0, 0.0, 0.0, 0.0, 5.0]])
 EDGES = torch.tensor([-20.0, -2.0, -0.2, 0.2, 2.0, 20.0])
+NO_SHARE = torch.full((3,), torch.nan)
 
 
 def test_histograms_survive(board: TensorBoardLogger) -> None:
-    write_histograms([board], "interactions/", COUNTS, EDGES, step=7)
-    write_histograms([board], "interactions/", 2 * COUNTS, EDGES, step=9)
-    found = read(board)
+    to = Loggers([board], "interactions/")
+    to.histograms("", COUNTS, EDGES, NO_SHARE, step=7)
+    to.histograms("", 2 * COUNTS, EDGES, NO_SHARE, step=9)
+    found = read(board)  # no distribution of orders: it does not exist
     assert sorted(found.Tags()["histograms"]) == [f"interactions/histogram/order_0{order}" for order in (1, 2, 3)]
     for order in (1, 2, 3):
         events = found.Histograms(f"interactions/histogram/order_{order:02d}")
@@ -75,7 +69,7 @@ def test_histograms_survive(board: TensorBoardLogger) -> None:
 def test_the_monitors_own_bins_fit(board: TensorBoardLogger, smallest: float) -> None:
     edges = symlog_edges(smallest, 100 * smallest)
     counts = torch.arange(float(len(edges) - 1)).unsqueeze(0)
-    write_histograms([board], "", counts, edges, step=0)
+    Loggers([board], "").histograms("", counts, edges, NO_SHARE, step=0)
     value = read(board).Histograms("histogram/order_01")[0].histogram_value
     centre = len(edges) // 2 - 1
     assert list(value.bucket) == [*counts[0, :centre].tolist(), *counts[0, centre + 1 :].tolist()]
@@ -85,8 +79,8 @@ def test_the_monitors_own_bins_fit(board: TensorBoardLogger, smallest: float) ->
 
 def test_the_order_distribution_has_a_bin_for_every_order(board: TensorBoardLogger) -> None:
     share = torch.tensor([0.5, 0.25, 0.0, 0.25], dtype=torch.float64)
-    write_order_distribution([board], "x/", share, step=3)
-    (event,) = read(board).Histograms("x/order_distribution")
+    Loggers([board], "x/").histograms("val/", COUNTS, EDGES, share, step=3)
+    (event,) = read(board).Histograms("x/val/order_distribution")
     value = event.histogram_value
     assert event.step == 3
     assert list(value.bucket) == share.tolist()
@@ -95,13 +89,9 @@ def test_the_order_distribution_has_a_bin_for_every_order(board: TensorBoardLogg
     assert value.sum / value.num == pytest.approx(0.5 + 0.5 + 1.0)  # the mean order
 
 
-def test_a_distribution_that_does_not_exist_is_not_written(board: TensorBoardLogger) -> None:
-    write_order_distribution([board], "", torch.full((4,), torch.nan), step=0)
-    assert read(board).Tags()["histograms"] == []
-
-
 def test_figures_are_images(board: TensorBoardLogger) -> None:
-    write_figures([board], "x/", {"run": figure(), "tall": figure(2, 4)}, step=5)
+    for name, drawn in (("run", figure()), ("tall", figure(2, 4))):
+        sink_of(board).figure(f"x/{name}", drawn, step=5)
     found = read(board)
     assert sorted(found.Tags()["images"]) == ["x/run", "x/tall"]
     for name, size in (("run", (200, 100)), ("tall", (100, 200))):
@@ -117,7 +107,7 @@ def test_figures_are_images(board: TensorBoardLogger) -> None:
 
 def test_an_event_is_kept_with_its_evidence(board: TensorBoardLogger) -> None:
     event = PhaseEvent("overfitting", 4, 4, 9, {"gap_growth": 0.51234, "odd": float("nan")}, "**Epoch 4** it was.")
-    write_event([board], "interactions/", event, step=4)
+    Loggers([board], "interactions/").event(event, step=4)
     found = read(board)
     (tag,) = found.Tags()["tensors"]
     assert tag.startswith("interactions/events")
@@ -128,24 +118,45 @@ def test_an_event_is_kept_with_its_evidence(board: TensorBoardLogger) -> None:
     assert "| gap growth | 0.5123 |\n| odd | nan |" in text
 
 
-def test_a_line_is_vertical_and_can_be_interrupted(board: TensorBoardLogger) -> None:
-    for step, ends in ((7, (1.5, 3.5)), (9, (math.nan, math.nan)), (8, (1.0, 2.0))):
-        write_boundary_line([board], "x/", step, ends)
+def run(boundary: int | None, orders: list[float]) -> RunRecord:
+    """A run measured at steps 7, 8, 9, ..."""
+    epochs = list(range(len(orders)))
+    strength = [[[1.0, 2.0], [0.5, 0.0]]] * len(orders)
+    history = {"epoch": epochs, "step": [7 + e for e in epochs], "mean_order": orders, "strength": strength}
+    return RunRecord(history, boundary_epoch=boundary)
+
+
+def test_the_boundary_is_a_vertical_line_and_can_be_withdrawn(board: TensorBoardLogger) -> None:
+    to = Loggers([board], "x/")
+    for boundary, orders in ((0, [1.5, 3.5, math.nan]), (None, [1.5, 3.5, 2.0]), (1, [2.0, 1.0])):
+        to.mark_boundary(run(boundary, orders))
+    to.mark_boundary(run(5, [1.0]))  # of an epoch that was not measured
+    to.mark_boundary(run(0, [math.nan]))
     points = [(event.step, event.value) for event in read(board).Scalars("x/boundary_line")]
     assert points[:2] == [(7, 1.5), (7, 3.5)]
-    assert all(math.isnan(value) for _, value in points[2:4])
+    assert all(step == 9 and math.isnan(value) for step, value in points[2:4])
     assert points[4:] == [(8, 1.0), (8, 2.0)]
 
 
-def everything(loggers: list[Any], counts: Tensor = COUNTS) -> None:
-    write_histograms(loggers, "x/", counts, EDGES, step=1)
-    write_order_distribution(loggers, "x/", torch.tensor([0.5, 0.5]), step=1)
-    write_figures(loggers, "x/", {"run": figure()}, step=1)
-    write_event(loggers, "x/", PhaseEvent("boundary", 1, 2, message="text"), step=1)
-    write_charts(loggers, "x/", [""])
-    write_boundary_line(loggers, "x/", 1, (1.0, 2.0))
+@pytest.mark.thorough
+def test_figures_are_drawn_only_where_they_can_be_seen(board: TensorBoardLogger, tmp_path: Path) -> None:
+    Loggers([board], "x/", figures=False).draw(run(0, [1.5]), step=7)
+    Loggers([board], "x/").draw(run(None, []), step=7)
+    assert read(board).Tags()["images"] == []
+    Loggers([CSVLogger(tmp_path), board], "x/").draw(run(0, [1.5]), step=7)
+    assert sorted(read(board).Tags()["images"]) == ["x/run", "x/strength_by_order"]
 
 
+def everything(loggers: list[Any]) -> None:
+    to = Loggers(loggers, "x/")
+    to.open(["val"])
+    to.histograms("", COUNTS, EDGES, torch.tensor([0.5, 0.25, 0.25]), step=1)
+    to.event(PhaseEvent("boundary", 1, 2, message="text"), step=1)
+    to.mark_boundary(run(0, [1.0, 2.0]))
+    to.draw(run(0, [1.0, 2.0]), step=1)
+
+
+@pytest.mark.thorough
 def test_other_loggers_are_left_alone(tmp_path: Path, board: TensorBoardLogger) -> None:
     csv = CSVLogger(tmp_path, name="csv", version="0")
     everything([])
@@ -153,13 +164,14 @@ def test_other_loggers_are_left_alone(tmp_path: Path, board: TensorBoardLogger) 
     csv.save()
     assert csv.experiment.metrics == []
     everything([csv, board])
-    assert read(board).Tags()["images"] == ["x/run"]
+    assert read(board).Tags()["images"] == ["x/run", "x/strength_by_order"]
 
 
 def test_dummies_that_take_any_call_are_left_alone() -> None:
     from lightning.pytorch.loggers.logger import DummyLogger
 
-    assert not takes_figures(DummyLogger())
+    assert not Loggers([DummyLogger()], "").takes_figures
+    assert Loggers([DummyLogger()], "").blind is None
     everything([DummyLogger()])
 
 
@@ -167,12 +179,17 @@ def test_loggers_are_known_by_name(tmp_path: Path) -> None:
     class Own(TensorBoardLogger):
         pass
 
-    assert takes_figures(Own(tmp_path))
-    assert takes_figures(type("TensorBoardLogger", (), {})())  # that of pytorch_lightning
-    assert not takes_figures(CSVLogger(tmp_path))
-    assert not takes_figures(None)
+    csv = CSVLogger(tmp_path)
+    assert Loggers([csv, Own(tmp_path)], "").takes_figures
+    assert Loggers([type("TensorBoardLogger", (), {})()], "").takes_figures  # that of pytorch_lightning
+    assert not Loggers([csv, None], "").takes_figures
+    assert Loggers([csv], "").blind == "CSVLogger"
+    assert Loggers([csv], "", figures=False).blind is None
+    assert Loggers([csv, Own(tmp_path)], "").blind is None
+    assert Loggers([], "").blind is None
 
 
+@pytest.mark.thorough
 def test_lightnings_own_service_gets_files(tmp_path: Path) -> None:
     """By its documented calls only: it cannot be reached from a test."""
     given: list[str] = []
@@ -185,6 +202,6 @@ def test_lightnings_own_service_gets_files(tmp_path: Path) -> None:
             given.append(Path(path).name)
 
     everything([LitLogger()])
-    write_file([LitLogger()], "interactions.json", "{}")
-    assert given == ["x_run.png", "interactions.json"]
-    assert not write_file([None], "interactions.json", "{}")
+    Loggers([LitLogger(), None], "interactions/").keep(run(0, [1.0]))
+    assert given == ["x_run.png", "x_strength_by_order.png", "interactions.json"]
+    assert RunRecord.from_json((tmp_path / "logs" / "interactions.json").read_text()).boundary_epoch == 0

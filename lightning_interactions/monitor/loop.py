@@ -1,0 +1,398 @@
+"""The monitor of a plain PyTorch loop: show it the batches, let it measure; no Lightning needed."""
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from lightning_interactions.errors import ArgumentError, BatchError, InteractionsError, InteractionsWarning, StateError
+from lightning_interactions.measure.games import Game, Rules, find_rules
+from lightning_interactions.measure.measurement import measure
+from lightning_interactions.measure.ranks import Ranks
+from lightning_interactions.measure.watchlist import LOSS_SAMPLES, Watchlist
+from lightning_interactions.model.batch import read_batch
+from lightning_interactions.model.chunks import ChunkSize
+from lightning_interactions.model.quiet import device_of
+from lightning_interactions.monitor.options import Options
+from lightning_interactions.monitor.run import Record, Run
+from lightning_interactions.phases import PhaseDetector, PhaseEvent
+from lightning_interactions.report.figures import run_figure
+from lightning_interactions.report.history import History
+from lightning_interactions.report.html import write_report
+from lightning_interactions.report.record import RunRecord
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+STATE_VERSION = 2
+"""Version 1 told players and scores apart by their ``repr``."""
+
+
+class Results:
+    """What a monitor has found, with and without Lightning."""
+
+    options: Options
+    run: Run
+
+    @property
+    def history(self) -> History:
+        """All measured epochs."""
+        return self.run.history
+
+    @property
+    def events(self) -> list[PhaseEvent]:
+        """All events so far."""
+        return self.run.events
+
+    @property
+    def detector(self) -> PhaseDetector:
+        """What decides."""
+        return self.run.detector
+
+    @property
+    def boundary_epoch(self) -> int | None:
+        """Epoch of the phase boundary, or ``None`` if there is none so far."""
+        return self.run.boundary_epoch
+
+    def plot(self) -> Figure:
+        """Draw the run: strength by order at start, boundary and now, order shares over epochs, and the losses."""
+        return run_figure(self.record())
+
+    def report(self, path: str | os.PathLike[str]) -> None:
+        """Write all that is known of the run as one HTML file that needs no network, see `write_report`."""
+        write_report(self.record(), path)
+
+    def record(self) -> RunRecord:
+        """Return all that is known of the run as plain values; of single samples nothing, where nothing is kept."""
+        return self.run.record(self.options.settings, with_samples=self.options.keep_samples != "nothing")
+
+
+class InteractionMonitor(Results):
+    """Watches which interactions a network learns, in a training loop of one's own.
+
+    Show it the batches as they pass, and let it measure when an epoch is over: it keeps a few samples of each split,
+    masks them in all ``2**n`` ways, and decides on the strength of their interactions by order as `TwoPhaseMonitor`
+    does. The model is called in evaluation mode and left exactly as it was.
+
+    Args:
+        options: What to measure; those that concern a Trainer (rhythm, alerts, stopping) are ignored.
+        ranks: The processes that share the work.
+        tell: Takes the text of a problem that was worked around; warns by default.
+
+    Attributes:
+        options: As given.
+        run: History, events and detector.
+        watchlist: The watched samples.
+        rules: What the first batch showed: the model's way of being called, the task, the players. ``None`` until then.
+
+    Example:
+        >>> net = nn.Linear(4, 2)
+        >>> monitor = InteractionMonitor(Options(num_samples=2, num_players=4))
+        >>> for epoch in range(2):
+        ...     monitor.observe("val", (torch.eye(4), torch.tensor([0, 1, 0, 1])))
+        ...     events = monitor.measure(net, epoch)
+        >>> monitor.history
+        History(2 epochs, 0 to 1: mean_order, ...)
+    """
+
+    def __init__(
+        self,
+        options: Options | None = None,
+        *,
+        ranks: Ranks | None = None,
+        tell: Callable[[str], object] | None = None,
+    ) -> None:
+        self.options = options if options is not None else Options()
+        self.ranks = ranks if ranks is not None else Ranks()
+        self.tell = tell if tell is not None else _warn
+        self.run = Run(self.options.detector, follow=not self.options.resample)
+        self.begin_fit()
+        self._new_watchlist()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle as new: what was learned belongs to one run, and the rules would take the whole model along."""
+        return self.__dict__ | {"rules": None, "ranks": Ranks(), "_chunks": None, "_games": {}, "_waiting": []}
+
+    def begin_fit(self) -> None:
+        """Forget how the model is called and who plays; the record and the watched samples stay."""
+        self.rules: Rules | None = None
+        self._chunks: ChunkSize | None = None
+        self._games: dict[str, Game] = {}
+        self._waiting: list[tuple[str, int, Any]] = []
+
+    def reset(self) -> None:
+        """Begin a new run: forget the record and the watched samples."""
+        self.run.reset()
+        self._new_watchlist()
+
+    def _new_watchlist(self) -> None:
+        options = self.options
+        self.watchlist = Watchlist(
+            options.splits, options.loss_splits,
+            num_samples=options.num_samples, resample=options.resample, seed=options.seed, keep=options.keep_samples,
+        )  # fmt: skip
+
+    # -- measuring ---------------------------------------------------------------------------------------------------
+
+    def look(self, model: nn.Module, batch: Any, *, tokenizer: Any = None, precision: Any = None) -> str:
+        """Try everything that depends on the data on a first batch, so that a mistake shows before training.
+
+        Args:
+            model: The model, complete.
+            batch: A batch on its device.
+            tokenizer: The tokenizer of a text model; by default the model's attribute of that name.
+            precision: As for `Model`.
+
+        Returns:
+            What was chosen, in one sentence without a full stop.
+
+        Raises:
+            BatchError: If the batch cannot be read or does not suit the players.
+            ArgumentError: If an option does not suit the model or the batch.
+            ModelOutputError: If the model does not return logits, or cannot be cut at the layer.
+        """
+        options = self.options
+        self.rules = find_rules(
+            model, read_batch(batch, options.input_fn, options.target_fn),
+            players=options.players, num_players=options.num_players, layer=options.layer, score=options.score,
+            target=options.target, forward_fn=options.forward_fn, precision=precision, seed=options.seed,
+            tokenizer=tokenizer if tokenizer is not None else getattr(model, "tokenizer", None),
+        )  # fmt: skip
+        return self.rules.describe()
+
+    def observe(self, split: str, batch: Any) -> None:
+        """Consider the samples of a passing batch; a batch that cannot be read is told of and left out.
+
+        The split is ``"train"`` or ``"val"``; the batch, on any device, is not changed, and no random number is drawn.
+        Before the first measurement (or `look`) the model is not known, and the first batches of a split wait for it.
+        """
+        if self.rules is None:
+            self._let_wait(split, batch)
+            return
+        self.watchlist.recurrence.batches += split == "train"
+        if self.watchlist.wants(split):
+            self._offer(self.rules, split, batch)
+
+    def _let_wait(self, split: str, batch: Any) -> None:
+        """Keep a copy (the model may write into its inputs) until there are as many samples as the loss asks for."""
+        try:
+            size = len(read_batch(batch, self.options.input_fn, self.options.target_fn).inputs)
+        except Exception:  # what is wrong with it is said when the first of them is looked at
+            size = LOSS_SAMPLES
+        if sum(rows for name, rows, _ in self._waiting if name == split) < LOSS_SAMPLES:
+            self._waiting.append((split, size, copy.deepcopy(batch)))
+
+    def _offer(self, rules: Rules, split: str, batch: Any) -> None:
+        try:
+            found = read_batch(batch, self.options.input_fn, self.options.target_fn)
+            if found.fields != rules.fields:
+                raise BatchError(f"it has {found.describe()}, the first batch had other inputs")
+            self.watchlist.offer(
+                split, found.inputs, rules.task.read(found.targets),
+                padding=rules.players.padding,
+                playable=rules.players.playable(found.inputs) if self.options.layer is None else None,
+            )  # fmt: skip
+        except Exception as error:  # it may come from the user's own input_fn or target_fn
+            self.watchlist.recurrence.batches -= split == "train"  # it has not been looked at
+            self.tell(f"a {split} batch is left out: {error if isinstance(error, BatchError) else repr(error)}")
+
+    def measure(
+        self,
+        model: nn.Module,
+        epoch: int,
+        *,
+        step: int | None = None,
+        train_loss: float | None = None,
+        val_loss: float | None = None,
+    ) -> list[PhaseEvent]:
+        """Measure under the present weights, and decide.
+
+        What cannot work is an error at the first measurement. A fault in a later one is an event (``probe_failed``) and
+        a warning, unless ``Options(on_error="raise")``: it is not worth a training run.
+
+        Args:
+            model: The model.
+            epoch: Not before the last one.
+            step: The optimizer step; by default the number of the record.
+            train_loss: A training loss of one's own, instead of that on the fixed training samples.
+            val_loss: The same for validation.
+
+        Returns:
+            The new events, mostly none.
+
+        Raises:
+            BatchError: If no usable sample has been seen, or the first batch cannot be read.
+            ArgumentError: If an option does not suit the model, or the epoch goes back.
+            ModelOutputError: If the model does not return logits.
+            MeasureError: On every rank, if one of them failed.
+        """
+        step, first = len(self.history) if step is None else step, not len(self.history)
+        try:
+            record = self.take(model, epoch, step)
+            events = self.run.decide(
+                record,
+                record.losses.get("train") if train_loss is None else train_loss,
+                record.losses.get("val") if val_loss is None else val_loss,
+            )
+            self.run.keep(record)
+            self.end_epoch()
+            self.watchlist.recurrence.begin_epoch()
+        except ArgumentError:  # the epoch goes back, for example: the caller's own mistake
+            raise
+        except Exception as error:
+            if first or self.options.on_error == "raise":
+                raise
+            problem = f"measuring failed: {error if isinstance(error, InteractionsError) else repr(error)}"
+            self.tell(problem)
+            return [self.run.failed(epoch, step, problem)]
+        return events
+
+    def take(self, module: nn.Module, epoch: int, step: int, progress: Callable[[int], object] | None = None) -> Record:
+        """Measure all splits, without deciding; raises as `measure` does. The record is the same on every rank.
+
+        ``progress`` takes the number of rows of every forward pass.
+        """
+        started = time.perf_counter()
+        rules = self._agree(module)
+        missing = self.watchlist.freeze(self.ranks, rules.players.padding)
+        if missing is not None:
+            self.tell(missing)
+        if not self.watchlist.watched:
+            raise BatchError("no batch with usable samples has passed")
+        self._chunks = self._chunks or ChunkSize(self.options.chunk_size)
+        with self.ranks.together():
+            self._games = self._deal(rules)
+        found, losses = measure(
+            rules.model, self._games, self.watchlist.losses, self.ranks,
+            task=rules.task, salience=self.options.salience, noise_bound=self.options.noise_bound,
+            chunks=self._chunks, progress=progress,
+        )  # fmt: skip
+        samples = dict(self.watchlist.watched)
+        self.watchlist.renew()
+        if any(measurement.is_noisy for measurement in found.values()):
+            self.tell(
+                "rounding noise of the forward passes may exceed the strength of the high orders; "
+                + ('use precision="32-true"' if rules.model.precision is not None else "do not read much into them")
+            )
+        return Record(epoch, step, found, samples, losses, time.perf_counter() - started)
+
+    def masked_rows(self) -> int:
+        """Rows of masked inputs this rank will ask the model for in one measurement, at most."""
+        samples = len(self.options.splits) * self.options.num_samples
+        return samples * int(2**self.options.num_players) // self.ranks.world_size
+
+    def end_epoch(self) -> None:
+        """Tell, at the end of the first epoch after they were chosen, if the training samples are augmented."""
+        again = self.watchlist.recurrence.end_epoch(self.ranks)
+        if again is not None:
+            self.run.augmented = True
+            self.tell(
+                f"the training samples look different in every epoch (augmentation): {again[0]} of {again[1]} came "
+                "again in the next one; the training loss is that of augmented copies, so the loss gap is judged by "
+                "its growth, not by its sign"
+            )
+
+    def _agree(self, module: nn.Module) -> Rules:
+        """Make sure that all ranks have seen the same kind of batches; each looked at the first of its own."""
+        if self.rules is None and self._waiting:
+            self.look(module, _to(self._waiting[0][2], device_of(module)))
+        if self.rules is not None and self.rules.model.module is not module:
+            self.rules = replace(self.rules, model=self.rules.model.of(module))
+        waiting, self._waiting = self._waiting, []
+        seen = self.ranks.gather_objects(self.rules.kind if self.rules is not None else "nothing usable")
+        if self.rules is None or len(set(seen)) > 1:
+            raise BatchError(f"the first batch showed {', '.join(f'{x} on rank {i}' for i, x in enumerate(seen))}")
+        for split, _, batch in waiting:
+            self._offer(self.rules, split, batch)
+        return self.rules
+
+    def _deal(self, rules: Rules) -> dict[str, Game]:
+        """Players are drawn when a sample is first seen; only a layer's output has to be fitted again each time."""
+        games = {}
+        rows = self._chunks.rows or None if self._chunks is not None else None
+        with rules.model.quiet():
+            for split, samples in self.watchlist.watched.items():
+                game = self._games.get(split)
+                if game is None or game.samples is not samples:
+                    players = copy.deepcopy(rules.players)
+                    game = Game.draw(rules.model, samples, players, self.options.num_players, rows)
+                    self._tell_of(split, game)
+                else:
+                    game.refit(rules.model, rows)
+                games[split] = game
+        return games
+
+    def _tell_of(self, split: str, game: Game) -> None:
+        """Say what there is less of than was asked for."""
+        wanted = self.options.num_players
+        if len(game.samples) < self.options.num_samples:
+            self.tell(f"only {len(game.samples)} {split} samples to watch, num_samples={self.options.num_samples}")
+        fewer = game.player_counts[game.player_counts < wanted]
+        if len(fewer) == len(game.samples) and len(set(fewer.tolist())) == 1:
+            self.tell(f"num_players={wanted}, but the {split} samples have only {int(fewer[0])}")
+        elif len(fewer):
+            self.tell(
+                f"{len(fewer)} of {len(game.samples)} {split} samples have fewer than {wanted} players (the fewest "
+                f"{int(fewer.min())}); they add no strength to orders above their number of players"
+            )
+
+    # -- state -------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything a resumed run needs, in builtin containers and tensors."""
+        return {
+            "version": STATE_VERSION,
+            "settings": self.options.identity,
+            **self.run.state_dict(with_samples=self.options.keep_samples != "nothing"),
+            "watchlist": self.watchlist.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` left off.
+
+        A `StateError` says which settings differ so that the epochs could not be compared, or that it is of a newer
+        version.
+        """
+        version = state.get("version", 0)
+        if version > STATE_VERSION:
+            raise StateError(
+                f"The checkpoint was written by a newer version of lightning_interactions (state version "
+                f"{version}, this one reads up to {STATE_VERSION}). Update the package."
+            )
+        saved, own = state.get("settings", {}), self.options.identity
+        if version < 2:  # what these say of players and functions cannot be compared
+            own = {
+                k: v for k, v in own.items() if k != "players" and (k != "score" or isinstance(self.options.score, str))
+            }
+        different = [f"{k}={saved[k]} (now {own[k]})" for k in own if k in saved and saved[k] != own[k]]
+        if different:
+            raise StateError(
+                f"The checkpoint was written by a TwoPhaseMonitor with {', '.join(different)}; its epochs could not be "
+                "compared with new ones. Use the same settings, or another log_key_prefix to begin anew."
+            )
+        self.run.load_state_dict(state, self.options.splits[0])
+        if not self.watchlist.load_state_dict(state.get("watchlist", {})):
+            self.tell("the watched samples were too large for the checkpoint and are collected again")
+
+
+def _warn(text: str) -> None:
+    warnings.warn(f"InteractionMonitor: {text.rstrip('.')}.", InteractionsWarning, stacklevel=2)
+
+
+def _to(batch: Any, device: torch.device) -> Any:
+    """Move the tensors of a batch that waited."""
+    if isinstance(batch, torch.Tensor):
+        return batch.to(device)
+    if isinstance(batch, Mapping):
+        return {key: _to(value, device) for key, value in batch.items()}
+    if isinstance(batch, (list, tuple)):
+        return [_to(value, device) for value in batch]
+    return batch

@@ -1,0 +1,167 @@
+"""A run: all records, what was decided on them, and what single samples did. Nothing here knows of Lightning."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from lightning_interactions.measure.measurement import Measurement
+from lightning_interactions.measure.onsets import SampleTracks
+from lightning_interactions.measure.samples import Samples
+from lightning_interactions.phases import PhaseDetector, PhaseEvent
+from lightning_interactions.report.history import History
+from lightning_interactions.report.record import RunRecord
+
+
+@dataclass
+class Record:
+    """One measurement of all splits."""
+
+    epoch: int
+    step: int  # at which it is logged
+    found: Mapping[str, Measurement]
+    samples: Mapping[str, Samples]  # on which it was made
+    losses: Mapping[str, float]  # means, in nats per sample
+    seconds: float
+    scalars: dict[str, float] = field(init=False)  # what is logged, by key without prefix
+
+    def __post_init__(self) -> None:
+        """Begin with what was measured."""
+        numbers = {self.part(s) + key: x for s, found in self.found.items() for key, x in found.numbers.items()}
+        self.scalars = {**numbers, "seconds": self.seconds}
+
+    @property
+    def split(self) -> str:
+        """The split that decides: the validation samples where they are watched."""
+        return "val" if "val" in self.found else "train"
+
+    @property
+    def deciding(self) -> Measurement:
+        """The measurement the detector looks at."""
+        return self.found[self.split]
+
+    def part(self, split: str) -> str:
+        """Return the part of the logged keys that names the split, where there are two."""
+        return f"{split}/" if len(self.found) > 1 else ""
+
+
+class Run:
+    """History, events, detector and onsets of one run, in step; ``follow``: the same samples are watched every time."""
+
+    def __init__(self, detector: PhaseDetector | None, *, follow: bool) -> None:
+        self.detector = detector if detector is not None else PhaseDetector()
+        self._pristine = copy.deepcopy(self.detector)  # to begin anew with
+        self._follow = follow
+        self._start()
+
+    def _start(self) -> None:
+        self.history = History()
+        self.events: list[PhaseEvent] = []
+        self._onsets = SampleTracks()
+        self._keys = torch.zeros(0, dtype=torch.int64)
+        self.augmented = False  # whether the training samples look different in every epoch
+
+    def reset(self) -> None:
+        """Begin anew."""
+        self._start()
+        self.detector = copy.deepcopy(self._pristine)
+
+    @property
+    def boundary_epoch(self) -> int | None:
+        """Epoch of the phase boundary, or ``None`` if there is none so far."""
+        return self.detector.boundary_epoch
+
+    def stands(self, kind: str | None) -> bool:
+        """Whether a boundary, or overfitting, was found and has not been withdrawn since."""
+        found = {"boundary": self.detector.boundary_epoch, "overfitting": self.detector.overfitting_epoch}
+        return found.get(kind or "") is not None
+
+    def decide(self, record: Record, train_loss: float | None, val_loss: float | None) -> list[PhaseEvent]:
+        """Decide on a record; return the new events. What the detector thinks goes into the record's scalars."""
+        keys = record.samples[record.split].keys
+        events = self._skipped(record)
+        events += self.detector.update(
+            record.epoch, record.deciding.strength, train_loss, val_loss,
+            step=record.step, paired=torch.equal(keys, self._keys), augmented=self.augmented,
+        )  # fmt: skip
+        self.events += events
+        self._keys = keys
+        train, val = (math.nan if loss is None else loss for loss in (train_loss, val_loss))
+        record.scalars |= {
+            "train_loss": train,
+            "val_loss": val,
+            "val_loss_before_alarm": math.nan if self.stands("overfitting") else val,
+            "loss_gap": val - train,
+            "phase": float(self.detector.phase),
+            "boundary_epoch": float(-1 if self.boundary_epoch is None else self.boundary_epoch),
+            "overfitting_risk": self.detector.overfitting_risk,
+        }
+        return events
+
+    def keep(self, record: Record) -> None:
+        """Put a record that was decided on into the history, and follow its samples one by one."""
+        table: list[dict[str, Any]] = []
+        if self._follow:
+            onsets, table = self._onsets.update(record.epoch, record.found, record.samples)
+            record.scalars |= onsets
+        extra = {f"{s}/strength": found.mean_strength for s, found in record.found.items() if len(record.found) > 1}
+        self.history.append(record.epoch, record.step, record.scalars, record.deciding.mean_strength, extra)
+        self.history.samples = table
+
+    def failed(self, epoch: int, step: int, problem: str) -> PhaseEvent:
+        """Keep the event that a measurement, or something after it, failed."""
+        message = f"Epoch {epoch}: {problem}. Training is not affected."
+        self.events.append(PhaseEvent("probe_failed", epoch, epoch, step, message=message))
+        return self.events[-1]
+
+    def _skipped(self, record: Record) -> list[PhaseEvent]:
+        """Tell of samples without finite scores, when that begins."""
+        skipped, watched = record.deciding.skipped, len(record.deciding.gap)
+        last = self.history.last or {}
+        if not skipped or last.get("skipped_samples", last.get("val/skipped_samples", 0)) > 0:
+            return []
+        message = (
+            f"Epoch {record.epoch}: the scores of {skipped} of {watched} watched samples are not finite; these samples "
+            "are left out. Look for NaN or infinity in the model's outputs."
+        )
+        evidence = {"skipped_samples": float(skipped)}
+        return [PhaseEvent("probe_failed", record.epoch, record.epoch, record.step, evidence, message)]
+
+    def record(self, settings: Mapping[str, Any], *, with_samples: bool) -> RunRecord:
+        """Return all that is known of the run, as plain values."""
+        return RunRecord(
+            self.history.to_dict(),
+            list(self.events),
+            self.boundary_epoch,
+            self.detector.overfitting_epoch,
+            dict(settings),
+            self.history.samples if with_samples else (),
+        )
+
+    def state_dict(self, *, with_samples: bool) -> dict[str, Any]:
+        """Return everything further records depend on; without samples, each of them is followed anew."""
+        history = self.history.state_dict()
+        state = {
+            "history": history if with_samples else {**history, "samples": []},
+            "events": [event.to_dict() for event in self.events],
+            "detector": self.detector.state_dict(),
+            "augmented": self.augmented,
+        }
+        return {**state, "samples": self._onsets.state_dict(), "decided_on": self._keys} if with_samples else state
+
+    def load_state_dict(self, state: Mapping[str, Any], split: str) -> None:
+        """Continue from `state_dict`; what it lacks begins anew."""
+        self.history.load_state_dict(state.get("history", {"records": []}))
+        self.events = [PhaseEvent.from_dict(event) for event in state.get("events", [])]
+        self.augmented = bool(state.get("augmented", False))
+        if "detector" in state:
+            self.detector.load_state_dict(state["detector"])
+        self._onsets.load_state_dict(state.get("samples", {}))
+        # States of version 1 know the samples of the split that decides only by their onsets.
+        keys = state.get("decided_on", self._onsets.keys_of(split))
+        self._keys = torch.zeros(0, dtype=torch.int64) if keys is None else keys

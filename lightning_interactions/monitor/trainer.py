@@ -1,0 +1,174 @@
+"""What the monitor needs from a Lightning Trainer, in one place: where we are, who the ranks are, where to log.
+
+The `pytorch_lightning` distribution has its own classes, so nothing here asks ``isinstance`` of Lightning's: states are
+compared by value and classes by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from lightning_interactions.errors import ArgumentError, InteractionsWarning
+from lightning_interactions.measure.ranks import Ranks
+from lightning_interactions.model.layer import LayerCut
+from lightning_interactions.monitor.options import Options
+
+UNSUPPORTED_STRATEGIES = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy", "XLAStrategy")
+"""Strategies under which a rank does not hold the whole model, so that it cannot be called on its own."""
+
+_NEEDS = "so the monitor cannot see what it should measure"
+
+
+def callback_base() -> type:
+    """Choose what the monitor derives from: Lightning's `Callback`.
+
+    Before 2.6 the Trainer of `pytorch_lightning` refuses callbacks that are not its own; there the monitor is both.
+    """
+    try:
+        older = tuple(map(int, version("pytorch-lightning").split(".")[:2])) < (2, 6)
+    except (PackageNotFoundError, ValueError):
+        return Callback
+    if not older:
+        return Callback
+    return type("Callback", (Callback, import_module("pytorch_lightning").Callback), {})
+
+
+# -- before training --------------------------------------------------------------------------------------------------
+
+
+def check_trainer(trainer: Any, module: Any, options: Options) -> bool:
+    """Say whether the monitor can work here; if not, a warning has said why, or an `ArgumentError` does."""
+    names = {cls.__name__ for cls in type(trainer.strategy).__mro__}
+    strategy = next((name for name in UNSUPPORTED_STRATEGIES if name in names), None)
+    if strategy is not None:
+        return _inactive(f"{strategy} splits the model over ranks, {_NEEDS}")
+    check_forward(module, options)
+    if options.watch == "train" or trainer.enable_validation:
+        return True
+    if trainer.limit_val_batches == 0:
+        return _inactive(f'validation is switched off (limit_val_batches=0), {_NEEDS}; watch="train" would do without')
+    raise ArgumentError(
+        f"There is no validation loader (or no `validation_step`), {_NEEDS}. Give the Trainer validation data, or use "
+        'TwoPhaseMonitor(watch="train").'
+    )
+
+
+def check_forward(module: Any, options: Options) -> None:
+    """Raise unless there is a way to call the module."""
+    own = "forward" in vars(module) or ".core.module" not in type(module).forward.__module__
+    if options.forward_fn is None and not own:
+        raise ArgumentError(
+            f"{type(module).__name__} defines no `forward`, {_NEEDS}. Define forward(inputs) -> logits, or give "
+            "`forward_fn=(module, inputs) -> logits`."
+        )
+
+
+def check_layer(module: Any, options: Options) -> None:
+    """Raise unless the module has the layer that is to be masked."""
+    if options.layer is not None:
+        LayerCut(module, options.layer)
+
+
+def _inactive(reason: str) -> bool:
+    rank_zero_warn(f"TwoPhaseMonitor is switched off for this run: {reason}.", category=InteractionsWarning)
+    return False
+
+
+def averaging_before(trainer: Any, callback: Any) -> str | None:
+    """Name a weight-averaging callback that gives the live weights back before ``callback`` measures."""
+    for other in trainer.callbacks:
+        if other is callback:
+            return None
+        if "WeightAveraging" in {cls.__name__ for cls in type(other).__mro__}:
+            return type(other).__name__
+    return None
+
+
+def tokenizer_of(trainer: Any, module: Any) -> Any:
+    """Return the attribute ``tokenizer`` of the module, or else of the data module; ``None`` if neither has one."""
+    owners = (module, getattr(trainer, "datamodule", None))
+    return next((found for owner in owners if (found := getattr(owner, "tokenizer", None)) is not None), None)
+
+
+# -- where we are -----------------------------------------------------------------------------------------------------
+
+
+def is_fitting(trainer: Any) -> bool:
+    """Whether the Trainer is in ``fit`` and past the sanity check."""
+    return getattr(trainer.state.fn, "value", None) == "fit" and not trainer.sanity_checking
+
+
+def logged_step(trainer: Any) -> int:
+    """Return the step at which Lightning itself logs at this moment, so that our curves share its x axis."""
+    loop = getattr(getattr(trainer, "fit_loop", None), "epoch_loop", None)
+    return int(getattr(loop, "_batches_that_stepped", trainer.global_step))
+
+
+def is_fast_dev_run(trainer: Any) -> bool:
+    """Whether the run is only a smoke test: nobody wants files or alerts of it."""
+    return bool(getattr(trainer, "fast_dev_run", False))
+
+
+def is_below_minimum(trainer: Any) -> bool:
+    """Whether the Trainer's ``min_epochs`` or ``min_steps`` still keep it from stopping."""
+    return bool(trainer.current_epoch < (trainer.min_epochs or 0) or trainer.global_step < (trainer.min_steps or 0))
+
+
+# -- ranks ------------------------------------------------------------------------------------------------------------
+
+
+def ranks_of(trainer: Any) -> Ranks:
+    """Describe the processes that take part in the training."""
+    if trainer.world_size == 1:
+        return Ranks()
+
+    def gather(local: Tensor) -> Tensor:
+        own = local.to(trainer.strategy.root_device).contiguous()
+        everyone = [torch.empty_like(own) for _ in range(trainer.world_size)]
+        dist.all_gather(everyone, own)
+        return torch.cat(everyone)
+
+    def gather_objects(item: Any) -> list[Any]:
+        items: list[Any] = [None] * trainer.world_size
+        dist.all_gather_object(items, item)
+        return items
+
+    return Ranks(trainer.global_rank, trainer.world_size, gather, gather_objects)
+
+
+def same_on_all_ranks(trainer: Any, decision: bool) -> bool:
+    """Let rank 0 decide for all."""
+    return bool(trainer.strategy.broadcast(decision)) if trainer.world_size > 1 else decision
+
+
+# -- logged values ----------------------------------------------------------------------------------------------------
+
+
+def logged_value(trainer: Any, key: str) -> float | None:
+    """Read a logged metric, averaged over the ranks that have it (without ``sync_dist`` they differ); all ranks ask."""
+    value = trainer.callback_metrics.get(key)
+    own = torch.tensor([[0.0 if value is None else float(value), value is not None]], dtype=torch.float64)
+    values, present = ranks_of(trainer).gather(own).unbind(1)
+    return float(values.sum() / present.sum()) if present.any() else None
+
+
+def log_scalars(trainer: Any, module: Any, metrics: Mapping[str, float], *, late: bool = False) -> None:
+    """Log the usual way, visible to every other callback; ``late``: where that way is closed.
+
+    The values are equal on all ranks already; ``sync_dist`` only keeps Lightning from warning about it.
+    """
+    if late:
+        trainer.callback_metrics.update({key: torch.tensor(value) for key, value in metrics.items()})
+        for logger in trainer.loggers:
+            logger.log_metrics(dict(metrics), step=logged_step(trainer))
+    elif not getattr(trainer, "barebones", False):  # there Lightning would warn that it logs nothing
+        module.log_dict(dict(metrics), on_step=False, on_epoch=True, batch_size=1, sync_dist=trainer.world_size > 1)

@@ -1,0 +1,158 @@
+"""What is written to the loggers besides scalars; `sinks.py` knows which of them can take it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_utilities.core.rank_zero import WarningCache, rank_zero_only
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from lightning_interactions.errors import InteractionsWarning, bad_argument
+from lightning_interactions.phases.event import PhaseEvent
+from lightning_interactions.report.figures import order_distribution_figure, run_figure
+from lightning_interactions.report.record import RunRecord
+from lightning_interactions.report.sinks import Charts, sink_of
+from lightning_interactions.report.words import event_markdown
+
+_told = WarningCache()
+
+
+class Loggers:
+    """The loggers of a run: each gets what it can take, all under one prefix. For rank 0 only."""
+
+    def __init__(self, loggers: Iterable[Any], prefix: str, figures: bool = True) -> None:
+        self.sinks = [sink_of(logger) for logger in loggers]
+        self.prefix = prefix
+        self.figures = figures
+
+    @property
+    def takes_figures(self) -> bool:
+        """Whether figures are wanted and some logger can show them."""
+        return self.figures and any(sink.shows_figures for sink in self.sinks)
+
+    @property
+    def blind(self) -> str | None:
+        """Names of the loggers, if figures are wanted and none can show any (nor histograms); dummies do not count."""
+        names = [type(sink.logger).__name__ for sink in self.sinks]
+        named = [name for name in names if name != "DummyLogger"]
+        return ", ".join(named) if named and self.figures and not self.takes_figures else None
+
+    def open(self, splits: Sequence[str]) -> None:
+        """Arrange the curves that tell the story in three charts (TensorBoard: *Custom Scalars*)."""
+        parts = [f"{split}/" for split in splits] if len(splits) > 1 else [""]
+        orders = [f"{self.prefix}{part}mean_order" for part in parts]
+        losses = "loss_gap", "train_loss", "val_loss"
+        charts: Charts = {
+            "Mean order (95 % band; line: boundary)": [
+                *((tag, f"{tag}_lower", f"{tag}_upper") for tag in orders),
+                (f"{self.prefix}boundary_line",),
+            ],
+            "Loss gap, training and validation loss": [(f"{self.prefix}{name}",) for name in losses],
+            "Overfitting risk (0 to 1)": [(f"{self.prefix}overfitting_risk",)],
+        }
+        for sink in self.sinks:
+            sink.charts(self._name, charts)
+
+    def histograms(self, part: str, counts: Tensor, edges: Tensor, share: Tensor, step: int) -> None:
+        """Write the sizes of the salient interactions of every order, and the order distribution.
+
+        The counts are ``(n, bins)`` and their symmetric edges ``(bins + 1,)``; the centre bin holds what is not salient
+        and is left out. The share ``(n,)`` of each order is not written where there is no strength.
+        """
+        # Loggers draw histograms on a linear axis, where sizes that span decades would make one spike. So the axis is
+        # in decades above the threshold of salience, negative interactions to the left: 1 is ten times the threshold.
+        positive = edges[len(edges) // 2 :]
+        decades = (positive / positive[0]).log10().double()
+        axis = np.concatenate([-decades.flip(0).numpy(), decades[1:].numpy()])
+        salient = torch.cat([counts[:, : len(decades) - 1], counts[:, len(decades) :]], 1).double()
+        found = {f"histogram/order_{order:02d}": (row.numpy(), axis) for order, row in enumerate(salient, start=1)}
+        if bool(share.isfinite().all()):
+            found["order_distribution"] = share.double().numpy(), np.arange(len(share) + 1, dtype=np.float64) + 0.5
+        for sink in self.sinks:
+            if sink.shows_histograms:
+                for name, (values, borders) in found.items():
+                    sink.histogram(f"{self.prefix}{part}{name}", values, borders, step)
+
+    def event(self, event: PhaseEvent, step: int) -> None:
+        """Write the sentence of an event and the numbers behind it."""
+        for sink in self.sinks:
+            sink.text(f"{self.prefix}events", event_markdown(event), step)
+
+    def mark_boundary(self, run: RunRecord) -> None:
+        """Draw the boundary, found or withdrawn just now, into the chart of the mean order."""
+        epochs, orders = run.history["epoch"], [x for x in run.column("mean_order") if math.isfinite(x)]
+        if run.boundary_epoch is None:
+            # A gap, or a line would join the boundary that was withdrawn to the next one.
+            step, ends = run.history["step"][-1], (math.nan, math.nan)
+        elif run.boundary_epoch in epochs and orders:
+            step, ends = run.history["step"][epochs.index(run.boundary_epoch)], (min(orders), max(orders))
+        else:
+            return
+        for sink in self.sinks:
+            sink.line(f"{self.prefix}boundary_line", step, ends)
+
+    def keep(self, run: RunRecord) -> None:
+        """Leave all that is known of the run where the loggers keep files."""
+        name, text = f"{self._name.replace('/', '_')}.json", run.to_json()
+        for sink in self.sinks:
+            sink.file(name, text)
+
+    def draw(self, run: RunRecord, step: int) -> None:
+        """Draw the run and its last record, if anything was measured and some logger can show it."""
+        if not self.takes_figures or not run.history["epoch"]:
+            return
+        last = order_distribution_figure(run.strength[-1], epoch=run.history["epoch"][-1])
+        figures = {"run": run_figure(run), "strength_by_order": last}
+        for sink in self.sinks:
+            for name, figure in figures.items():
+                sink.figure(f"{self.prefix}{name}", figure, step)
+
+    @property
+    def _name(self) -> str:
+        return self.prefix.strip("/_ ") or "interactions"
+
+
+def log_histogram(logger: Any, tag: str, counts: ArrayLike, edges: ArrayLike, step: int) -> bool:
+    """Log a histogram that has been counted already, to whatever logger there is.
+
+    TensorBoard, Weights & Biases and Comet show it; MLflow keeps it as a JSON artifact. Others cannot take it: one
+    warning for each kind of logger.
+
+    Args:
+        logger: A Lightning logger; for all of them, loop over ``trainer.loggers``.
+        tag: Its name.
+        counts: ``(bins,)``, not negative; need not be whole numbers.
+        edges: ``(bins + 1,)``, ascending.
+        step: Position on the x axis.
+
+    Returns:
+        Whether the logger took it; ``False`` on ranks above 0 too.
+
+    Raises:
+        ArgumentError: If counts and edges are no histogram.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from lightning.pytorch.loggers import TensorBoardLogger
+        >>> with TemporaryDirectory() as folder:
+        ...     logger = TensorBoardLogger(folder)
+        ...     log_histogram(logger, "sizes", [3, 0, 1], [0.0, 1.0, 2.0, 4.0], step=10)
+        ...     logger.experiment.close()
+        True
+    """
+    count, edge = np.asarray(counts, dtype=np.float64), np.asarray(edges, dtype=np.float64)
+    if edge.ndim != 1 or not np.isfinite(edge).all() or not (np.diff(edge) > 0).all():
+        raise bad_argument("edges", "an ascending sequence of finite numbers", edges)
+    if count.shape != (len(edge) - 1,) or len(count) == 0 or not (np.isfinite(count) & (count >= 0)).all():
+        raise bad_argument("counts", f"{len(edge) - 1} numbers not below 0, one per bin", counts)
+    if getattr(rank_zero_only, "rank", 0) != 0:
+        return False
+    taken = sink_of(logger).histogram(tag, count, edge, step)
+    if not taken:
+        _told.warn(f"{type(logger).__name__} cannot take histograms.", category=InteractionsWarning)
+    return taken

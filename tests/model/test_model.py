@@ -1,0 +1,270 @@
+"""A model as it is asked: without a trace, in its precision, a chunk at a time, cut where it is masked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.plugins.precision import HalfPrecision, MixedPrecision, Precision
+from models import Recorder, cnn, mlp
+from torch import Tensor, nn
+
+from lightning_interactions.errors import ArgumentError, BatchError, ModelOutputError
+from lightning_interactions.model.batch import Batch, read_batch
+from lightning_interactions.model.layer import LayerCut
+from lightning_interactions.model.model import ROUNDING, Model, find_model
+
+
+class Fn(nn.Module):
+    """A function with one parameter, so that it is somewhere."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+
+class Watched:
+    """A precision that keeps what happens, as the plugins of Lightning have it."""
+
+    precision = "16-mixed"
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+
+    @contextmanager
+    def forward_context(self) -> Iterator[None]:
+        self.events.append("enter")
+        yield
+        self.events.append("leave")
+
+    def convert_input(self, inputs: Tensor) -> Tensor:
+        self.events.append("convert")
+        return inputs * 2
+
+
+# -- quiet -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_is_asked_in_evaluation_mode_and_left_as_it_was() -> None:
+    net = nn.Sequential(nn.BatchNorm1d(3), nn.Dropout(0.5)).train()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    model, x, random = Model(net), torch.randn(8, 3), torch.get_rng_state()
+    with model.quiet():
+        first, second = model(x), model(x)
+    assert torch.equal(first, second)
+    assert not first.requires_grad
+    assert all(module.training for module in net.modules())
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_a_model_is_asked_only_inside_quiet() -> None:
+    model, x = Model(mlp()), torch.randn(2, 5)
+    with pytest.raises(AssertionError, match="inside `quiet`"):
+        model(x)
+    with pytest.raises(KeyError), model.quiet():
+        raise KeyError
+    with pytest.raises(AssertionError, match="inside `quiet`"):
+        model(x)
+
+
+def test_every_quiet_has_the_weights_of_its_begin() -> None:
+    net = mlp().bfloat16()  # half precision is cast up once for all calls
+    model, x = Model(net), torch.randn(4, 5)
+    with model.quiet():
+        first = model.logits(x)
+    with torch.no_grad():
+        net[2].bias.add_(1)
+    with model.quiet():
+        second = model.logits(x)
+    torch.testing.assert_close(second, first + 1, rtol=1e-2, atol=1e-2)
+
+
+# -- precision -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_weights_compute_in_float32(dtype: torch.dtype) -> None:
+    low = mlp().to(dtype)
+    high = mlp()
+    high.load_state_dict({name: value.float() for name, value in low.state_dict().items()})
+    x, model = torch.randn(6, 5), Model(low)
+    with model.quiet(), torch.no_grad():
+        assert model(x.to(dtype)).dtype == torch.float32
+        torch.testing.assert_close(model.logits(x), high(x).double(), rtol=1e-6, atol=1e-7)
+    assert {p.dtype for p in low.parameters()} == {dtype}
+
+
+def test_double_precision_stays_double() -> None:
+    net, x = mlp().double(), torch.randn(6, 5)
+    model = Model(net)
+    with model.quiet(), torch.no_grad():
+        assert torch.equal(model(x), net(x.double()))
+
+
+def test_a_precision_wraps_every_call_and_converts_the_inputs() -> None:
+    precision, net, x = Watched(), mlp(), torch.randn(3, 5)
+    model = Model(net, precision=precision)
+    with model.quiet(), torch.no_grad():
+        assert precision.events == []
+        assert torch.equal(model(x), net(x * 2))
+    assert precision.events == ["enter", "convert", "leave"]
+
+
+def test_the_precisions_of_lightning_decide_the_type() -> None:
+    net, x = mlp(), torch.randn(3, 5)
+    for plugin in (MixedPrecision("bf16-mixed", "cpu"), HalfPrecision("bf16-true")):
+        module = net if isinstance(plugin, MixedPrecision) else mlp().bfloat16()
+        with (model := Model(module, precision=plugin)).quiet():
+            assert model(x).dtype == torch.bfloat16
+    with (model := Model(net, precision=Precision())).quiet():
+        assert model(x).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("precision", "expected"),
+    [("16-mixed", "16"), ("16-true", "16"), ("bf16-mixed", "bf16"), ("bf16-true", "bf16"), ("32-true", "32"),
+     ("64-true", "64"), ("transformer-engine", "32")],
+)  # fmt: skip
+def test_rounding_is_that_of_the_precision(precision: str, expected: str) -> None:
+    plugin = type("Plugin", (), {"precision": precision})()
+    assert Model(mlp(), precision=plugin).rounding == ROUNDING[expected]
+
+
+def test_rounding_without_a_precision_is_that_of_the_calls() -> None:
+    assert ROUNDING == {"16": 2.0**-11, "bf16": 2.0**-8, "32": 2.0**-23, "64": 2.0**-52}
+    assert Model(mlp()).rounding == ROUNDING["32"]
+    assert Model(mlp().bfloat16()).rounding == ROUNDING["32"], "computed in float32"
+    assert Model(mlp().double()).rounding == ROUNDING["64"]
+    mixed = nn.Sequential(nn.Linear(2, 2).double(), nn.Linear(2, 2))
+    assert Model(mixed).rounding == ROUNDING["32"]
+    assert Model(nn.Flatten()).rounding == ROUNDING["32"]
+    assert Model(mlp(), precision=object()).rounding == ROUNDING["32"], "it does not say"
+
+
+# -- logits and features ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunk_size", [None, 1, 3, 100])
+@pytest.mark.parametrize("rows", [1, 2, 7])
+def test_logits_come_in_chunks_and_are_the_same(chunk_size: int | None, rows: int) -> None:
+    recorder, x = Recorder(mlp()), torch.randn(rows, 5)
+    model = Model(recorder)
+    with model.quiet(), torch.no_grad():
+        found = model.logits(x, chunk_size)
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, recorder.model(x).detach().double(), rtol=1e-5, atol=1e-6)
+    assert max(recorder.rows) <= max(chunk_size or 10**9, 2)
+    assert min(recorder.rows) >= (2 if rows == 1 else 1), "a model that squeezes would mistake a single row"
+
+
+def test_features_are_the_inputs_or_what_the_layer_returns() -> None:
+    net, x = cnn(), torch.randn(5, 1, 8, 8)
+    assert Model(net).features(x) is x
+    model = Model(net, cut=LayerCut(net, "2"))
+    with model.quiet(), torch.no_grad():
+        expected = net[:3](x.clone())
+        for chunk_size in (None, 1, 2):
+            torch.testing.assert_close(model.features(x, chunk_size), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_place_follows_the_device_and_the_memory_format() -> None:
+    images = torch.randn(2, 3, 8, 8)
+    plain = Model(nn.Conv2d(3, 4, 3))
+    assert plain.device == torch.device("cpu")
+    assert plain.place(images) is images
+    last = Model(nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last))
+    placed = last.place(images)
+    assert torch.equal(placed, images)
+    assert placed.is_contiguous(memory_format=torch.channels_last)
+    assert Model(nn.Linear(2, 2, device="meta")).place(torch.zeros(3, 2)).device.type == "meta"
+
+
+# -- finding out -----------------------------------------------------------------------------------------------------
+
+
+def test_a_found_model_answers_as_the_module_does() -> None:
+    net, x = mlp(), torch.randn(4, 5)
+    model = find_model(net, Batch(x[:2], torch.zeros(2)))
+    assert (model.module, model.precision, model.cut) == (net, None, None)
+    with model.quiet(), torch.no_grad():
+        assert torch.equal(model(x), net(x))
+
+
+def test_named_inputs_find_their_way() -> None:
+    few = read_batch({"pixels": torch.randn(2, 3), "label": torch.zeros(2)})
+    net = Fn(lambda other=None, *, pixels: pixels * 3)
+    with (model := find_model(net, few)).quiet():
+        assert torch.equal(model(few.inputs), few.inputs * 3)
+
+
+def test_the_trial_of_named_inputs_is_quiet_and_in_the_precision() -> None:
+    class Averaging(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm1d(3)
+
+        def forward(self, pixels: Tensor) -> Tensor:
+            torch.rand(1)
+            return self.norm(pixels)
+
+    few, precision, net = read_batch({"pixels": torch.randn(2, 3), "label": torch.zeros(2)}), Watched(), Averaging()
+    before, random = net.norm.running_mean.clone(), torch.get_rng_state()
+    find_model(net, few, precision=precision)
+    assert precision.events == ["enter", "convert", "leave"] * 2, "to find the way, and to see whether it gives logits"
+    assert torch.equal(net.norm.running_mean, before)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert net.norm.training
+
+
+def test_a_way_of_ones_own_is_taken() -> None:
+    few, precision = Batch(torch.randn(2, 3), torch.zeros(2)), Watched()
+    net = Fn(lambda x, flag: x if flag else None)
+    model = find_model(net, few, forward_fn=lambda module, x: module(x, True) + 1, precision=precision)
+    with model.quiet():
+        assert torch.equal(model(few.inputs), 2 * few.inputs + 1)
+    assert precision.events.count("enter") == 2, "once to try it"
+
+
+def test_a_layer_is_found_and_tried() -> None:
+    few, net = Batch(torch.randn(2, 5), torch.zeros(2)), mlp()
+    model = find_model(net, few, layer="1")
+    assert model.cut is not None
+    with model.quiet(), torch.no_grad():
+        torch.testing.assert_close(model.features(few.inputs), net[:2](few.inputs))
+
+
+FEW = Batch(torch.randn(2, 5, generator=torch.Generator().manual_seed(0)), torch.zeros(2))
+
+
+@pytest.mark.parametrize(
+    ("module", "options", "error", "text"),
+    [
+        (mlp(), {"layer": "nowhere"}, ArgumentError, "nowhere"),
+        (Fn(lambda x: x.sum()), {}, ModelOutputError, r"got torch.float32 of shape \(\)"),
+        (Fn(lambda x: x[:1]), {}, ModelOutputError, "one row of logits per input"),
+        (Fn(lambda x: "logits"), {}, ModelOutputError, "tensor of logits.* got str"),
+        (mlp(), {"forward_fn": lambda module, x: None}, ModelOutputError, "tensor of logits.* got NoneType"),
+        (nn.Sequential(mlp(), mlp(3)), {"layer": "1.3"}, ArgumentError, "1.3"),
+        (nn.Sequential(act := nn.Tanh(), nn.Linear(5, 3), act), {"layer": "0"}, ModelOutputError, "ran 2 times"),
+    ],
+    ids=["no layer", "loss", "rows", "text", "forward_fn", "no inner layer", "twice"],
+)
+def test_what_cannot_be_asked_is_said(module: nn.Module, options: Any, error: type[Exception], text: str) -> None:
+    module.train()
+    with pytest.raises(error, match=text):
+        find_model(module, FEW, **options)
+    assert module.training, "left as it was"
+
+
+def test_named_inputs_that_find_no_way_are_told_of() -> None:
+    few = read_batch({"pixels": torch.randn(2, 3), "label": torch.zeros(2)})
+    with pytest.raises(BatchError, match=r"returned no logits when called with pixels .*forward_fn"):
+        find_model(Fn(lambda **inputs: None), few)
