@@ -7,7 +7,8 @@
         ├── ArgumentError            an argument is wrong          (also a ValueError)
         ├── BatchError               a batch cannot be read        (also a ValueError)
         ├── ModelOutputError         the model's output is unusable (also a ValueError)
-        └── StateError               a checkpoint does not fit     (also a RuntimeError)
+        ├── StateError               a checkpoint does not fit     (also a RuntimeError)
+        └── MeasureError             a measurement failed          (also a RuntimeError)
     UserWarning
     └── InteractionsWarning          something was worked around; training is unaffected
 """
@@ -36,6 +37,10 @@ class ModelOutputError(InteractionsError, ValueError):
 
 class StateError(InteractionsError, RuntimeError):
     """A restored checkpoint was written with settings that differ from the present ones."""
+
+
+class MeasureError(InteractionsError, RuntimeError):
+    """A measurement failed, on this rank or on another."""
 
 
 class InteractionsWarning(UserWarning):

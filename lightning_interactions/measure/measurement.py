@@ -7,7 +7,7 @@ numbers. No Lightning here: the ranks are described by `Ranks`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +81,16 @@ class Measurement:
         return noise > float(total[high:].sum()) and noise > NOISE_WORTH_MENTIONING * float(total.sum())
 
 
+def part_of(split: str, splits: Collection[str]) -> str:
+    """Return the part of a logged key that names a split: ``"val/"``; nothing where there is only one.
+
+    Example:
+        >>> part_of("val", ("val", "train")), part_of("val", ("val",))
+        ('val/', '')
+    """
+    return f"{split}/" if len(splits) > 1 else ""
+
+
 def measure(
     model: Model,
     games: Mapping[str, Game],
@@ -105,26 +115,18 @@ def measure(
         return outputs
 
     asker = _Asker(counted, model, task, ranks, chunks or ChunkSize())
-    values: dict[str, Tensor] = {}
-    own, perturbed, metrics, losses, found, means = {}, {}, {}, {}, {}, {}
     with ranks.together(), model.quiet():
-        for split, game in games.items():
-            own[split] = asker.values(game, torch.arange(len(game.samples)))
-        for split, samples in loss_samples.items():
-            losses[split] = asker.losses(samples)
-    for split, game in games.items():
-        values[split] = asker.table(game.labels, own[split][0], game.num_players)
+        own = {s: asker.values(game, torch.arange(len(game.samples))) for s, game in games.items()}
+        losses = {s: asker.losses(samples) for s, samples in loss_samples.items()}
+    values = {s: asker.table(game.labels, own[s][0], game.num_players) for s, game in games.items()}
     with ranks.together(), model.quiet():
-        for split, game in games.items():
-            perturbed[split] = asker.perturbed(game, values[split])
+        perturbed = {s: asker.perturbed(game, values[s]) for s, game in games.items()}
     with ranks.together():
-        for split, v in values.items():
-            metrics[split] = _add_up(v, own[split][1], ranks, salience=salience, noise_bound=noise_bound)
-    for split, game in games.items():
-        found[split] = _read(metrics[split], game, asker.noise(game, values[split], perturbed[split]))
-    for split, loss in losses.items():
-        means[split] = float(loss.compute())
-    return found, means
+        metrics = {
+            s: _add_up(v, own[s][1], ranks, salience=salience, noise_bound=noise_bound) for s, v in values.items()
+        }
+    found = {s: _read(metrics[s], game, asker.noise(game, values[s], perturbed[s])) for s, game in games.items()}
+    return found, {s: float(loss.compute()) for s, loss in losses.items()}
 
 
 @dataclass(frozen=True)
@@ -190,14 +192,15 @@ class _Asker:
 
 def _add_up(values: Tensor, answers: Tensor, ranks: Ranks, *, salience: float, noise_bound: float) -> MetricCollection:
     """Split this rank's share of the values and give the interactions to the metrics, not yet summed over the ranks."""
-    split: SparseAndOr = sparse_and_or(values[ranks.share(len(values))], noise_bound=noise_bound, tol=SPLIT_TOLERANCE)
+    share = ranks.share(len(values))
+    split: SparseAndOr = sparse_and_or(values[share], noise_bound=noise_bound, tol=SPLIT_TOLERANCE)
     values = values.to(split.gap)
     scale = mean_effect(values)
     n, smallest = values.shape[1].bit_length() - 1, max(salience, SMALLEST_SIZE)
     metrics = interaction_metrics(n, smallest, _exchange(ranks)).to(values.device)
     threshold = salience * scale
     strength, count = (f(split.and_, split.or_, threshold).to(values) for f in (order_strength, salient_count))
-    rows = answers[ranks.share(len(values))].to(values)
+    rows = answers[share].to(values)
     table = torch.cat([strength.flatten(1), count.unsqueeze(1), split.gap.unsqueeze(1), rows], 1)
     metrics.update(
         and_=split.and_, or_=split.or_, threshold=threshold, scale=scale,

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from lightning_interactions.errors import StateError
 from lightning_interactions.functional.strength import cancellation, first_high_order, high_order_share, mean_order
-from lightning_interactions.measure.measurement import Measurement
+from lightning_interactions.measure.measurement import Measurement, part_of
 from lightning_interactions.measure.samples import Samples
 
 WINDOW = 3
@@ -139,7 +139,7 @@ class SampleTracks:
         for split, measurement in found.items():
             track, own = self._tracks.setdefault(split, SampleTrack()), samples[split]
             track.update(epoch, measurement.strength, own.keys)
-            part = f"{split}/" if len(found) > 1 else ""
+            part = part_of(split, found)
             scalars |= {part + key: value for key, value in track.scalars().items()}
             rows += sample_table(split, own, measurement, track.onset_epochs())
         return scalars, sorted(rows, key=lambda row: -(row["high_order_cancelled"] or 0.0))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_interactions.errors import InteractionsError
+from lightning_interactions.errors import MeasureError
 
 PROBLEM_BYTES = 400
 """Ranks tell each other so much of what went wrong."""
@@ -104,7 +104,3 @@ class Ranks:
             return problem
         words = bytes(everyone[failed[0], 1:].tolist()).rstrip(b"\0").decode(errors="replace")
         return f"on rank {failed[0]}: {words}"
-
-
-class MeasureError(InteractionsError, RuntimeError):
-    """A measurement failed, on this rank or on another."""

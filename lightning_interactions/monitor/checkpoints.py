@@ -24,8 +24,8 @@ from lightning_interactions.monitor.callback import TwoPhaseMonitor
 from lightning_interactions.monitor.faults import Faults
 from lightning_interactions.monitor.loop import InteractionMonitor
 from lightning_interactions.monitor.options import Options
-from lightning_interactions.monitor.terminal import say
-from lightning_interactions.monitor.trainer import check_forward, check_layer, tokenizer_of
+from lightning_interactions.monitor.session import look_once
+from lightning_interactions.monitor.trainer import check_forward, check_layer
 from lightning_interactions.report.words import short_sentence
 
 STATE_FILE = "analysis.ckpt"
@@ -87,13 +87,8 @@ class _Watch(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Look at the first batch, before the module's own step may fail on it."""
-        if self.monitor.rules is None and dataloader_idx == 0:
-            precision = trainer.precision_plugin if self.monitor.options.precision == "inherit" else None
-            chosen = self.monitor.look(
-                pl_module, batch, tokenizer=tokenizer_of(trainer, pl_module), precision=precision
-            )
-            if self.monitor.options.verbose:
-                say(trainer, f"TwoPhaseMonitor: {chosen}.")
+        if dataloader_idx == 0:
+            look_once(self.monitor, trainer, pl_module, batch)
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int,

@@ -13,6 +13,7 @@ from lightning_interactions.errors import bad_argument, is_number, is_whole
 from lightning_interactions.functional.coalitions import check_num_players
 from lightning_interactions.measure.fingerprint import fingerprint
 from lightning_interactions.measure.interactions import check_chunk_size
+from lightning_interactions.measure.measurement import part_of
 from lightning_interactions.model.score import ScoreFn, resolve_score
 from lightning_interactions.model.task import Target, check_target_option
 from lightning_interactions.phases import PhaseDetector
@@ -129,6 +130,11 @@ class Options:
     def splits(self) -> tuple[str, ...]:
         """The splits whose interactions are measured, the deciding one first."""
         return ("val", "train") if self.watch == "both" else (self.watch,)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts of the logged keys that name these splits, see `part_of`."""
+        return tuple(part_of(split, self.splits) for split in self.splits)
 
     @property
     def loss_splits(self) -> tuple[str, ...]:

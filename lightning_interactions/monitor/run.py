@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lightning_interactions.measure.measurement import Measurement
+from lightning_interactions.measure.measurement import Measurement, part_of
 from lightning_interactions.measure.onsets import SampleTracks
 from lightning_interactions.measure.samples import Samples
 from lightning_interactions.phases import PhaseDetector, PhaseEvent
@@ -47,7 +47,7 @@ class Record:
 
     def part(self, split: str) -> str:
         """Return the part of the logged keys that names the split, where there are two."""
-        return f"{split}/" if len(self.found) > 1 else ""
+        return part_of(split, self.found)
 
 
 class Run:

@@ -66,6 +66,16 @@ class Budget:
         self.count += 1
 
 
+def look_once(loop: InteractionMonitor, trainer: Any, module: Any, batch: Any) -> None:
+    """Let the loop object look at its first batch, with what the Trainer knows, and say what was chosen."""
+    if loop.rules is not None:
+        return
+    precision = trainer.precision_plugin if loop.options.precision == "inherit" else None
+    chosen = loop.look(module, batch, tokenizer=tokenizer_of(trainer, module), precision=precision)
+    if loop.options.verbose:
+        say(trainer, f"TwoPhaseMonitor: {chosen}.")
+
+
 class Session:
     """What happens to one loop object while a Trainer fits; made anew for each fit.
 
@@ -96,8 +106,13 @@ class Session:
 
     @property
     def _speaks(self) -> bool:
+        """Whether this process writes files and tells people, as long as the monitor is at work."""
+        return self.active and self._writes
+
+    @property
+    def _writes(self) -> bool:
         """Whether this process writes files and tells people."""
-        return self.active and self.trainer.is_global_zero and not is_fast_dev_run(self.trainer)
+        return bool(self.trainer.is_global_zero) and not is_fast_dev_run(self.trainer)
 
     # -- before the first measurement --------------------------------------------------------------------------------
 
@@ -117,7 +132,7 @@ class Session:
         self._ask_to_stop(asked=is_below_minimum(self.trainer))
         if self._speaks:
             with self._contained("preparing the loggers"):
-                self._loggers.open(self.options.splits)
+                self._loggers.open(self.options.parts)
                 blind = self._loggers.blind
                 if blind is not None:
                     self.faults.tell(
@@ -127,13 +142,8 @@ class Session:
 
     def look(self, batch: Any) -> None:
         """Look at a first batch, while an error still costs nobody a run."""
-        if not self.active or self.loop.rules is not None:
-            return
-        precision = self.trainer.precision_plugin if self.options.precision == "inherit" else None
-        tokenizer = tokenizer_of(self.trainer, self.module)
-        chosen = self.loop.look(self.module, batch, tokenizer=tokenizer, precision=precision)
-        if self.options.verbose:
-            say(self.trainer, f"TwoPhaseMonitor: {chosen}.")
+        if self.active:
+            look_once(self.loop, self.trainer, self.module, batch)
 
     def observe(self, split: str, batch: Any) -> None:
         """Consider the samples of a passing batch."""
@@ -180,8 +190,8 @@ class Session:
                 self.settle()
         if is_fitting(self.trainer) and self._waiting is None and not len(self.loop.history):
             # Nothing could be measured so far; without these keys a `ModelCheckpoint` would stop the run.
-            parts = ("val/", "train/") if self.options.watch == "both" else ("",)
-            self._log(dict.fromkeys([*DECISION_KEYS, *(f"{part}mean_order" for part in parts)], math.nan))
+            keys = [*DECISION_KEYS, *(f"{part}mean_order" for part in self.options.parts)]
+            self._log(dict.fromkeys(keys, math.nan))
 
     def _tell_cost(self, record: Record) -> None:
         """Say what the first measurement cost."""
@@ -210,7 +220,7 @@ class Session:
                 self._act(events)
         with self._contained("logging"):
             self._log(record.scalars, late=late)
-        if self.trainer.is_global_zero and not is_fast_dev_run(self.trainer):
+        if self._writes:
             with self._contained("writing histograms and texts"):
                 self._write(record, events)
             count = len(self.loop.history)
@@ -307,7 +317,7 @@ class Session:
 
         def happened(problem: str) -> None:
             event = self.loop.run.failed(self.trainer.current_epoch, logged_step(self.trainer), problem)
-            if self.trainer.is_global_zero and not is_fast_dev_run(self.trainer):
+            if self._writes:
                 self._tell_fault(event)
 
         return self.faults.contain(what, happened, counts=counts)

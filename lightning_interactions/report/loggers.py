@@ -42,9 +42,11 @@ class Loggers:
         named = [name for name in names if name != "DummyLogger"]
         return ", ".join(named) if named and self.figures and not self.takes_figures else None
 
-    def open(self, splits: Sequence[str]) -> None:
-        """Arrange the curves that tell the story in three charts (TensorBoard: *Custom Scalars*)."""
-        parts = [f"{split}/" for split in splits] if len(splits) > 1 else [""]
+    def open(self, parts: Sequence[str]) -> None:
+        """Arrange the curves that tell the story in three charts (TensorBoard: *Custom Scalars*).
+
+        The parts of the keys name the watched splits: ``""`` where there is one.
+        """
         orders = [f"{self.prefix}{part}mean_order" for part in parts]
         losses = "loss_gap", "train_loss", "val_loss"
         charts: Charts = {

@@ -15,11 +15,12 @@ from models import Asked, Exchange, Recorder, mlp, on_ranks
 from torch import Tensor, nn
 
 from lightning_interactions import compute_interactions
+from lightning_interactions.errors import MeasureError
 from lightning_interactions.functional import interaction_histogram, mean_order, salient_count
 from lightning_interactions.measure import ranks as ranks_module
 from lightning_interactions.measure.games import Game
 from lightning_interactions.measure.measurement import Measurement, measure
-from lightning_interactions.measure.ranks import CELLS, MeasureError, Ranks
+from lightning_interactions.measure.ranks import CELLS, Ranks
 from lightning_interactions.measure.samples import Pool, Samples
 from lightning_interactions.model.chunks import ChunkSize
 from lightning_interactions.model.layer import LayerCut

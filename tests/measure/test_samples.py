@@ -18,9 +18,9 @@ from models import on_ranks
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from lightning_interactions.errors import BatchError
+from lightning_interactions.errors import BatchError, MeasureError
 from lightning_interactions.measure import samples as probes
-from lightning_interactions.measure.ranks import MeasureError, Ranks
+from lightning_interactions.measure.ranks import Ranks
 from lightning_interactions.measure.samples import (
     HASHED_AT_ONCE,
     Pool,

@@ -149,7 +149,7 @@ def test_figures_are_drawn_only_where_they_can_be_seen(board: TensorBoardLogger,
 
 def everything(loggers: list[Any]) -> None:
     to = Loggers(loggers, "x/")
-    to.open(["val"])
+    to.open([""])
     to.histograms("", COUNTS, EDGES, torch.tensor([0.5, 0.25, 0.25]), step=1)
     to.event(PhaseEvent("boundary", 1, 2, message="text"), step=1)
     to.mark_boundary(run(0, [1.0, 2.0]))
