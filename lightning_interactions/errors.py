@@ -7,6 +7,7 @@
         ├── ArgumentError            an argument is wrong          (also a ValueError)
         ├── BatchError               a batch cannot be read        (also a ValueError)
         ├── ModelOutputError         the model's output is unusable (also a ValueError)
+        ├── ModelCallError           the model fails when called   (also a RuntimeError)
         ├── StateError               a checkpoint does not fit     (also a RuntimeError)
         └── MeasureError             a measurement failed          (also a RuntimeError)
     UserWarning
@@ -33,6 +34,10 @@ class BatchError(InteractionsError, ValueError):
 
 class ModelOutputError(InteractionsError, ValueError):
     """The model returned something that is not a ``(B, C)`` or ``(B,)`` tensor of scores."""
+
+
+class ModelCallError(InteractionsError, RuntimeError):
+    """The model raised an error when the monitor called it."""
 
 
 class StateError(InteractionsError, RuntimeError):

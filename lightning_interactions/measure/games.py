@@ -10,11 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_interactions.measure.samples import Samples, content_keys, draw_players
+from lightning_interactions.errors import BatchError, ModelCallError, ModelOutputError
+from lightning_interactions.measure.keys import content_keys
+from lightning_interactions.measure.samples import Samples, draw_players, grow
 from lightning_interactions.measure.values import score_rows
 from lightning_interactions.model.batch import Batch, Field
+from lightning_interactions.model.call import Call
 from lightning_interactions.model.model import Model, find_model
-from lightning_interactions.model.score import ScoreFn
+from lightning_interactions.model.score import ScoreFn, read_logits, read_whole
 from lightning_interactions.model.task import Target, Task, find_task
 from lightning_interactions.players import Players, of_layer, player_counts, suited_players, two_samples
 
@@ -33,22 +36,38 @@ class Game:
         cls, model: Model, samples: Samples, players: Players, num_players: int, chunk_size: int | None = None
     ) -> Game:
         """Fit players on the samples, or on the inner layer's output for them, and draw them; inside `Model.quiet`."""
-        masked = samples.inputs
-        if model.cut is not None:
-            masked = model.features(model.place(samples.inputs), chunk_size).cpu()
-        players.fit(masked)
-        labels, size = draw_players(players, masked, samples.keys, num_players)
+        masked = _masked(model, samples, chunk_size)
+        players.fit(_spread(masked))
+        labels, size = draw_players(players, masked, num_players)
         return cls(samples, players, labels, size)
 
     def refit(self, model: Model, chunk_size: int | None = None) -> None:
         """Fit the players on a layer's present output: a mean baseline moves with the weights."""
         if model.cut is not None:
-            self.players.fit(model.features(model.place(self.samples.inputs), chunk_size).cpu())
+            self.players.fit(_spread(_masked(model, self.samples, chunk_size)))
 
     @property
     def player_counts(self) -> Tensor:
         """Long ``(B,)``: how many players each sample has; where it has fewer than ``n``, the others do nothing."""
         return player_counts(self.labels)
+
+
+def _masked(model: Model, samples: Samples, chunk_size: int | None) -> Samples:
+    """The samples with that in the place of their inputs which is masked."""
+    if model.cut is None:
+        return samples
+    inputs, *carried = model.place(samples.inputs, *samples.carried)
+    return replace(samples, inputs=model.features(inputs, chunk_size, carried).cpu())
+
+
+def _spread(samples: Samples) -> Tensor:
+    """Inputs to learn from; of smaller ones what is padding is not a number, which a mean leaves out."""
+    if samples.sizes is None:
+        return samples.inputs
+    spread = samples.inputs.clone()
+    for rows, some in samples.of_one_shape():
+        spread[rows] = grow(some.inputs, samples.inputs.shape[1:], float("nan"))
+    return spread
 
 
 @dataclass(frozen=True)
@@ -60,6 +79,7 @@ class Rules:
     players: Players  # the kind in use, not fitted
     fields: tuple[Field, ...]  # the names of the inputs, where they have some
     masked: str  # in words: what is masked, and its shape
+    notes: tuple[str, ...] = ()  # what is to be told: sentences without a full stop
 
     def describe(self) -> str:
         """Say what was chosen, in one sentence without a full stop."""
@@ -68,46 +88,130 @@ class Rules:
     @property
     def kind(self) -> str:
         """Say in few words what every rank should have found."""
-        return f"{type(self.players).__name__} and {self.task.outputs} outputs for {self.task.kind}"
+        return f"{type(self.players).__name__} and {self.task.outputs} outputs"
 
 
 def find_rules(
     module: nn.Module,
     batch: Batch,
     *,
+    call: Call | None = None,
     players: Players | str = "auto",
     num_players: int = 10,
     layer: str | None = None,
     score: str | ScoreFn = "log_odds",
     target: Target = "label",
     forward_fn: Callable[[Any, Any], Any] | None = None,
+    loss_fn: Callable[[Tensor, Tensor], Tensor] | None = None,
     tokenizer: Any = None,
     precision: Any = None,
+    fallback: Any = None,
     seed: int = 0,
 ) -> Rules:
-    """Try everything that depends on data on two samples of a batch, while an error still costs nobody a run."""
+    """Try everything that depends on data on two samples of a batch, while an error still costs nobody a run.
+
+    Args:
+        module: The model.
+        batch: A batch on its device, with the outputs the model was seen to give for it, if it was seen.
+        call: How the model was seen to be called.
+        players: Who plays, and the other options of `TwoPhaseMonitor` of these names.
+        num_players: How many.
+        layer: Where the model is masked.
+        score: What is followed.
+        target: Whose score.
+        forward_fn: How the model is called.
+        loss_fn: The loss.
+        tokenizer: The tokenizer of a text model.
+        precision: As for `Model`.
+        fallback: A precision to fall back to where the model cannot compute in full float32.
+        seed: Seed of the players' draw.
+    """
     chosen = suited_players(players, batch, module, tokenizer) if layer is None else None
-    few = masked = two_samples(batch, chosen)
+    few = two_samples(batch, chosen)
     if chosen is not None:  # before the model, which would say less clearly what is wrong with its inputs
-        _try_players(chosen, few.inputs, num_players, seed)
-    model = find_model(module, few, forward_fn=forward_fn, precision=precision, layer=layer)
+        _try_players(chosen, few, num_players, seed)
+    whole = batch.inputs.shape[1:] if is_reconstruction(batch) else None
+    model, notes = _ask_somehow(
+        module, few, batch, precision, fallback,
+        call=call, forward_fn=forward_fn, layer=layer, whole=whole,
+    )  # fmt: skip
     with model.quiet():
-        logits = model.logits(few.inputs)
-        masked = replace(few, inputs=model.features(few.inputs), fields=few.fields if layer is None else ())
-    task = find_task(logits, batch.targets, score, target)
-    picked = task.pick(task.read(few.targets), logits, torch.arange(len(logits)))
-    score_rows(logits, picked, 1, task.follow)
+        outputs = model.logits(few.inputs, None, few.carried)
+        masked = replace(few, inputs=model.features(few.inputs, None, few.carried))
+    if layer is not None:
+        masked = replace(masked, fields=())
+    if whole is not None:
+        batch, few = with_whole_targets(batch), with_whole_targets(few)
+    seen = _all_outputs(batch, outputs, whole)
+    task = find_task(seen, batch.targets, score, target, whole=whole is not None, loss_fn=loss_fn)
+    picked = task.pick(task.read(few.targets), outputs, torch.arange(len(outputs)))
+    score_rows(outputs, picked, 1, task.follow)
     if chosen is None:
         with of_layer(layer, masked.inputs):
             chosen = suited_players(players, masked, module)
-            _try_players(chosen, masked.inputs, num_players, seed)
+            _try_players(chosen, masked, num_players, seed)
     what = f"the output of layer {layer!r}" if layer else batch.describe()
     shape = masked.inputs.shape[2:] if len(masked.fields) > 1 else masked.inputs.shape[1:]
-    return Rules(model, task, chosen, batch.fields, f"{what} of shape (B, {', '.join(map(str, shape))})")
+    shown = f"{what} of shape (B, {', '.join(map(str, shape))})"
+    return Rules(model, task, chosen, batch.fields, shown, tuple(notes))
 
 
-def _try_players(players: Players, inputs: Tensor, num_players: int, seed: int) -> None:
+def is_reconstruction(batch: Batch) -> bool:
+    """Whether a model was seen to return something like its input, and nothing the targets could be classes of."""
+    if batch.seen is None or read_whole(batch.seen, batch.inputs.shape[1:]) is None:
+        return False
+    shape, targets = batch.inputs.shape[1:], batch.targets
+    if len(shape) > 1:
+        return True
+    top = int(targets.max()) + 1 if targets.ndim == 1 and not targets.is_floating_point() else None
+    return targets.shape[1:] != shape and top != shape[0]
+
+
+def with_whole_targets(batch: Batch) -> Batch:
+    """Make samples the targets of a reconstruction, unless there are others of their shape."""
+    if batch.targets[:1].numel() == batch.inputs[:1].numel():
+        return batch
+    return replace(batch, targets=batch.inputs.flatten(1))
+
+
+def _all_outputs(batch: Batch, few: Tensor, whole: torch.Size | None) -> Tensor:
+    """Outputs for the whole batch, if they were seen; else those for a few samples."""
+    if batch.seen is None or whole is not None:
+        return few
+    try:
+        seen = read_logits(batch.seen, len(batch.inputs))
+    except ModelOutputError:
+        return few
+    return seen if seen.shape[1:] == few.shape[1:] else few
+
+
+def _ask_somehow(
+    module: nn.Module, few: Batch, batch: Batch, precision: Any, fallback: Any, **how: Any
+) -> tuple[Model, list[str]]:
+    """Ask in full float32 or else in the Trainer's precision, a few samples or else as many as the user's own step."""
+    first: Exception | None = None
+    for own in (precision,) if fallback is None else (precision, fallback):
+        for some in (few, batch) if len(batch.inputs) > 2 else (few,):
+            try:
+                model = find_model(module, some, precision=own, **how)
+            except (ModelCallError, BatchError, ModelOutputError) as error:
+                first = first or error
+                continue
+            notes = [] if own is precision else [
+                "the model cannot be asked in float32, so it is in the Trainer's precision, whose rounding looks like "
+                f"high orders ({_short(first)})"
+            ]  # fmt: skip
+            return replace(model, rows=len(batch.inputs) if some is batch else None), notes
+    assert first is not None
+    raise first
+
+
+def _short(error: Exception | None) -> str:
+    return str(getattr(error, "__cause__", None) or error).strip().splitlines()[0][:160]
+
+
+def _try_players(players: Players, few: Batch, num_players: int, seed: int) -> None:
     """Fit and draw on a copy of the players: those of the run learn from all its samples."""
-    trial = copy.deepcopy(players)
-    trial.fit(inputs.cpu())
-    draw_players(trial, inputs.cpu(), content_keys(inputs, seed).cpu(), num_players)
+    trial, inputs = copy.deepcopy(players), few.inputs.cpu()
+    trial.fit(inputs)
+    draw_players(trial, Samples(inputs, few.targets.cpu(), content_keys(inputs, seed)), num_players)

@@ -21,7 +21,8 @@ from lightning_interactions.functional import (
 )
 from lightning_interactions.functional.coalitions import check_num_players, coalition_masks
 from lightning_interactions.measure.games import Game, find_rules
-from lightning_interactions.measure.samples import Samples, content_keys
+from lightning_interactions.measure.keys import content_keys
+from lightning_interactions.measure.samples import Samples
 from lightning_interactions.measure.values import evaluate_coalitions
 from lightning_interactions.model.batch import Batch, read_batch
 from lightning_interactions.model.quiet import device_of
@@ -188,7 +189,7 @@ def compute_interactions(
         if found < num_players:
             text = f"num_players={num_players}, but the samples have only {found} regions to play with; using {found}."
             warnings.warn(text, InteractionsWarning, stacklevel=2)
-        placed = asked.place(batch.inputs)
+        (placed,) = asked.place(batch.inputs)
         values = evaluate_coalitions(
             asked, placed, game.labels.to(placed.device),
             task.pick(samples.targets, asked.logits(placed, chunk_size), keys),

@@ -7,7 +7,7 @@ numbers. No Lightning here: the ranks are described by `Ranks`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,7 +97,7 @@ def measure(
     loss_samples: Mapping[str, Samples],
     ranks: Ranks,
     *,
-    task: Task,
+    tasks: Mapping[str, Task],
     salience: float,
     noise_bound: float = 0.0,
     chunks: ChunkSize | None = None,
@@ -105,27 +105,29 @@ def measure(
 ) -> tuple[dict[str, Measurement], dict[str, float]]:
     """Run all forward passes, split all values, sum up over the ranks; return measurements and mean losses by split.
 
-    Losses are in nats per sample; ``progress`` takes the number of rows of every forward pass.
+    Every split has its own task, of one kind; one without has no loss. Losses are in nats per sample; ``progress``
+    takes the number of rows of every forward pass.
     """
 
-    def counted(inputs: Tensor) -> Any:
-        outputs = model(inputs)
+    def counted(inputs: Tensor, *carried: Tensor) -> Any:
+        outputs = model(inputs, *carried)
         if progress is not None:
             progress(len(inputs))
         return outputs
 
-    asker = _Asker(counted, model, task, ranks, chunks or ChunkSize())
+    chunks = chunks or ChunkSize()
+    asker = {split: _Asker(counted, model, task, ranks, chunks) for split, task in tasks.items()}
     with ranks.together(), model.quiet():
-        own = {s: asker.values(game, torch.arange(len(game.samples))) for s, game in games.items()}
-        losses = {s: asker.losses(samples) for s, samples in loss_samples.items()}
-    values = {s: asker.table(game.labels, own[s][0], game.num_players) for s, game in games.items()}
+        own = {s: asker[s].values(game, torch.arange(len(game.samples))) for s, game in games.items()}
+        losses = {s: asker[s].losses(samples) for s, samples in loss_samples.items() if s in tasks}
+    values = {s: asker[s].table(game, own[s][0]) for s, game in games.items()}
     with ranks.together(), model.quiet():
-        perturbed = {s: asker.perturbed(game, values[s]) for s, game in games.items()}
+        perturbed = {s: asker[s].perturbed(game, values[s]) for s, game in games.items()}
     with ranks.together():
         metrics = {
             s: _add_up(v, own[s][1], ranks, salience=salience, noise_bound=noise_bound) for s, v in values.items()
         }
-    found = {s: _read(metrics[s], game, asker.noise(game, values[s], perturbed[s])) for s, game in games.items()}
+    found = {s: _read(metrics[s], game, asker[s].noise(game, values[s], perturbed[s])) for s, game in games.items()}
     return found, {s: float(loss.compute()) for s, loss in losses.items()}
 
 
@@ -142,8 +144,11 @@ class _Asker:
     def values(self, game: Game, rows: Tensor, masker: Masker | None = None) -> tuple[Tensor, Tensor]:
         """Scores of this rank's share of some samples' pairs with coalitions, flat; answers ``(B, 3)`` for them all."""
         samples, task, labels = game.samples, self.task, game.labels[rows]
-        inputs, targets = self.model.place(samples.inputs[rows]), task.read(samples.targets[rows])
-        logits = self.model.logits(inputs, self.chunks.rows or None)
+        some, targets = samples[rows], task.read(samples.targets[rows])
+        logits = torch.cat([self.outputs(part, self.chunks.rows or None) for _, part in some.of_one_shape()])
+        if some.sizes is not None:
+            logits = logits[torch.cat([place for place, _ in some.of_one_shape()]).argsort()]
+        inputs, *carried = self.model.place(some.inputs, *some.carried)
         picked = task.pick(targets, logits, samples.keys[rows])
         answers = torch.stack(
             [task.truth(targets, picked).to(logits), task.predict(logits, picked), task.followed(picked).to(logits)], 1
@@ -155,19 +160,31 @@ class _Asker:
             self.forward, inputs, labels.to(inputs.device), picked,
             masker=masker or game.players, num_players=game.num_players, score=task.follow,
             chunk_size=self.chunks if masker is None else self.chunks.rows or None, cut=self.model.cut, cells=cells,
+            carried=carried, sizes=some.sizes,
         )  # fmt: skip
         return values, answers
 
     def losses(self, samples: Samples) -> Metric:
         """Losses of this rank's share of the samples."""
         mean = loss_metric(self.model.device, _exchange(self.ranks))
-        share, size = self.ranks.share(len(samples)), self.chunks.rows or default_chunk_size(samples.inputs)
-        for start in range(share.start, share.stop, size):  # only one chunk at a time is on the device
-            rows = slice(start, min(start + size, share.stop))
-            logits = self.model.logits(self.model.place(samples.inputs[rows]), size)
-            loss = self.task.loss(logits, self.task.read(samples.targets[rows]))
-            mean.update(torch.where(loss.isfinite(), loss, torch.nan))  # one infinite loss would hide all others
+        for part, outputs in self.all_outputs(samples[self.ranks.share(len(samples))]):
+            loss = self.task.loss(outputs, self.task.read(part.targets))
+            counts = torch.ones_like(loss) if part.counts is None else part.counts.to(loss)
+            mean.update(torch.where(loss.isfinite(), loss, torch.nan), counts)  # one infinite one would hide the others
         return mean
+
+    def all_outputs(self, samples: Samples) -> Iterator[tuple[Samples, Tensor]]:
+        """Outputs for samples as they are, in parts of one shape; only one chunk at a time is on the device."""
+        size = self.chunks.rows or default_chunk_size(samples.inputs)
+        for _, alike in samples.of_one_shape() if len(samples) else ():
+            for start in range(0, len(alike), size):
+                part = alike[start : start + size]
+                yield part, self.outputs(part, size)
+
+    def outputs(self, samples: Samples, size: int | None) -> Tensor:
+        """Outputs ``(B, C)`` for samples of one shape."""
+        inputs, *carried = self.model.place(samples.inputs, *samples.carried)
+        return self.model.logits(inputs, size, carried)
 
     def perturbed(self, game: Game, values: Tensor) -> tuple[Tensor, Tensor] | None:
         """Index ``(1,)`` of the first sample that counts, and its scores rounded otherwise; or ``None``."""
@@ -183,11 +200,12 @@ class _Asker:
         if perturbed is None:
             return values.new_full((game.num_players,), torch.nan)
         first, cells = perturbed
-        return noise_by_order(values[first], self.table(game.labels[first], cells, game.num_players))[0]
+        return noise_by_order(values[first], self.table(game, cells, first))[0]
 
-    def table(self, labels: Tensor, own: Tensor, num_players: int) -> Tensor:
+    def table(self, game: Game, own: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
         """Scores ``(B, 2**n)`` of all ranks, of which this one has found its ``own``."""
-        return table_of(torch.cat(self.ranks.exchange(own)), labels, num_players)
+        some = game.samples[rows]
+        return table_of(torch.cat(self.ranks.exchange(own)), game.labels[rows], game.num_players, some.sizes)
 
 
 def _add_up(values: Tensor, answers: Tensor, ranks: Ranks, *, salience: float, noise_bound: float) -> MetricCollection:

@@ -8,32 +8,18 @@ samples a distributed sampler repeats are recognised; and each sample's players 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from lightning_interactions.errors import BatchError
-from lightning_interactions.model.batch import Padding
+from lightning_interactions.measure.keys import content_keys, with_targets, without_targets
+from lightning_interactions.model.batch import Batch, Padding
 from lightning_interactions.players import Players, player_counts
-
-HASHED_AT_ONCE = {"cpu": 2**17}
-"""Numbers that go into keys in one piece, by kind of device: as 64-bit integers they should fit a core's cache."""
-
-HASHED_AT_ONCE_ELSEWHERE = 2**22
-
-_GOLDEN = -7046029254386353131  # 2**64 / golden ratio and the splitmix64 constant, as signed 64-bit integers
-_MIX = -4658895280553007687
-
-
-@dataclass(frozen=True)
-class Outline:
-    """All that is needed of some samples to choose among them: a few bytes each, however large they are."""
-
-    keys: Tensor  # long (B,)
-    classes: Tensor | None  # long (B,); None where there are no classes to balance
-    inputs: Tensor  # of no rows, with the shape and type of the inputs
-    targets: Tensor  # of no rows, likewise
+from lightning_interactions.players.base import BACKGROUND
 
 
 @dataclass(frozen=True)
@@ -43,44 +29,105 @@ class Samples:
     inputs: Tensor  # (B, *shape), or packed, see `read_batch`
     targets: Tensor  # (B, ...)
     keys: Tensor  # long (B,), ascending, all different
+    carried: tuple[Tensor, ...] = ()  # (B, ...) each: what else the model is called with
+    counts: Tensor | None = None  # long (B,): how often each occurs in a pass; once, if `None`
+    sizes: Tensor | None = None  # long (B, dimensions): own shape of each, where they differ and inputs are padded
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def __getitem__(self, rows: Tensor | slice) -> Samples:
+        """Return some of them."""
+        counts = None if self.counts is None else self.counts[rows]
+        sizes = None if self.sizes is None else self.sizes[rows]
+        carried = tuple(tensor[rows] for tensor in self.carried)
+        return Samples(self.inputs[rows], self.targets[rows], self.keys[rows], carried, counts, sizes)
+
+    def of_one_shape(self) -> list[tuple[Tensor, Samples]]:
+        """Return the rows of equal shape together, with these samples as they were before they were padded."""
+        if self.sizes is None:
+            return [(torch.arange(len(self)), self)]
+        shapes, which = torch.unique(self.sizes, dim=0, return_inverse=True)
+        found = []
+        for number, shape in enumerate(shapes.tolist()):
+            rows = (which == number).nonzero().flatten()
+            own = self[rows]
+            found.append((rows, replace(own, inputs=crop(own.inputs, shape), sizes=None)))
+        return found
+
+
+def crop(tensor: Tensor, shape: Sequence[int]) -> Tensor:
+    """Undo padding at the end of the last dimensions; a dimension of size 1 stays."""
+    own = list(shape)[-(tensor.ndim - 1) :]
+    return tensor[(..., *(slice(None) if size == 1 else slice(0, size) for size in own))]
+
+
+def grow(tensor: Tensor, shape: Sequence[int], value: float = 0) -> Tensor:
+    """Pad ``(B, *shape)`` at the end of every dimension."""
+    missing = [wanted - size for size, wanted in zip(tensor.shape[1:], shape, strict=True)]
+    return pad(tensor, [x for more in reversed(missing) for x in (0, more)], value=value) if any(missing) else tensor
+
+
+@dataclass(frozen=True)
+class Outline:
+    """All that is needed of some samples to choose among them: a few bytes each, however large they are."""
+
+    keys: Tensor  # long (B,)
+    counts: Tensor  # long (B,)
+    classes: Tensor | None  # long (B,); None where there are no classes to balance
+    like: Samples  # of no rows
 
 
 class Pool:
     """Keeps the samples with the smallest keys out of all batches it is offered.
 
     There are ``size`` of them at most, and fewer if their inputs would need more than ``max_bytes``; ``balanced`` takes
-    equally many of each class where targets are whole numbers. The keys that are ``wanted``, those of samples watched
+    equally many of each class (``classes_of``: targets to classes ``(B,)``, or ``None``), and looks at the inputs only:
+    of samples that differ in their targets alone it keeps one. The keys that are ``wanted``, those of samples watched
     before a run was resumed, come before all others.
     """
 
     def __init__(self, size: int, *, seed: int = 0, balanced: bool = False, max_bytes: int = 2**28) -> None:
         self.size, self.seed, self.balanced, self.max_bytes = size, seed, balanced, max_bytes
         self.wanted = torch.zeros(0, dtype=torch.int64)
+        self.classes_of: Callable[[Tensor], Tensor | None] = whole_classes
         self._pool: Samples | None = None
+        self._passing: Tensor | None = None  # how often each of them came in the present pass
 
-    def offer(self, inputs: Tensor, targets: Tensor, padding: Padding | None = None) -> None:
-        """Consider the samples ``(B, *shape)`` of one batch; draws no random numbers and keeps copies only."""
-        if not len(inputs):
+    def begin_pass(self) -> None:
+        """Take note that the data begin to pass once more: what comes again is the same sample."""
+        if self._passing is not None:
+            self._passing = torch.zeros_like(self._passing)
+
+    def offer(self, batch: Batch, padding: Padding | None = None, *, any_size: bool = False) -> None:
+        """Consider the samples of one batch; draws no random numbers and keeps copies only.
+
+        All must have one shape, unless ``padding`` brings them to one length or ``any_size`` of images will do.
+        """
+        if not len(batch.inputs):
             return
-        old = self._pool
-        like = inputs if old is None else old.inputs
-        if inputs.shape[1:] != like.shape[1:] and (padding is None or inputs.shape[1:-1] != like.shape[1:-1]):
-            raise BatchError(
-                f"Expected all inputs to have one shape, but got {tuple(inputs.shape[1:])} after "
-                f"{tuple(like.shape[1:])}. Give `input_fn=batch -> inputs` that pads or crops them."
-            )
-        keys = content_keys(inputs, self.seed, padding).cpu()
-        targets = targets.detach().cpu()
-        few = self.choose(keys, self._classes(targets))  # those that would not survive alone need not be copied
-        inputs, targets, keys = inputs.detach()[few.to(inputs.device)].cpu(), targets[few].clone(), keys[few]
-        if old is not None:
-            inputs = torch.cat(of_one_length([old.inputs, inputs], padding))
-            targets, keys = torch.cat([old.targets, targets]), torch.cat([old.keys, keys])
-        keep = self.choose(keys, self._classes(targets), inputs)
-        self._pool = Samples(inputs[keep], targets[keep], keys[keep])
+        new = self._new(batch, padding)
+        old, passing = self._pool, self._passing
+        if old is None or passing is None:
+            self._pool, self._passing = new, new.counts
+        else:
+            _check_shapes(old, new, padding, any_size)
+            joined = join([old, new], padding)
+            fresh = new.counts if new.counts is not None else torch.ones_like(new.keys)
+            self._pool, self._passing = _merge(joined, torch.cat([passing, fresh]), len(old))
+        keep = self.choose(self._pool.keys, self._classes(self._pool.targets), self._pool.inputs)
+        self._pool, self._passing = self._pool[keep], self._passing[keep] if self._passing is not None else None
+
+    def _new(self, batch: Batch, padding: Padding | None) -> Samples:
+        """Copy those that would survive alone; the others need not be."""
+        targets = batch.targets.detach().cpu()
+        keys = content_keys(batch.inputs, self.seed, padding, batch.carried).cpu()
+        keys = keys if self.balanced else with_targets(keys, targets)
+        few = self.choose(keys, self._classes(targets))
+        counts = (keys[few].unsqueeze(1) == keys).sum(1)
+        some = batch.rows(few)
+        inputs, *carried = (tensor.detach().cpu() for tensor in (some.inputs, *some.carried))
+        return Samples(inputs, targets[few].clone(), keys[few], tuple(carried), counts)
 
     def result(self) -> Samples | None:
         """Return the samples kept so far; ``None`` before the first batch."""
@@ -89,10 +136,9 @@ class Pool:
     def outline(self) -> Outline | None:
         """Describe the samples kept so far; ``None`` before the first batch."""
         pool = self._pool
-        if pool is None:
+        if pool is None or pool.counts is None:
             return None
-        empty = [tensor.new_empty((0, *tensor.shape[1:])) for tensor in (pool.inputs, pool.targets)]
-        return Outline(pool.keys, self._classes(pool.targets), *empty)
+        return Outline(pool.keys, pool.counts, self._classes(pool.targets), pool[:0])
 
     def choose(self, keys: Tensor, classes: Tensor | None, like: Tensor | None = None) -> Tensor:
         """Return indices of the wanted samples, then those with the smallest keys, in ascending order of the keys.
@@ -101,7 +147,7 @@ class Pool:
         """
         sample_bytes = 0 if like is None else math.prod(like.shape[1:]) * like.element_size()
         size = min(self.size, max(self.max_bytes // sample_bytes, 2)) if sample_bytes else self.size
-        known = torch.isin(keys, self.wanted)
+        known = torch.isin(without_targets(keys), without_targets(self.wanted))
         if not bool(known.any()):
             return smallest_keys(keys, size, classes)
         first, others = known.nonzero().flatten(), (~known).nonzero().flatten()
@@ -111,8 +157,53 @@ class Pool:
         return chosen[keys[chosen].argsort()]
 
     def _classes(self, targets: Tensor) -> Tensor | None:
-        indices = targets.numel() == len(targets) and not targets.is_floating_point()
-        return targets.flatten().long() if self.balanced and indices else None
+        return self.classes_of(targets) if self.balanced else None
+
+
+def whole_classes(targets: Tensor) -> Tensor | None:
+    """Return targets that are whole numbers as classes ``(B,)``; ``None`` for others."""
+    indices = targets.numel() == len(targets) and not targets.is_floating_point()
+    return targets.flatten().long() if indices else None
+
+
+def _check_shapes(old: Samples, new: Samples, padding: Padding | None, any_size: bool) -> None:
+    a, b = old.inputs.shape[1:], new.inputs.shape[1:]
+    alike = a == b or (any_size and len(a) == len(b)) or (padding is not None and a[:-1] == b[:-1])
+    if not alike:
+        raise BatchError(
+            f"Expected all inputs to have one shape, but got {tuple(b)} after {tuple(a)}. Give `input_fn=batch -> "
+            "inputs` that pads or crops them."
+        )
+    shapes = [tuple(x.shape[1:]) for x in old.carried], [tuple(x.shape[1:]) for x in new.carried]
+    if shapes[0] != shapes[1]:
+        raise BatchError(f"Expected what goes with the inputs to have shapes {shapes[0]}, but got {shapes[1]}.")
+
+
+def _merge(joined: Samples, passing: Tensor, old: int) -> tuple[Samples, Tensor]:
+    """Keep the first of equal keys, of which ``old`` were there before; count how often each came in one pass."""
+    keys, which = torch.unique(joined.keys, return_inverse=True)
+    now = torch.zeros(len(keys), dtype=torch.int64).index_add_(0, which, passing)
+    before = torch.zeros_like(now)
+    if joined.counts is not None:
+        before[which[:old]] = joined.counts[:old]
+    first = torch.full_like(now, len(which)).scatter_reduce_(0, which, torch.arange(len(which)), "amin")
+    return replace(joined[first], counts=torch.maximum(before, now)), now
+
+
+def join(parts: Sequence[Samples], padding: Padding | None = None) -> Samples:
+    """Put samples together, one after the other; those of different shape are padded, and their sizes kept."""
+    inputs, sizes = [part.inputs for part in parts], None
+    if padding is not None:
+        inputs = of_one_length(inputs, padding)
+    elif len({x.shape[1:] for x in inputs}) > 1 or any(part.sizes is not None for part in parts):
+        shape = [max(x.shape[1 + d] for x in inputs) for d in range(inputs[0].ndim - 1)]
+        own = [torch.tensor(x.shape[1:]).repeat(len(x), 1) if part.sizes is None else part.sizes
+               for x, part in zip(inputs, parts, strict=True)]  # fmt: skip
+        inputs, sizes = [grow(x, shape) for x in inputs], torch.cat(own)
+    carried = tuple(torch.cat(tensors) for tensors in zip(*(part.carried for part in parts), strict=True))
+    counts = [torch.ones_like(part.keys) if part.counts is None else part.counts for part in parts]
+    targets, keys = (torch.cat(list(x)) for x in zip(*((part.targets, part.keys) for part in parts), strict=True))
+    return Samples(torch.cat(inputs), targets, keys, carried, torch.cat(counts), sizes)
 
 
 def smallest_keys(keys: Tensor, size: int, classes: Tensor | None = None) -> Tensor:
@@ -148,59 +239,20 @@ def of_one_length(parts: list[Tensor], padding: Padding | None) -> list[Tensor]:
     return [part if part.shape[-1] == length else padding.extend(part, length) for part in parts]
 
 
-def content_keys(inputs: Tensor, seed: int = 0, padding: Padding | None = None) -> Tensor:
-    """Hash the content of every sample to a 64-bit integer, ``(B,)``, equal on every device and in every batch.
-
-    Every number counts, by its bits. With ``padding`` only the token ids that count are hashed, so a sample keeps its
-    key however far, and on whichever side, it is padded. Little memory is needed: the work is done in pieces.
-    """
-    if padding is not None:
-        present = padding.present(inputs)
-        place = present.cumsum(1) * _GOLDEN  # counted from the first position that counts
-        return _salted((_mix(padding.ids(inputs).long() + place) * present).sum(1), seed)
-    size, at_once = math.prod(inputs.shape[1:]), HASHED_AT_ONCE.get(inputs.device.type, HASHED_AT_ONCE_ELSEWHERE)
-    rows = max(at_once // max(size, 1), 1)
-    total = torch.zeros(len(inputs), dtype=torch.int64, device=inputs.device)
-    for begin in range(0, len(inputs), rows):
-        words = _words(inputs.detach()[begin : begin + rows])
-        for start in range(0, words.shape[1], at_once):
-            part = words[:, start : start + at_once]
-            place = torch.arange(start + 1, start + part.shape[1] + 1, device=words.device) * _GOLDEN
-            total[begin : begin + rows] += _mix(part.long() + place).sum(1)
-    return _salted(total, seed)
-
-
-def _words(inputs: Tensor) -> Tensor:
-    """The content of every sample as a row of integers: floating-point numbers as their bits."""
-    flat = inputs.reshape(len(inputs), math.prod(inputs.shape[1:])).resolve_conj().resolve_neg()
-    if flat.is_complex():
-        flat = torch.view_as_real(flat).flatten(1)
-    if flat.is_floating_point():
-        return flat.contiguous().view({1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[flat.itemsize])
-    return flat
-
-
-def _salted(total: Tensor, seed: int) -> Tensor:
-    salt = (seed + 1) * 0x2545F491 % (2**61 - 1)  # 64-bit integers, whatever the size of the seed
-    return _mix(_mix(total + salt) + _GOLDEN)
-
-
-def draw_players(masker: Players, samples: Tensor, keys: Tensor, num_players: int) -> tuple[Tensor, int]:
+def draw_players(masker: Players, samples: Samples, num_players: int) -> tuple[Tensor, int]:
     """Draw the players of every sample on the CPU, seeded by its key; return them stacked, and the game's size ``n``.
 
     That is how many the richest sample has, or ``num_players`` where other samples may have more: `uneven` players.
+    Samples of different shape have players of different shape, padded with background.
     """
-    labels = []
-    for sample, key in zip(samples, keys.tolist(), strict=True):
-        labels.append(masker.draw(sample, num_players, torch.Generator().manual_seed(key & (2**63 - 1))))
+    labels: list[Tensor] = [torch.empty(0)] * len(samples)
+    for rows, some in samples.of_one_shape():
+        for row, sample, key in zip(rows.tolist(), some.inputs, some.keys.tolist(), strict=True):
+            labels[row] = masker.draw(sample, num_players, torch.Generator().manual_seed(key & (2**63 - 1)))
+    if samples.sizes is not None:
+        shape = [max(sizes) for sizes in zip(*(x.shape for x in labels), strict=True)]
+        labels = [grow(x.unsqueeze(0), shape, BACKGROUND)[0] for x in labels]
     if len({tuple(x.shape) for x in labels}) > 1:
         raise BatchError(f"{type(masker).__name__}.partition must return the same shape for every sample.")
     stacked = torch.stack(labels)
     return stacked, num_players if masker.uneven else int(player_counts(stacked).max())
-
-
-def _mix(x: Tensor) -> Tensor:
-    """Scatter the bits of 64-bit integers; overwrites them."""
-    x.bitwise_xor_(x >> 31).mul_(_MIX)
-    x.bitwise_xor_(x >> 29).mul_(_GOLDEN)
-    return x.bitwise_xor_(x >> 32)

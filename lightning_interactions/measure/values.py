@@ -7,6 +7,7 @@ same block back each time: writing into a buffer of our own gained 0 to 3 % wher
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from lightning_interactions.errors import ModelOutputError
 from lightning_interactions.functional.coalitions import coalition_masks
+from lightning_interactions.measure.samples import crop
 from lightning_interactions.model.chunks import ChunkSize
 from lightning_interactions.model.layer import LayerCut
 from lightning_interactions.model.model import layer_features
@@ -41,37 +43,45 @@ def evaluate_coalitions(
     chunk_size: int | ChunkSize | None = None,
     cut: LayerCut | None = None,
     cells: range | None = None,
+    carried: Sequence[Tensor] = (),
+    sizes: Tensor | None = None,
 ) -> Tensor:
     """Value function ``(B, 2**n)`` of every sample at every coalition: float64, or float32 on devices without float64.
 
     Run it inside `quiet`, with samples and targets on the model's device. A `ChunkSize` that is kept starts the next
-    time where it ended. ``cells`` evaluates only these of the `count_cells` pairs of sample and coalition (at least
+    time where it ended. The tensors ``carried`` along, ``(B, ...)`` each, are given to every coalition of their sample
+    unmasked: ``forward(inputs, *carried)``. Samples of different ``sizes`` ``(B, dimensions)`` are padded, and
+    evaluated as they were. ``cells`` evaluates only these of the `count_cells` pairs of sample and coalition (at least
     one), numbered sample by sample, those with the most players first; the result is then flat, see `table_of`.
     """
     chunks = chunk_size if isinstance(chunk_size, ChunkSize) else ChunkSize(chunk_size)
     wanted = range(count_cells(players)) if cells is None else cells
     parts, passed = [], 0
-    for rows, count in _games(players):
+    for rows, count, shape in _games(players, sizes):
         own = range(max(wanted.start - passed, 0), min(wanted.stop - passed, len(rows) << count))
         passed += len(rows) << count
         if own:
             touched = rows[own.start >> count : ((own.stop - 1) >> count) + 1]
             same = slice(None) if len(touched) == len(samples) else touched
+            own_samples, own_players = samples[same], players[same]
+            if shape is not None:
+                own_samples, own_players = crop(own_samples, shape), crop(own_players, shape)
             values = _fill(
-                forward, samples[same], players[same], targets[same], own.start & ((1 << count) - 1), len(own),
+                forward, own_samples, own_players, targets[same], own.start & ((1 << count) - 1), len(own),
                 masker=masker, coalitions=coalition_masks(count, samples.device), score=score, chunks=chunks, cut=cut,
+                carried=[tensor[same] for tensor in carried],
             )  # fmt: skip
             parts.append(values)
     flat = torch.cat(parts)
-    return table_of(flat, players, num_players) if cells is None else flat
+    return table_of(flat, players, num_players, sizes) if cells is None else flat
 
 
 def count_cells(players: Tensor) -> int:
     """Number of pairs of sample and coalition: a sample with fewer players has fewer coalitions that differ."""
-    return sum(len(rows) << count for rows, count in _games(players))
+    return int((1 << player_counts(players)).sum())
 
 
-def table_of(flat: Tensor, players: Tensor, num_players: int) -> Tensor:
+def table_of(flat: Tensor, players: Tensor, num_players: int, sizes: Tensor | None = None) -> Tensor:
     """Put the values of all cells in their places ``(B, 2**n)``; the players a sample lacks make no difference.
 
     Example:
@@ -79,21 +89,31 @@ def table_of(flat: Tensor, players: Tensor, num_players: int) -> Tensor:
         tensor([[4., 5., 4., 5.],
                 [0., 1., 2., 3.]])
     """
-    games = _games(players)
-    parts = torch.split(flat, [len(rows) << count for rows, count in games])
+    games = _games(players, sizes)
+    parts = torch.split(flat, [len(rows) << count for rows, count, _ in games])
     wide = [
         part.view(len(rows), -1).repeat(1, 1 << (num_players - count))
-        for part, (rows, count) in zip(parts, games, strict=True)
+        for part, (rows, count, _) in zip(parts, games, strict=True)
     ]
     if len(games) == 1:
         return wide[0]
-    return torch.cat(wide)[torch.cat([rows for rows, _ in games]).argsort()]
+    return torch.cat(wide)[torch.cat([rows for rows, _, _ in games]).argsort()]
 
 
-def _games(players: Tensor) -> list[tuple[Tensor, int]]:
-    """Samples by their number of players, the most first: the sizes then divide each other."""
+def _games(players: Tensor, sizes: Tensor | None = None) -> list[tuple[Tensor, int, list[int] | None]]:
+    """Samples of one number of players and one shape, the most players first: the sizes then divide each other."""
     counts = player_counts(players)
-    return [((counts == m).nonzero().flatten(), m) for m in sorted(set(counts.tolist()), reverse=True)]
+    found: list[tuple[Tensor, int, list[int] | None]] = []
+    for m in sorted(set(counts.tolist()), reverse=True):
+        alike = counts == m
+        if sizes is None:
+            found.append((alike.nonzero().flatten(), m, None))
+            continue
+        shapes: Tensor = torch.unique(sizes[alike.to(sizes.device)], dim=0)
+        for shape in shapes:
+            same = (sizes == shape).all(1).to(alike.device)
+            found.append(((alike & same).nonzero().flatten(), m, shape.tolist()))
+    return found
 
 
 def _fill(
@@ -109,9 +129,10 @@ def _fill(
     score: ScoreFn,
     chunks: ChunkSize,
     cut: LayerCut | None,
+    carried: Sequence[Tensor],
 ) -> Tensor:
     """Fill ``size`` cells of the table of samples by coalitions from a cell of the first row on, block by block."""
-    masked = samples if cut is None else layer_features(forward, samples, cut, chunks.rows or None)
+    masked = samples if cut is None else layer_features(forward, samples, cut, chunks.rows or None, carried)
     chunks.suit(masked)
     layout = memory_format_of(masked)
     values = samples.new_empty(0)
@@ -120,7 +141,11 @@ def _fill(
         nonlocal values
         some, which = _block(start + position, start + size, at_most, len(coalitions))
         inputs = masker.mask_batch(masked[some], players[some], coalitions[which]).contiguous(memory_format=layout)
-        output = forward(inputs) if cut is None else cut.resume(forward, samples[some], inputs)
+        along = [tensor[some] for tensor in carried]
+        if cut is not None:
+            output = cut.resume(forward, samples[some], inputs, along)
+        else:
+            output = forward(inputs, *(tensor.repeat_interleave(which.stop - which.start, 0) for tensor in along))
         scores = score_rows(output, targets[some], which.stop - which.start, score)
         if not values.numel():
             values = scores.new_empty(len(samples), len(coalitions))
@@ -139,7 +164,7 @@ def score_rows(output: Any, targets: Tensor, repeats: int, score: ScoreFn) -> Te
         raise ModelOutputError(
             f"Expected one row of logits per input ({expected}), but the model returned {len(logits)}."
         )
-    values = score(logits, targets.unsqueeze(1).expand(-1, repeats).flatten())
+    values = score(logits, targets.repeat_interleave(repeats, 0))
     if values.shape != (expected,):
         raise ModelOutputError(
             f"Expected `score` to return shape (B,) = ({expected},), but it returned {tuple(values.shape)}."

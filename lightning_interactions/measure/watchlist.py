@@ -7,8 +7,8 @@ content keys, by which they are found again as the data pass by.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from lightning_interactions.errors import BatchError
+from lightning_interactions.measure.keys import content_keys, without_targets
 from lightning_interactions.measure.ranks import Ranks
-from lightning_interactions.measure.samples import Outline, Pool, Samples, content_keys, of_one_length
-from lightning_interactions.model.batch import Padding
+from lightning_interactions.measure.samples import Outline, Pool, Samples, join
+from lightning_interactions.model.batch import Batch, Padding
 
 LOSS_SAMPLES = 512
 STATE_LIMIT_BYTES = 64 * 2**20
@@ -39,6 +40,7 @@ class Recurrence:
     def begin_epoch(self) -> None:
         """Begin to look if there is something to look for."""
         self._before, self.batches = max(self._before, self.batches), 0
+        self.keys = None if self.keys is None else torch.unique(without_targets(self.keys))
         self._seen = None if self.keys is None else torch.zeros(len(self.keys), dtype=torch.bool)
 
     @property
@@ -49,7 +51,7 @@ class Recurrence:
     def offer(self, keys: Tensor) -> None:
         """Consider the keys of a batch."""
         if self._seen is not None and self.keys is not None:
-            self._seen |= torch.isin(self.keys, keys)
+            self._seen |= torch.isin(self.keys, without_targets(keys))
 
     def end_epoch(self, ranks: Ranks) -> tuple[int, int] | None:
         """Return how many of how many came again, if that is less than half; on all ranks or on none."""
@@ -67,46 +69,54 @@ class _Choice:
     """Which samples of which rank are chosen; every rank comes to the same."""
 
     keys: Tensor  # those of the chosen samples, rank by rank
+    counts: Tensor  # how often each occurs, on all ranks together
     rows: list[Tensor]  # of each rank's own samples, those that are chosen
-    like: Outline  # inputs of the final length and targets, of no rows
+    like: Samples  # of no rows, in their final shape
 
     @classmethod
-    def among(cls, pool: Pool, outlines: Sequence[Outline | None], padding: Padding | None) -> _Choice:
+    def among(cls, pool: Pool, outlines: Sequence[Outline | None], padding: Padding | None, any_size: bool) -> _Choice:
         """Choose what one pool would have kept of all ranks' samples."""
-        _check_alike(outlines, padding)
+        _check_alike(outlines, padding, any_size)
         known = [outline for outline in outlines if outline is not None]
-        like = max(known, key=lambda outline: outline.inputs.shape[-1])
+        like = join([outline.like for outline in known], padding)
+        if like.sizes is None and any(outline.like.sizes is not None for outline in known):
+            like = replace(like, sizes=torch.zeros(0, like.inputs.ndim - 1, dtype=torch.int64))
         keys = torch.cat([outline.keys for outline in known])
         classes = [outline.classes for outline in known if outline.classes is not None]
         chosen = pool.choose(keys, torch.cat(classes) if classes else None, like.inputs).sort().values
+        found, which = torch.unique(keys, return_inverse=True)
+        counts = torch.zeros_like(found).index_add_(0, which, torch.cat([outline.counts for outline in known]))
         ends = list(accumulate(0 if outline is None else len(outline.keys) for outline in outlines))
         rows = [chosen[(chosen >= a) & (chosen < b)] - a for a, b in zip([0, *ends[:-1]], ends, strict=True)]
-        return cls(keys[chosen], rows, like)
+        return cls(keys[chosen], counts[which[chosen]], rows, like)
 
-    def part_of(self, rank: int, pool: Samples | None, padding: Padding | None) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of the chosen samples that this rank contributes."""
-        if pool is None:
-            return self.like.inputs, self.like.targets
-        inputs, _ = of_one_length([pool.inputs, self.like.inputs], padding)
-        return inputs[self.rows[rank]], pool.targets[self.rows[rank]]
+    def part_of(self, rank: int, pool: Samples | None, padding: Padding | None) -> Samples:
+        """The chosen samples that this rank contributes."""
+        return self.like if pool is None else join([pool, self.like], padding)[self.rows[rank]]
 
-    def gather(self, ranks: Ranks, inputs: Tensor, targets: Tensor) -> Samples:
+    def gather(self, ranks: Ranks, own: Samples) -> Samples:
         """Exchange the chosen samples; each is contributed once."""
         counts, order = [len(rows) for rows in self.rows], self.keys.argsort()
-        inputs, targets = (ranks.gather_rows(part, counts)[order] for part in (inputs, targets))
-        return Samples(inputs, targets, self.keys[order])
+        inputs, targets, *carried = (
+            ranks.gather_rows(part, counts)[order] for part in (own.inputs, own.targets, *own.carried)
+        )
+        sizes = None if own.sizes is None else ranks.gather_rows(own.sizes, counts)[order]
+        return Samples(inputs, targets, self.keys[order], tuple(carried), self.counts[order], sizes)
 
 
-def _check_alike(outlines: Sequence[Outline | None], padding: Padding | None) -> None:
+def _check_alike(outlines: Sequence[Outline | None], padding: Padding | None, any_size: bool) -> None:
     """Compare what all ranks have; they all raise, or none does."""
     forms: dict[Any, str] = {}
     for rank, outline in enumerate(outlines):
         if outline is not None:
-            shape = outline.inputs.shape[1:] if padding is None else outline.inputs.shape[1:-1]
+            like = outline.like
+            shape: Any = like.inputs.shape[1:] if padding is None else like.inputs.shape[1:-1]
+            shape = like.inputs.ndim if any_size else shape
             inputs, targets = (
-                f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape[1:])}" for x in (outline.inputs, outline.targets)
+                f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape[1:])}" for x in (like.inputs, like.targets)
             )
-            form = shape, outline.inputs.dtype, outline.targets.shape[1:], outline.targets.dtype
+            others = tuple((tensor.shape[1:], tensor.dtype) for tensor in like.carried)
+            form = shape, like.inputs.dtype, like.targets.shape[1:], like.targets.dtype, others
             forms.setdefault(form, f"inputs {inputs} with targets {targets} on rank {rank}")
     if len(forms) > 1:
         raise BatchError(
@@ -148,29 +158,40 @@ class Watchlist:
         open_ = ("watched", split) in self._pools or ("losses", split) in self._pools
         return open_ or (split == "train" and self.recurrence.looks)
 
+    def begin_pass(self, split: str) -> None:
+        """Take note that the data of a split begin to pass once more."""
+        for (_, name), pool in self._pools.items():
+            if name == split:
+                pool.begin_pass()
+
     def offer(
         self,
         split: str,
-        inputs: Tensor,
-        targets: Tensor,
+        batch: Batch,
         *,
         padding: Padding | None = None,
+        any_size: bool = False,
         playable: Tensor | None = None,
+        classes_of: Callable[[Tensor], Tensor | None] | None = None,
     ) -> None:
         """Consider the samples of one batch.
 
         Those that are ``playable``, boolean ``(B,)``, can be watched; the loss counts all. Samples of another shape
-        than earlier ones are a `BatchError`, unless ``padding`` brings them to one length.
+        than earlier ones are a `BatchError`, unless ``padding`` brings them to one length, or images of ``any_size``
+        will do. ``classes_of``: see `Pool`.
         """
         if split == "train" and self.recurrence.looks:
-            self.recurrence.offer(content_keys(inputs, self._seed, padding).cpu())
-        if ("losses", split) in self._pools:
-            self._pools["losses", split].offer(inputs, targets, padding)
-        if ("watched", split) in self._pools:
-            some = slice(None) if playable is None else playable
-            self._pools["watched", split].offer(inputs[some], targets[some], padding)
+            self.recurrence.offer(content_keys(batch.inputs, self._seed, padding, batch.carried).cpu())
+        for kind, rows in (("losses", None), ("watched", playable)):
+            pool = self._pools.get((kind, split))
+            if pool is not None:
+                pool.classes_of = classes_of or pool.classes_of
+                some = batch if rows is None else batch.rows(rows.nonzero().flatten())
+                pool.offer(some, padding, any_size=any_size)
 
-    def freeze(self, ranks: Ranks | None = None, padding: Padding | None = None) -> str | None:
+    def freeze(
+        self, ranks: Ranks | None = None, padding: Padding | None = None, *, any_size: bool = False
+    ) -> str | None:
         """End the collection of every split that has seen samples on any rank; afterwards all ranks hold the same.
 
         The ranks first tell each other the keys only. Each then chooses the same samples, and only those are exchanged.
@@ -182,13 +203,13 @@ class Watchlist:
         ranks, pools = ranks or Ranks(), dict(self._pools)
         outlines = ranks.gather_objects([pool.outline() for pool in pools.values()])
         choices = {
-            place: _Choice.among(pool, seen, padding)
+            place: _Choice.among(pool, seen, padding, any_size)
             for (place, pool), seen in zip(pools.items(), zip(*outlines, strict=True), strict=True)
             if any(outline is not None for outline in seen)
         }
         with ranks.together():
             parts = [choice.part_of(ranks.rank, pools[p].result(), padding) for p, choice in choices.items()]
-        found = {p: choice.gather(ranks, *part) for (p, choice), part in zip(choices.items(), parts, strict=True)}
+        found = {p: choice.gather(ranks, part) for (p, choice), part in zip(choices.items(), parts, strict=True)}
         for (kind, split), samples in found.items():
             self._frozen[kind][split] = samples
             del self._pools[kind, split]
@@ -196,7 +217,8 @@ class Watchlist:
                  if split == "train" and kind not in self._passing]  # fmt: skip
         if again:
             self.recurrence.keys = torch.unique(torch.cat(again))
-        return _missing({p: (pools[p].wanted, samples.keys) for p, samples in found.items()})
+        keys = {p: (without_targets(pools[p].wanted), without_targets(samples.keys)) for p, samples in found.items()}
+        return _missing(keys)
 
     def renew(self) -> None:
         """With ``resample``, begin to collect other watched samples; else do nothing."""
@@ -210,7 +232,7 @@ class Watchlist:
         if self._keep == "nothing":
             return {"draws": self._draws}
         kept = [samples for some in self._frozen.values() for samples in some.values()]
-        size = sum(samples.inputs.numel() * samples.inputs.element_size() for samples in kept)
+        size = sum(x.numel() * x.element_size() for samples in kept for x in (samples.inputs, *samples.carried))
         with_inputs = self._keep == "inputs" and size <= STATE_LIMIT_BYTES
         # Keys by which samples are to be found again: of those still being looked for, and of the frozen ones.
         keys: dict[str, dict[str, Tensor]] = {"watched": {}, "losses": {}}
@@ -234,7 +256,7 @@ class Watchlist:
         self._draws = int(state.get("draws", 0))
         for kind, some in self._frozen.items():
             for split, tensors in state.get(kind, {}).items():
-                some[split] = Samples(tensors["inputs"], tensors["targets"], tensors["keys"])
+                some[split] = Samples(**tensors)
                 self._pools.pop((kind, split), None)
         if self._resample:  # the draw that was under way begins again
             open_ = [split for kind, split in self._pools if kind == "watched"]

@@ -1,32 +1,46 @@
-"""Finding inputs and targets in whatever a loader gives, and calling the model with masked copies of them.
+"""Finding inputs and targets in whatever a loader gives, or a model was called with.
 
-The watched part of an input is one tensor. Where a batch has more than one (token ids with an attention mask), the
-integer tensors of the same shape are packed into one, ``(B, K, L)``: the ids in row 0, their companions below. They are
-collected, hashed, masked and repeated together, and unpacked again when the model is called.
+The watched part of an input is one tensor. Token ids have companions of the same shape (an attention mask, segments):
+they are packed into one tensor with them, ``(B, K, L)``, the ids in row 0, their companions below. They are collected,
+hashed, masked and repeated together, and unpacked again when the model is called. Other tensors with a row for each
+sample are carried along.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from lightning_interactions.errors import BatchError
+from lightning_interactions.errors import BatchError, bad_argument
+from lightning_interactions.model.tree import Path, tensors
 
 TARGET_KEYS = ("labels", "label", "targets", "target", "y")
 INPUT_KEYS = ("input_ids", "pixel_values", "inputs", "input", "images", "image", "points", "features", "x")
 ATTENTION_KEY = "attention_mask"
+SPECIAL_KEY = "special_tokens_mask"
+
+Role = Literal["", "counts", "padding", "lengths"]
 
 
 class Field(NamedTuple):
-    """One named tensor of an input: its key in the batch, and its own type (packed, all are 64-bit integers)."""
+    """One named tensor of an input: its key in the batch, and its own type (packed, all are 64-bit integers).
+
+    Packed, a mask of the positions that count is 1 where they do, whichever way the model wants it.
+    """
 
     name: str
     dtype: torch.dtype
+    role: Role = ""  # "counts": a mask of what counts; "padding": one of what does not; "lengths": made of lengths
+
+    @property
+    def row(self) -> str:
+        """Its name as a row of the packed input."""
+        return ATTENTION_KEY if self.role else self.name
 
 
 @dataclass(frozen=True)
@@ -36,10 +50,26 @@ class Batch:
     inputs: Tensor  # (B, *shape), or (B, K, L) where K > 1 fields are packed; not copied unless packed
     targets: Tensor  # (B, ...)
     fields: tuple[Field, ...] = ()  # the tensors in `inputs` by name; empty if the batch gave a tensor without a name
+    carried: tuple[Tensor, ...] = ()  # (B, ...) each: what else a model that was seen is called with
+    seen: Any = None  # what it was seen to return for the whole batch
 
     def describe(self) -> str:
         """Name the inputs in a few words."""
-        return " with ".join(field.name for field in self.fields) or "inputs"
+        return " with ".join(field.name for field in self.fields if field.name) or "inputs"
+
+    def rows(self, rows: Tensor) -> Batch:
+        """Return some of the samples."""
+
+        def some(tensor: Tensor) -> Tensor:
+            return tensor[rows.to(tensor.device)]
+
+        return replace(
+            self,
+            inputs=some(self.inputs),
+            targets=some(self.targets),
+            carried=tuple(map(some, self.carried)),
+            seen=None,
+        )
 
 
 def read_batch(
@@ -75,11 +105,79 @@ def read_batch(
     return Batch(inputs, targets, fields)
 
 
+def pack(own: Sequence[Tensor], fields: Sequence[Field], lengths: Tensor | None = None) -> Tensor:
+    """Pack token ids ``(B, L)`` with their companions; one tensor alone stays as it is. Undone by `unpack`.
+
+    ``lengths``, long ``(B,)``, make the row of the field whose role that is.
+    """
+    if len(fields) == 1:
+        return own[0]
+    rows = []
+    for tensor, field in zip(own, fields, strict=False):
+        rows.append((tensor == 0).long() if field.role == "padding" else tensor.long())
+    if lengths is not None:
+        places = torch.arange(own[0].shape[-1], device=own[0].device)
+        rows.append((places < lengths.to(places).unsqueeze(1)).long())
+    return torch.stack(rows, 1)
+
+
 def unpack(inputs: Tensor, fields: Sequence[Field]) -> dict[str, Tensor]:
     """Give the tensors of an input, packed or not, by name and each of its own type; there must be a name."""
     if len(fields) == 1:
         return {fields[0].name: inputs}
-    return {field.name: inputs[:, row].to(field.dtype) for row, field in enumerate(fields)}
+    found = {}
+    for row, field in enumerate(fields):
+        if field.role != "lengths":
+            own = inputs[:, row]
+            found[field.name] = (1 - own if field.role == "padding" else own).to(field.dtype)
+    return found
+
+
+def pick_input(named: Mapping[str, Tensor], wanted: str | int | None = None) -> list[str]:
+    """Choose the tensor that is masked by what suits; return its name and those of its companions.
+
+    The first whose name is usual for inputs (`INPUT_KEYS`) is taken, else an image before a sequence before columns
+    before ids. A `BatchError` says that there is none, an `ArgumentError` that there is no ``wanted`` one.
+    """
+    if wanted is not None:
+        return _with_companions(_wanted(named, wanted), named)
+    playable = {name: x for name, x in named.items() if x.ndim >= 2 and x.shape[1:].numel() > 1}
+    labels = [name for name in playable if _last(name) in TARGET_KEYS]
+    if len(labels) < len(playable):
+        playable = {name: x for name, x in playable.items() if name not in labels}
+    if not playable:
+        shapes = ", ".join(f"{name} {tuple(x.shape)}" for name, x in named.items()) or "no tensors"
+        raise BatchError(
+            f"Expected the model to be called with a tensor (B, ...) whose parts can be masked, but it is called with "
+            f"{shapes}. Give `input_fn=batch -> inputs` and `forward_fn=(module, inputs) -> logits`."
+        )
+    usual = [name for key in INPUT_KEYS for name in playable if _last(name) == key]
+    masks = {name for name, x in playable.items() if _is_mask(name, x)}
+    ranked = sorted(playable, key=lambda name: (name in masks, _rank(playable[name])))
+    return _with_companions((usual or ranked)[0], named)
+
+
+def companion_role(name: str, tensor: Tensor, ids: Tensor) -> Role:
+    """Say whether a companion of token ids is a mask of the positions that count, and which way round it is.
+
+    The value that stands for a token occurs in every text; where both do, the ids at the places of the other one are
+    all the same: padding.
+    """
+    if "mask" not in _last(name) or _last(name) == SPECIAL_KEY or not _zeros_and_ones(tensor):
+        return ""
+    if _last(name) == ATTENTION_KEY:
+        return "counts"
+    ones, zeros = tensor != 0, tensor == 0
+    every_one, every_zero = bool(ones.any(1).all()), bool(zeros.any(1).all())
+    if every_one != every_zero:
+        return "counts" if every_one else "padding"
+    return "counts" if len(torch.unique(ids[zeros])) <= len(torch.unique(ids[ones])) else "padding"
+
+
+def target_leaf(batch: Any) -> Path | None:
+    """Find a target under one of the usual names (`TARGET_KEYS`), at whatever depth; ``None`` if there is none."""
+    named = [path for path, _ in sorted(tensors(batch).items(), key=lambda item: len(item[0])) if path]
+    return next((path for key in TARGET_KEYS for path in named if path[-1] == key), None)
 
 
 def describe_structure(batch: Any, depth: int = 3) -> str:
@@ -133,19 +231,60 @@ def _read_inputs(inputs: Any) -> tuple[Tensor | None, tuple[Field, ...]]:
         return inputs, ()
     if not isinstance(inputs, Mapping):
         return None, ()
-    tensors = {str(key): value for key, value in inputs.items() if isinstance(value, Tensor) and value.ndim >= 2}
-    main = next((key for key in INPUT_KEYS if key in tensors), None)
+    named = {str(key): value for key, value in inputs.items() if isinstance(value, Tensor) and value.ndim >= 2}
+    main = next((key for key in INPUT_KEYS if key in named), None)
     if main is None:
-        if len(tensors) != 1:
+        if len(named) != 1:
             return None, ()
-        main = next(iter(tensors))
-    ids = tensors[main]
+        main = next(iter(named))
+    ids = named[main]
     packed = [main]
     if ids.ndim == 2 and not ids.is_floating_point():
-        companions = [k for k, t in tensors.items() if k != main and not t.is_floating_point() and t.shape == ids.shape]
+        companions = [k for k, t in named.items() if k != main and not t.is_floating_point() and t.shape == ids.shape]
         packed += sorted(companions, key=lambda key: key != ATTENTION_KEY)  # where a model takes them by position
-    fields = tuple(Field(key, tensors[key].dtype) for key in packed)
-    return (ids, fields) if len(packed) == 1 else (torch.stack([tensors[key].long() for key in packed], 1), fields)
+    fields = tuple(Field(key, named[key].dtype, "counts" if key == ATTENTION_KEY else "") for key in packed)
+    return pack([named[key] for key in packed], fields), fields
+
+
+def _with_companions(name: str, named: Mapping[str, Tensor]) -> list[str]:
+    ids = named[name]
+    if ids.ndim != 2 or ids.is_floating_point() or ids.is_complex():
+        return [name]
+    alike = [other for other, x in named.items() if other != name and x.shape == ids.shape]
+    # Numbers other than 0 and 1 would not survive the packing.
+    return [name, *(other for other in alike if not named[other].is_floating_point() or _zeros_and_ones(named[other]))]
+
+
+def _wanted(named: Mapping[str, Tensor], wanted: str | int) -> str:
+    names = list(named)
+    found = [name for name in names if wanted in (name, _last(name))]
+    if isinstance(wanted, int) and 0 <= wanted < len(names):
+        found = [names[wanted]]
+    if not found or named[found[0]].ndim < 2:
+        known = ", ".join(f"{name} {tuple(x.shape)}" for name, x in named.items())
+        raise bad_argument(
+            "input", f"the name or position of a tensor (B, ...) the model is called with: {known}", wanted
+        )
+    return found[0]
+
+
+def _rank(tensor: Tensor) -> int:
+    """Order by what suits best: images, sequences and clouds, columns, ids."""
+    if tensor.is_floating_point():
+        return {4: 0, 3: 1, 2: 2}.get(tensor.ndim, 4)
+    return 3 if tensor.ndim == 2 else 4
+
+
+def _is_mask(name: str, tensor: Tensor) -> bool:
+    return tensor.dtype == torch.bool or ("mask" in _last(name) and _zeros_and_ones(tensor))
+
+
+def _zeros_and_ones(tensor: Tensor) -> bool:
+    return bool(((tensor == 0) | (tensor == 1)).all())
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2].lower()
 
 
 def _are_ids_and_mask(ids: Any, mask: Any) -> bool:

@@ -12,7 +12,7 @@ from lightning_interactions.errors import BatchError
 from lightning_interactions.model.batch import Batch, Field, unpack
 from lightning_interactions.model.score import read_logits
 
-Call = Callable[[nn.Module, Tensor], Any]  # (module, inputs as read from the batch, packed or not) -> model's output
+Call = Callable[..., Any]  # (module, inputs as read from the batch, packed or not, *carried) -> model's output
 
 
 def call_plainly(module: nn.Module, inputs: Tensor) -> Any:

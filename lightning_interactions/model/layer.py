@@ -8,7 +8,7 @@ sample of a block, not once for each coalition.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -45,7 +45,7 @@ class LayerCut:
         other._repeat_inputs = self._repeat_inputs
         return other
 
-    def features(self, forward: Forward, samples: Tensor) -> Tensor:
+    def features(self, forward: Forward, samples: Tensor, carried: Sequence[Tensor] = ()) -> Tensor:
         """Return the layer's output ``(B, *feature_shape)`` on unmasked samples, or say why it cannot be used."""
         seen: list[Any] = []
 
@@ -54,7 +54,7 @@ class LayerCut:
             seen.append(output.clone() if isinstance(output, Tensor) else output)
 
         with self._hooked(keep):
-            forward(samples)
+            forward(samples, *carried)
         if len(seen) != 1:
             raise ModelOutputError(
                 f"Layer `{self.name}` ran {len(seen)} times in one forward pass; `layer` needs one that runs once."
@@ -67,24 +67,25 @@ class LayerCut:
             )
         return seen[0]
 
-    def resume(self, forward: Forward, samples: Tensor, replaced: Tensor) -> Any:
+    def resume(self, forward: Forward, samples: Tensor, replaced: Tensor, carried: Sequence[Tensor] = ()) -> Any:
         """Run the model on samples with the layer's output replaced by ``S * C`` rows, the first sample's first."""
+        inputs = [samples, *carried]
         if self._repeat_inputs:
-            samples = samples.repeat_interleave(len(replaced) // len(samples), 0)
+            inputs = [tensor.repeat_interleave(len(replaced) // len(samples), 0) for tensor in inputs]
         with self._hooked(lambda _: replaced):
-            return forward(samples)
+            return forward(*inputs)
 
-    def check(self, forward: Forward, samples: Tensor) -> None:
+    def check(self, forward: Forward, samples: Tensor, carried: Sequence[Tensor] = ()) -> None:
         """Compare a plain forward with one through the cut, and find out whether inputs must be repeated.
 
         It takes two samples at least; a `ModelOutputError` says that the model cannot be cut here.
         """
-        expected = read_logits(forward(samples)).repeat_interleave(2, 0)
-        doubled = self.features(forward, samples).repeat_interleave(2, 0)
+        expected = read_logits(forward(samples, *carried)).repeat_interleave(2, 0)
+        doubled = self.features(forward, samples, carried).repeat_interleave(2, 0)
         for self._repeat_inputs in (False, True):
             try:
-                logits = read_logits(self.resume(forward, samples, doubled.clone()))
-            except (RuntimeError, ValueError, IndexError):
+                logits = read_logits(self.resume(forward, samples, doubled.clone(), carried))
+            except (RuntimeError, ValueError, IndexError):  # ours are among them
                 continue  # rows from before and after the layer met
             alike = logits.shape == expected.shape
             if alike and torch.allclose(logits, expected, rtol=1e-3, atol=1e-4, equal_nan=True):

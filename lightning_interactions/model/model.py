@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_interactions.errors import ModelOutputError
+from lightning_interactions.errors import InteractionsError, ModelCallError, ModelOutputError
 from lightning_interactions.model.batch import Batch
 from lightning_interactions.model.call import Call, call_plainly, find_call
-from lightning_interactions.model.chunks import ChunkSize, default_chunk_size
+from lightning_interactions.model.chunks import ChunkSize, default_chunk_size, is_out_of_memory
 from lightning_interactions.model.layer import LayerCut
 from lightning_interactions.model.quiet import Forward, device_of, float32_forward, in_format_of, quiet
-from lightning_interactions.model.score import read_logits
+from lightning_interactions.model.score import read_logits, read_whole
 
 ROUNDING = {"16": 2.0**-11, "bf16": 2.0**-8, "32": 2.0**-23, "64": 2.0**-52}
 """Relative size of a unit in the last place by the leading part of a Trainer's ``precision``."""
@@ -24,7 +24,7 @@ ROUNDING = {"16": 2.0**-11, "bf16": 2.0**-8, "32": 2.0**-23, "64": 2.0**-52}
 
 @dataclass(eq=False, repr=False)
 class Model:
-    """A module with all that is needed to ask it: a callable from inputs to whatever the module returns.
+    """A module with all that is needed to ask it: a callable from inputs, and what is carried along, to logits.
 
     It may be called only inside `quiet`, which makes sure that no trace is left. Where ``precision`` is ``None`` it
     computes in full float32 whatever dtype the weights are kept in; else it is an object with ``forward_context()`` and
@@ -35,16 +35,37 @@ class Model:
     call: Call = call_plainly
     precision: Any = None
     cut: LayerCut | None = None  # where it is masked; None for the input
+    whole: torch.Size | None = None  # shape of its outputs where they are no logits but a sample each
+    rows: int | None = None  # the only number of rows it can be called with
+    hooks: bool = False  # whether it needs the forward hooks its user put on it
     _forward: Forward | None = field(default=None, init=False)
 
-    def __call__(self, inputs: Tensor) -> Any:
-        """Return what the module returns."""
+    def __call__(self, inputs: Tensor, *carried: Tensor) -> Tensor:
+        """Return the logits ``(B, C)``, or outputs ``(B, numbers)`` where it returns a sample each."""
         assert self._forward is not None, "a model is only asked inside `quiet`"
-        return self._forward(inputs)
+        if self.rows is None or len(inputs) == self.rows:
+            return self._ask(inputs, *carried)
+        parts = [self._ask(*block) for block in _blocks((inputs, *carried), self.rows)]
+        return torch.cat(parts)[: len(inputs)]
+
+    def _ask(self, *inputs: Tensor) -> Tensor:
+        assert self._forward is not None
+        try:
+            output = self._forward(*inputs)
+        except Exception as error:
+            if isinstance(error, InteractionsError) or is_out_of_memory(error):
+                raise
+            raise ModelCallError(_failed(self.module, inputs, error)) from error
+        if self.whole is None:
+            return read_logits(output, len(inputs[0]))
+        found = read_whole(output, self.whole)
+        if found is None:
+            raise ModelOutputError(f"Expected the model to return a tensor (B, {_shape(self.whole)}), but it did not.")
+        return found
 
     def of(self, module: nn.Module) -> Model:
         """Ask another module of the same kind in the same way, for example an averaged copy."""
-        return Model(module, self.call, self.precision, None if self.cut is None else self.cut.of(module))
+        return replace(self, module=module, cut=None if self.cut is None else self.cut.of(module))
 
     @contextmanager
     def quiet(self) -> Iterator[None]:
@@ -57,18 +78,18 @@ class Model:
             finally:
                 self._forward = None
 
-    def _in_own_precision(self, inputs: Tensor) -> Any:
+    def _in_own_precision(self, *inputs: Tensor) -> Any:
         with self.precision.forward_context():
-            return self.call(self.module, self.precision.convert_input(inputs))
+            return self.call(self.module, *map(self.precision.convert_input, inputs))
 
     @property
     def device(self) -> torch.device:
         """Where the module is."""
         return device_of(self.module)
 
-    def place(self, inputs: Tensor) -> Tensor:
-        """Bring inputs to the device of the module, in the memory format that suits it."""
-        return in_format_of(self.module, inputs.to(self.device))
+    def place(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Bring inputs, and what is carried along, to the device of the module, in the memory format that suits it."""
+        return tuple(in_format_of(self.module, tensor.to(self.device)) for tensor in inputs)
 
     @property
     def rounding(self) -> float:
@@ -80,29 +101,34 @@ class Model:
         tf32 = self.device.type == "cuda" and torch.get_float32_matmul_precision() != "highest"
         return ROUNDING["16" if tf32 and own == "32" else own if own in ROUNDING else "32"]
 
-    def logits(self, inputs: Tensor, chunk_size: int | None = None) -> Tensor:
+    def logits(self, inputs: Tensor, chunk_size: int | None = None, carried: Sequence[Tensor] = ()) -> Tensor:
         """Return the logits ``(B, C)`` of inputs ``(B, *shape)`` as they are, a chunk at a time."""
         # Models that squeeze their output mistake a single row.
-        rows = inputs.expand(2, *inputs.shape[1:]) if len(inputs) == 1 else inputs
-        size = max(chunk_size or default_chunk_size(rows), 2)
-        logits = torch.cat([read_logits(self(part)) for part in rows.tensor_split(-(-len(rows) // size))])
-        if len(logits) != len(rows):
+        along = [inputs, *carried]
+        rows = [x.expand(2, *x.shape[1:]) if len(inputs) == 1 else x for x in along]
+        size = max(chunk_size or default_chunk_size(rows[0]), 2)
+        pieces = zip(*(x.tensor_split(-(-len(rows[0]) // size)) for x in rows), strict=True)
+        logits = torch.cat([self(*part) for part in pieces])
+        if len(logits) != len(rows[0]):
             raise ModelOutputError(
-                f"Expected one row of logits per input ({len(rows)}), but the model returned {len(logits)}."
+                f"Expected one row of logits per input ({len(rows[0])}), but the model returned {len(logits)}."
             )
         return logits[: len(inputs)]
 
-    def features(self, inputs: Tensor, chunk_size: int | None = None) -> Tensor:
+    def features(self, inputs: Tensor, chunk_size: int | None = None, carried: Sequence[Tensor] = ()) -> Tensor:
         """Return what is masked: the inputs, or the output ``(B, *feature_shape)`` of the layer where it is cut."""
-        return inputs if self.cut is None else layer_features(self, inputs, self.cut, chunk_size)
+        return inputs if self.cut is None else layer_features(self, inputs, self.cut, chunk_size, carried)
 
 
-def layer_features(forward: Forward, samples: Tensor, cut: LayerCut, chunk_size: int | None = None) -> Tensor:
+def layer_features(
+    forward: Forward, samples: Tensor, cut: LayerCut, chunk_size: int | None = None, carried: Sequence[Tensor] = ()
+) -> Tensor:
     """Return the output ``(B, *feature_shape)`` of an inner layer on samples, a chunk at a time."""
     parts: list[Tensor] = []
 
     def step(position: int, at_most: int) -> int:
-        parts.append(cut.features(forward, samples[position : position + at_most]))
+        rows = slice(position, position + at_most)
+        parts.append(cut.features(forward, samples[rows], [tensor[rows] for tensor in carried]))
         return len(parts[-1])
 
     ChunkSize(chunk_size or default_chunk_size(samples)).run(len(samples), step, samples.device)
@@ -113,14 +139,22 @@ def find_model(
     module: nn.Module,
     few: Batch,
     *,
+    call: Call | None = None,
     forward_fn: Callable[[Any, Any], Any] | None = None,
     precision: Any = None,
     layer: str | None = None,
+    whole: torch.Size | None = None,
 ) -> Model:
     """Find out how a module takes its inputs, and whether it can be cut at a layer, by trying it on a few samples.
 
-    They are two or more, on its device; ``forward_fn`` is the user's own way of calling it, ``precision`` as for
-    `Model`.
+    Args:
+        module: The module.
+        few: Two samples or more, on its device.
+        call: How it was seen to be called; else ways are tried, see `find_call`.
+        forward_fn: The user's own way of calling it.
+        precision: As for `Model`.
+        layer: Where it is masked.
+        whole: As for `Model`.
     """
     cut = LayerCut(module, layer) if layer is not None else None
 
@@ -129,9 +163,31 @@ def find_model(
         with attempt.quiet():
             return attempt(few.inputs)
 
-    model = Model(module, find_call(module, few, forward_fn, ask), precision, cut)
+    way = call if call is not None and forward_fn is None else find_call(module, few, forward_fn, ask)
+    model = Model(module, way, precision, cut, whole)
     with model.quiet():
-        model.logits(few.inputs)
+        model.logits(few.inputs, None, few.carried)
         if cut is not None:
-            cut.check(model, few.inputs)
+            cut.check(model, few.inputs, few.carried)
     return model
+
+
+def _blocks(inputs: Sequence[Tensor], rows: int) -> Iterator[list[Tensor]]:
+    """Cut tensors into blocks of exactly so many rows; the last one is filled up by repeating its last row."""
+    for start in range(0, len(inputs[0]), rows):
+        block = [tensor[start : start + rows] for tensor in inputs]
+        missing = rows - len(block[0])
+        yield [torch.cat([x, x[-1:].expand(missing, *x.shape[1:])]) if missing else x for x in block]
+
+
+def _failed(module: nn.Module, inputs: Sequence[Tensor], error: Exception) -> str:
+    shapes = ", ".join(f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}" for x in inputs)
+    reason = f"{type(error).__name__}: {error}".strip().rstrip(".")
+    return (
+        f"TwoPhaseMonitor called {type(module).__name__} with {shapes}, and it raised {reason}. Say how it is called: "
+        "`input_fn=batch -> inputs` and `forward_fn=(module, inputs) -> logits`."
+    )
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return ", ".join(map(str, shape))

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-Forward = Callable[[Tensor], Any]  # inputs (B, *shape) -> whatever the model returns
+Forward = Callable[..., Any]  # inputs (B, *shape), *carried (B, ...) -> whatever the model returns
 
 
 @contextmanager
@@ -61,24 +61,24 @@ def in_format_of(model: nn.Module, samples: Tensor) -> Tensor:
     return samples
 
 
-def float32_forward(model: nn.Module, call: Callable[[nn.Module, Tensor], Any] | None = None) -> Forward:
+def float32_forward(model: nn.Module, call: Callable[..., Any] | None = None) -> Forward:
     """Return a forward that computes in float32 (float64 for float64 models), whatever dtype the weights are kept in.
 
     Rounding noise in ``v`` grows like ``2**(|S|/2)`` in the interactions and would look like high orders, so weights
     kept in half precision are cast up for the call. Make a new one after every change of the weights.
     """
-    run = call or (lambda module, inputs: module(inputs))
+    run = call or (lambda module, *inputs: module(*inputs))
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     weights = [t for t in tensors.values() if t.is_floating_point() and isinstance(t, nn.Parameter)]
     wide = bool(weights) and all(t.dtype == torch.float64 for t in weights)
     dtype = torch.float64 if wide else torch.float32
     half = {name: t.detach().to(dtype) for name, t in tensors.items() if t.dtype in (torch.float16, torch.bfloat16)}
 
-    def forward(inputs: Tensor) -> Any:
-        inputs = inputs.to(dtype) if inputs.is_floating_point() else inputs
+    def forward(*inputs: Tensor) -> Any:
+        wide_inputs = tuple(x.to(dtype) if x.is_floating_point() else x for x in inputs)
         if not half:
-            return run(model, inputs)
-        return torch.func.functional_call(_Call(model, run), {f"model.{k}": v for k, v in half.items()}, (inputs,))
+            return run(model, *wide_inputs)
+        return torch.func.functional_call(_Call(model, run), {f"model.{k}": v for k, v in half.items()}, wide_inputs)
 
     return forward
 
@@ -86,13 +86,13 @@ def float32_forward(model: nn.Module, call: Callable[[nn.Module, Tensor], Any] |
 class _Call(nn.Module):
     """Lets `functional_call`, which wants a module, go through a user's own way of calling the model."""
 
-    def __init__(self, model: nn.Module, run: Callable[[nn.Module, Tensor], Any]) -> None:
+    def __init__(self, model: nn.Module, run: Callable[..., Any]) -> None:
         super().__init__()
         self.model = model
         self.run = run
 
-    def forward(self, inputs: Tensor) -> Any:
-        return self.run(self.model, inputs)
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.run(self.model, *inputs)
 
 
 def _keep_random_states(device: torch.device, undo: ExitStack) -> None:

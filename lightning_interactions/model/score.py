@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_interactions.errors import BatchError, ModelOutputError, bad_argument
+from lightning_interactions.model.tree import tensors
 
 ScoreFn = Callable[[Tensor, Tensor], Tensor]  # (logits (B, C) or (B, 1), targets (B,)) -> (B,)
 
@@ -61,27 +61,49 @@ def resolve_score(score: str | ScoreFn) -> ScoreFn:
     raise bad_argument("score", expected, score)
 
 
-def read_logits(output: Any) -> Tensor:
-    """Find the logits ``(B, C)`` in what a model returned: a tensor, or something that holds one as ``logits``.
+def read_logits(output: Any, rows: int | None = None) -> Tensor:
+    """Find the logits ``(B, C)`` in what a model returned.
 
-    A single logit makes ``(B, 1)``. They are float64 where the device has it, else float32.
+    That is a tensor, or something that holds one as ``logits``, or a structure: of a loss, features and logits, say,
+    the first floating-point tensor ``(B, C)`` or ``(B,)`` counts. A single logit makes ``(B, 1)``. They are float64 where
+    the device has it, else float32. ``rows`` is ``B`` where it is known.
     """
-    if isinstance(output, Mapping):
-        output = output.get("logits", output)
-    elif not isinstance(output, Tensor):
-        output = getattr(output, "logits", output)
-    if not isinstance(output, Tensor):
+    found = _find_logits(output, rows)
+    if found is None:
+        shown = f"{output.dtype} of shape {tuple(output.shape)}" if isinstance(output, Tensor) else _kind(output)
         raise ModelOutputError(
-            f"Expected the model to return a tensor of logits, or an object with `.logits`, but got "
-            f"{type(output).__name__}. Give `forward_fn=(module, inputs) -> logits`."
+            f"Expected the model to return floating-point logits of shape (B, C) or (B,), or an object with `.logits`, "
+            f"but got {shown}. Give `forward_fn=(module, inputs) -> logits`."
         )
-    if output.ndim not in (1, 2) or not output.is_floating_point():
-        raise ModelOutputError(
-            f"Expected the model to return floating-point logits of shape (B, C) or (B,), but got "
-            f"{output.dtype} of shape {tuple(output.shape)}. Give `forward_fn=(module, inputs) -> logits`."
-        )
-    logits: Tensor = output.unsqueeze(-1) if output.ndim == 1 else output
+    logits = found.unsqueeze(-1) if found.ndim == 1 else found.flatten(1)
     return logits.float() if logits.device.type == "mps" else logits.double()
+
+
+def read_whole(output: Any, shape: torch.Size) -> Tensor | None:
+    """Find the first floating-point tensor ``(B, *shape)`` in what a model returned, as ``(B, numbers)``."""
+    for leaf in tensors(output).values():
+        if leaf.is_floating_point() and leaf.ndim and leaf.shape[1:] == shape:
+            return leaf.flatten(1).float() if leaf.device.type == "mps" else leaf.flatten(1).double()
+    return None
+
+
+def _find_logits(output: Any, rows: int | None) -> Tensor | None:
+    named = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    whole = output if isinstance(output, Tensor) else named
+    if isinstance(whole, Tensor):
+        return whole if _are_logits(whole, None) else None
+    return next((leaf for leaf in tensors(output).values() if _are_logits(leaf, rows)), None)
+
+
+def _are_logits(tensor: Tensor, rows: int | None) -> bool:
+    """Whether a tensor is ``(B, C)`` or ``(B,)``, further dimensions of size 1 aside."""
+    shaped = tensor.ndim > 0 and all(size == 1 for size in tensor.shape[2:])
+    return shaped and tensor.is_floating_point() and (rows is None or len(tensor) == rows)
+
+
+def _kind(output: Any) -> str:
+    shapes = ", ".join(f"{tuple(leaf.shape)}" for leaf in tensors(output).values())
+    return f"{type(output).__name__}{f' of tensors {shapes}' if shapes else ''}"
 
 
 def check_targets(targets: Any, num_classes: int) -> Tensor:
@@ -116,11 +138,6 @@ def check_targets(targets: Any, num_classes: int) -> Tensor:
             'the wrong output was read, or `score="output"` if the model predicts numbers.'
         )
     return as_long
-
-
-def classification_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy ``(B,)`` of every sample, in nats: ``log(1 + exp(-log_odds))``."""
-    return F.softplus(-log_odds(logits, targets))
 
 
 def _signed_logit(logits: Tensor, targets: Tensor) -> Tensor:

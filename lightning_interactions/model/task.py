@@ -1,33 +1,50 @@
 """What the model is asked: which of its outputs is followed, how its score is read, and what its loss is.
 
-Four kinds of tasks are told apart by the model's outputs and the targets of the first batch:
+Five kinds of tasks are told apart by the model's outputs and the targets of the first samples:
 
-- ``classes``: ``(B, C)`` logits, one class index (or one-hot row) per sample;
-- ``binary``: one logit per sample, targets 0 and 1;
+- ``classes``: ``(B, C)`` logits, one class index, one-hot row or row of probabilities (soft labels) per sample;
+- ``binary``: one logit per sample, targets 0 and 1, or between them;
 - ``labels`` (multi-label): ``(B, C)`` logits, a row of 0 and 1 per sample. The game is played on one label of each
   sample, which is a binary task of its own;
-- ``regression``: one output per sample and targets that are no classes, or ``score="output"``. The score is the output.
+- ``regression``: one output per sample and targets that are no classes, or ``score="output"``. The score is the output;
+- ``reconstruction``: an output of the shape of the input. The score is minus the mean squared error.
+
+A target that is missing is ``nan``, or -100 as in torch's losses.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_interactions.errors import BatchError, bad_argument, is_whole
+from lightning_interactions.errors import ArgumentError, BatchError, bad_argument, is_whole
 from lightning_interactions.model.score import (
     ScoreFn,
     check_targets,
-    classification_loss,
     log_odds,
     logit,
     output,
     probability,
     resolve_score,
+)
+from lightning_interactions.model.targets import (
+    Kind,
+    are_labels,
+    are_numbers,
+    are_probabilities,
+    are_soft,
+    known_values,
+    read_labels,
+    read_numbers,
+    read_one_hot,
+    read_soft,
+    read_whole,
+    zeros_and_ones,
 )
 
 Target = Literal["label", "predicted"] | int
@@ -36,83 +53,114 @@ Target = Literal["label", "predicted"] | int
 
 @dataclass(frozen=True)
 class Task:
-    """How targets are read, and logits turned into scores and losses.
+    """How targets are read, and outputs turned into scores and losses.
 
     ``score`` gets ``(B, 1)`` logits and targets 0 or 1 where the kind is ``labels``, and the numbers to predict as
     targets where it is ``regression``.
     """
 
-    kind: Literal["classes", "binary", "labels", "regression"]
-    outputs: int  # columns of the logits
+    kind: Kind
+    outputs: int  # columns of the model's outputs
     score: ScoreFn = log_odds
     target: Target = "label"
+    soft: bool = False  # whether targets are probabilities of classes or labels
+    probabilities: bool = False  # whether the outputs are
+    loss_fn: Callable[[Tensor, Tensor], Tensor] | None = None  # (outputs, targets) -> (B,), instead of the usual one
+    named: str = field(default="", compare=False)  # what that is, in words
 
     def read(self, targets: Any) -> Tensor:
         """Check targets and bring them into the one form used from here on.
 
-        They become long ``(B,)`` for ``classes`` and ``binary``, long ``(B, C)`` of 0 and 1 for ``labels``, floating
-        ``(B,)`` or ``(B, C)`` for ``regression``. What was read once may be read again.
+        They become long ``(B,)`` for ``classes`` and ``binary`` (floating ``(B, C)`` and ``(B,)`` if they are soft),
+        floating ``(B, C)`` from 0 to 1 for ``labels``, with ``nan`` where one is missing, floating ``(B,)`` or
+        ``(B, C)`` for ``regression`` and ``reconstruction``. What was read once may be read again.
         """
+        if self.kind == "reconstruction":
+            return read_whole(targets, self.outputs)
         if self.kind == "regression":
-            return _read_numbers(targets, self.outputs)
+            return read_numbers(targets, self.outputs)
         if self.kind == "labels":
-            return _read_labels(targets, self.outputs)
+            return read_labels(targets, self.outputs, self.soft)
+        if self.soft:
+            return read_soft(targets, self.outputs)
         if isinstance(targets, Tensor) and targets.ndim == 2 and targets.shape[1] == self.outputs > 1:
-            return _read_one_hot(targets)
+            return read_one_hot(targets)
         return check_targets(targets, self.outputs)
 
-    def pick(self, targets: Tensor, logits: Tensor, keys: Tensor) -> Tensor:
-        """Choose what is followed of each sample, ``(B,)``; the logits count only for ``target="predicted"``.
+    def classes_of(self, targets: Tensor) -> Tensor | None:
+        """Return what samples are balanced by, long ``(B,)``; ``None`` where there are no classes."""
+        if self.kind not in ("classes", "binary"):
+            return None
+        try:
+            return self._hard(self.read(targets))
+        except BatchError:  # said where the targets are used
+            return None
+
+    def pick(self, targets: Tensor, outputs: Tensor, keys: Tensor) -> Tensor:
+        """Choose what is followed of each sample, ``(B,)``; the outputs count only for ``target="predicted"``.
 
         Of several labels that apply, the one is drawn by the sample's key (see `content_keys`); where none applies, any
-        of them.
+        of them. Of a reconstruction it is the whole sample, ``(B, numbers)``.
         """
-        device = logits.device
+        device = outputs.device
         targets, keys = targets.to(device), keys.to(device)
+        if self.kind == "reconstruction":
+            return targets.to(outputs)
         if self.kind == "regression":
             return targets if targets.ndim == 1 else targets[:, self._column]
+        logits = self._logits(outputs)
         if self.kind == "labels":
             return self._pick_label(targets, logits, keys)
         if self.target == "predicted":
             return logits.argmax(-1) if self.kind == "classes" else (logits[:, 0] > 0).long()
-        return targets if self.target == "label" else torch.full_like(targets, int(self.target))
+        hard = self._hard(targets)
+        return hard if self.target == "label" else torch.full_like(hard, int(self.target))
 
-    def follow(self, logits: Tensor, picked: Tensor) -> Tensor:
+    def follow(self, outputs: Tensor, picked: Tensor) -> Tensor:
         """Score ``(B,)`` what was picked."""
+        if self.kind == "reconstruction":
+            return -(outputs - picked).square().mean(1)
+        logits = self._logits(outputs)
         if self.kind == "labels":  # two numbers in one: the label, and whether it applies
             return self.score(logits.gather(1, (picked // 2).unsqueeze(1)), picked % 2)
         if self.kind == "regression":
             return self.score(logits[:, self._column : self._column + 1], picked)
         return self.score(logits, picked)
 
-    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Loss ``(B,)`` of every sample: cross-entropy in nats (mean over labels), or squared error of a regression."""
-        targets = targets.to(logits.device)
-        if self.kind == "labels":
-            return F.softplus(logits * (1 - 2 * targets)).mean(1)
-        if self.kind == "regression":
-            wanted = targets.unsqueeze(1) if targets.ndim == 1 else targets
-            own = logits[:, self._column : self._column + 1] if wanted.shape[1] == 1 else logits
-            return (own - wanted).square().mean(1)
-        return classification_loss(logits, targets)
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Loss ``(B,)`` of every sample: cross-entropy in nats (mean over labels), or squared error of numbers."""
+        targets = targets.to(outputs.device)
+        if self.loss_fn is not None:
+            return _checked(self.loss_fn(outputs, targets), outputs)
+        return usual_loss(self, self._logits(outputs), targets)
 
-    def predict(self, logits: Tensor, picked: Tensor) -> Tensor:
+    def predict(self, outputs: Tensor, picked: Tensor) -> Tensor:
         """Say what the model itself answers where `pick` chose, floating ``(B,)``: a class, 0 or 1, or a number."""
+        if self.kind == "reconstruction":
+            return outputs.new_zeros(len(outputs))
+        if self.kind == "regression":
+            return outputs[:, self._column]
+        logits = self._logits(outputs)
         if self.kind == "classes":
             return logits.argmax(-1).to(logits.dtype)
-        if self.kind == "labels":
-            return (logits.gather(1, (picked // 2).unsqueeze(1))[:, 0] > 0).to(logits.dtype)
-        return logits[:, self._column] if self.kind == "regression" else (logits[:, 0] > 0).to(logits.dtype)
+        own = logits.gather(1, (picked // 2).unsqueeze(1)) if self.kind == "labels" else logits
+        return (own[:, 0] > 0).to(logits.dtype)
 
     def truth(self, targets: Tensor, picked: Tensor) -> Tensor:
         """Say what the data answer there, ``(B,)``: what `predict` should have said."""
         targets = targets.to(picked.device)
+        if self.kind == "reconstruction":
+            return targets.new_zeros(len(targets))
         if self.kind == "labels":
-            return targets.gather(1, (picked // 2).unsqueeze(1))[:, 0]
-        return targets[:, self._column] if targets.ndim > 1 else targets
+            return targets.gather(1, (picked // 2).unsqueeze(1))[:, 0].round()
+        if self.kind == "regression":
+            return targets[:, self._column] if targets.ndim > 1 else targets
+        return self._hard(targets)
 
     def followed(self, picked: Tensor) -> Tensor:
         """Say whose score is followed, ``(B,)``: the index of a class, a label, or an output of a regression."""
+        if self.kind == "reconstruction":
+            return picked.new_zeros(len(picked))
         if self.kind == "regression":
             return torch.full_like(picked, self._column)
         return picked // 2 if self.kind == "labels" else picked
@@ -121,44 +169,93 @@ class Task:
         """Say in a few words what is followed."""
         score = getattr(self.score, "__name__", "score")
         whose = {"label": "the label", "predicted": "the predicted class"}.get(str(self.target), f"{self.target}")
+        form = " (outputs are probabilities)" if self.probabilities else ""
+        if self.kind == "reconstruction":
+            return "negative squared error of a reconstruction"
         if self.kind == "regression":
             return f"{score} of a regression" if self.outputs == 1 else f"{score} {self._column} of {self.outputs}"
         if self.kind == "labels":
             whose = "one label that applies" if self.target == "label" else whose
-            return f"{score} of {whose}, of {self.outputs} labels (multi-label)"
-        return f"{score} of {whose}, of {max(self.outputs, 2)} classes"
+            return f"{score} of {whose}, of {self.outputs} labels (multi-label){form}"
+        return f"{score} of {whose}, of {max(self.outputs, 2)} classes{form}"
 
     @property
     def _column(self) -> int:
         return self.target if isinstance(self.target, int) else 0
 
+    def _logits(self, outputs: Tensor) -> Tensor:
+        if not self.probabilities:
+            return outputs
+        tiny = torch.finfo(outputs.dtype).tiny
+        logs = outputs.clamp(min=tiny).log()
+        return logs if self.kind == "classes" else logs - (1 - outputs).clamp(min=tiny).log()
+
+    def _hard(self, targets: Tensor) -> Tensor:
+        """Classes ``(B,)``, of soft targets the likeliest."""
+        if not targets.is_floating_point():
+            return targets
+        return targets.argmax(1) if targets.ndim == 2 else (targets > 0.5).long()
+
     def _pick_label(self, targets: Tensor, logits: Tensor, keys: Tensor) -> Tensor:
         if self.target == "predicted":
             label = logits.argmax(-1)
             return 2 * label + (logits.gather(1, label.unsqueeze(1))[:, 0] > 0)
+        applies = (targets > 0.5).long()  # a label that is missing does not
         if self.target == "label":
-            candidates = torch.where(targets.any(1, keepdim=True), targets, 1)
+            candidates = torch.where(applies.any(1, keepdim=True), applies, 1)
             rank = keys.remainder(candidates.sum(1))
             label = (candidates.cumsum(1) <= rank.unsqueeze(1)).sum(1)
         else:
             label = torch.full_like(keys, int(self.target))
-        return 2 * label + targets.gather(1, label.unsqueeze(1))[:, 0]
+        return 2 * label + applies.gather(1, label.unsqueeze(1))[:, 0]
 
 
-def find_task(logits: Tensor, targets: Any, score: str | ScoreFn = "log_odds", target: Target = "label") -> Task:
-    """Find out what kind of task a model has, from some of its logits and the targets of a whole batch.
+def usual_loss(task: Task, logits: Tensor, targets: Tensor) -> Tensor:
+    """Loss ``(B,)`` of every sample as it is usual for a kind of task; targets are soft or not."""
+    if task.kind == "labels":
+        known = targets.isfinite()
+        each = F.softplus(logits) - torch.where(known, targets, 0) * logits
+        return torch.where(known, each, 0).sum(1) / known.sum(1)
+    if task.kind in ("regression", "reconstruction"):
+        wanted = targets.unsqueeze(1) if targets.ndim == 1 else targets
+        column = task.target if isinstance(task.target, int) else 0
+        own = logits[:, column : column + 1] if wanted.shape[1] == 1 else logits
+        return (own - wanted).square().mean(1)
+    if not targets.is_floating_point():
+        return F.softplus(-log_odds(logits, targets))
+    if task.kind == "binary":
+        return F.softplus(logits[:, 0]) - targets.to(logits) * logits[:, 0]
+    return -(targets.to(logits) * logits.log_softmax(1)).sum(1)
 
-    A `BatchError` says that the targets fit no kind of task, an `ArgumentError` that ``target`` does not fit it.
+
+def find_task(
+    outputs: Tensor,
+    targets: Any,
+    score: str | ScoreFn = "log_odds",
+    target: Target = "label",
+    *,
+    whole: bool = False,
+    loss_fn: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> Task:
+    """Find out what kind of task a model has, from some of its outputs and the targets of many samples.
+
+    ``whole`` says that the outputs are samples, as of an autoencoder. A `BatchError` says that the targets fit no kind
+    of task, an `ArgumentError` that ``target`` does not fit it.
     """
-    outputs, function = logits.shape[1], resolve_score(score)
-    kind: Literal["classes", "binary", "labels", "regression"]
-    if function is output or _are_numbers(targets, outputs):
-        kind, function = "regression", _score_of_numbers(function)
-    elif _are_labels(targets, outputs):
+    columns, function = outputs.shape[1], resolve_score(score)
+    if whole:
+        return Task("reconstruction", columns, output, "label", loss_fn=loss_fn)
+    kind: Kind
+    soft = are_soft(targets, columns)
+    if function is output or (are_numbers(targets, columns) and not soft):
+        kind, function, soft = "regression", _score_of_numbers(function), False
+    elif are_labels(targets, columns):
         kind = "labels"
+        soft = not zeros_and_ones(known_values(targets))
     else:
-        kind = "binary" if outputs == 1 else "classes"
-    task = Task(kind, outputs, function, target)
+        kind = "binary" if columns == 1 else "classes"
+    certain = kind != "regression" and are_probabilities(outputs, kind)
+    task = Task(kind, columns, function, target, soft, certain, loss_fn)
     _check_target(task)
     task.read(targets)
     return task
@@ -179,63 +276,17 @@ def _check_target(task: Task) -> None:
         raise bad_argument("target", f"an index from 0 to {top}: the model has {task.outputs} output(s)", task.target)
 
 
-def _are_numbers(targets: Any, outputs: int) -> bool:
-    """Whether the targets of a single output are no classes: fractions, or whole floats other than 0, 1 (and -1)."""
-    if not isinstance(targets, Tensor) or not targets.is_floating_point() or outputs != 1:
-        return False
-    flat = targets.flatten()
-    return not bool(((flat == 0) | (flat.abs() == 1)).all())
-
-
-def _are_labels(targets: Any, outputs: int) -> bool:
-    """Whether the targets are rows of 0 and 1 in which not exactly one applies."""
-    if not isinstance(targets, Tensor) or outputs == 1 or targets.shape[1:] != (outputs,):
-        return False
-    return _zeros_and_ones(targets) and not bool((targets.sum(1) == 1).all())
-
-
 def _score_of_numbers(function: ScoreFn) -> ScoreFn:
     if function is probability:
         raise bad_argument("score", '"output" or a callable, for the targets are numbers to predict', "probability")
     return output if function in (log_odds, logit) else function
 
 
-def _zeros_and_ones(targets: Tensor) -> bool:
-    return bool(((targets == 0) | (targets == 1)).all())
-
-
-def _read_labels(targets: Any, outputs: int) -> Tensor:
-    if not isinstance(targets, Tensor) or targets.ndim != 2 or targets.shape[1] != outputs:
-        got = f"shape {tuple(targets.shape)}" if isinstance(targets, Tensor) else type(targets).__name__
-        raise BatchError(f"Expected multi-label targets of shape (B, {outputs}), as in the first batch, but got {got}.")
-    if not _zeros_and_ones(targets):
-        raise BatchError(
-            "Expected multi-label targets to be 0 or 1, but got other values (soft labels). "
-            "Give `target_fn=batch -> targets` of 0 and 1, for example by rounding."
+def _checked(loss: Any, outputs: Tensor) -> Tensor:
+    """Check what a user's ``loss_fn`` returned."""
+    if not isinstance(loss, Tensor) or loss.shape != (len(outputs),):
+        got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise ArgumentError(
+            f"Expected `loss_fn` to return one loss per sample, shape ({len(outputs)},), but got {got}."
         )
-    return targets.long()
-
-
-def _read_one_hot(targets: Tensor) -> Tensor:
-    if not _zeros_and_ones(targets) or not bool((targets.sum(1) == 1).all()):
-        raise BatchError(
-            f"Expected one class per sample, but got targets of shape {tuple(targets.shape)} that are not one-hot. "
-            "Soft labels (mixup, distillation): give `target_fn=batch -> class indices`, for example by argmax(-1). "
-            'Several numbers to predict: use `score="output"` and `target=` the index of one.'
-        )
-    return targets.long().argmax(1)
-
-
-def _read_numbers(targets: Any, outputs: int) -> Tensor:
-    if not isinstance(targets, Tensor):
-        raise BatchError(
-            f"Expected targets to be a tensor of numbers, but got {type(targets).__name__}. "
-            "Give `target_fn=batch -> targets`."
-        )
-    squeezed = targets.squeeze(1) if targets.ndim == 2 and targets.shape[1] == 1 else targets
-    if squeezed.ndim != 1 and squeezed.shape[1:] != (outputs,):
-        raise BatchError(
-            f"Expected targets of shape (B,) or (B, {outputs}), one number for each output of the model, but got shape "
-            f"{tuple(targets.shape)}. Give `target_fn=batch -> targets`."
-        )
-    return squeezed if squeezed.is_floating_point() else squeezed.float()
+    return loss.to(outputs.dtype)

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from lightning_interactions.model.score import ScoreFn
 from lightning_interactions.model.task import Target
-from lightning_interactions.monitor.loop import InteractionMonitor, Results
+from lightning_interactions.monitor.loop import InteractionMonitor
 from lightning_interactions.monitor.options import Options
+from lightning_interactions.monitor.results import Results
 from lightning_interactions.monitor.session import Session
 from lightning_interactions.monitor.trainer import averaging_before, callback_base, is_fitting
 from lightning_interactions.phases import PhaseDetector
@@ -131,10 +132,12 @@ class TwoPhaseMonitor(Base, Results):
         max_overhead: float | None = None,
         detector: PhaseDetector | None = None,
         monitor: str | None = None,
+        loss_fn: Callable[[Tensor, Tensor], Tensor] | None = None,
         on_event: OnEvent | Sequence[OnEvent] | None = "warn",
         stop_on: Literal["boundary", "overfitting"] | None = None,
         chunk_size: int | None = None,
         precision: Literal["32-true", "inherit"] = "32-true",
+        input: str | int | None = None,  # what users would call it
         input_fn: Callable[[Any], Any] | None = None,
         forward_fn: Callable[[Any, Any], Any] | None = None,
         target_fn: Callable[[Any], Tensor] | None = None,
@@ -149,8 +152,8 @@ class TwoPhaseMonitor(Base, Results):
             players=players, num_samples=num_samples, num_players=num_players, watch=watch, resample=resample,
             keep_samples=keep_samples, layer=layer, score=score, target=target, noise_bound=noise_bound,
             salience=salience, every_n_epochs=every_n_epochs, max_overhead=max_overhead, detector=detector,
-            monitor=monitor, on_event=on_event, stop_on=stop_on, chunk_size=chunk_size, precision=precision,
-            input_fn=input_fn, forward_fn=forward_fn, target_fn=target_fn, log_key_prefix=log_key_prefix,
+            monitor=monitor, loss_fn=loss_fn, on_event=on_event, stop_on=stop_on, chunk_size=chunk_size,
+            precision=precision, input=input, input_fn=input_fn, forward_fn=forward_fn, target_fn=target_fn, log_key_prefix=log_key_prefix,
             log_figures=log_figures, seed=seed, on_error=on_error, verbose=verbose,
         )  # fmt: skip
         self._loop = InteractionMonitor(self.options)
@@ -194,18 +197,20 @@ class TwoPhaseMonitor(Base, Results):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take note that the training samples pass by once more."""
-        self._loop.watchlist.recurrence.begin_epoch()
+        if self._session is not None:
+            self._session.begin_epoch()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Look at the first batch, if the sanity check did not show one."""
-        self._look(batch)
+        """See what the step does with the batch."""
+        if self._session is not None:
+            self._session.begin_step("train", batch)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Consider the batch's samples."""
         if self._session is not None:
-            self._session.observe("train", batch)
+            self._session.end_step("train")
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Decide whether this validation will be measured."""
@@ -215,9 +220,9 @@ class TwoPhaseMonitor(Base, Results):
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Look at the first batch of the sanity check, before anything was trained."""
-        if trainer.sanity_checking and dataloader_idx == 0:
-            self._look(batch)
+        """See what the step does with the batch; that of the sanity check before anything was trained."""
+        if self._session is not None and dataloader_idx == 0:
+            self._session.begin_step("val", batch)
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int,
@@ -225,12 +230,12 @@ class TwoPhaseMonitor(Base, Results):
     ) -> None:  # fmt: skip
         """Consider the batch's samples."""
         if self._session is not None and dataloader_idx == 0:
-            self._session.observe("val", batch)
+            self._session.end_step("val")
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure; decide and log, unless the validation loss has to be waited for."""
         if self._session is not None:
-            self._session.measure(wait=self.options.monitor is not None)
+            self._session.measure()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Decide now if the validation loss had to be waited for."""
@@ -261,10 +266,6 @@ class TwoPhaseMonitor(Base, Results):
         """Let Trainer and model go."""
         if stage == "fit":
             self._session = None
-
-    def _look(self, batch: Any) -> None:
-        if self._session is not None:
-            self._session.look(batch)
 
     # -- state -------------------------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_interactions.errors import ArgumentError, InteractionsWarning, StateError, bad_argument
+from lightning_interactions.model.reader import Sight
 from lightning_interactions.monitor.callback import TwoPhaseMonitor
 from lightning_interactions.monitor.faults import Faults
 from lightning_interactions.monitor.loop import InteractionMonitor
@@ -82,21 +83,29 @@ class _Watch(Callback):
     def __init__(self, monitor: CheckpointMonitor) -> None:
         self.monitor = monitor
         self.split = "val"
+        self.sight: Sight | None = None
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Look at the first batch, before the module's own step may fail on it."""
-        if dataloader_idx == 0:
-            look_once(self.monitor, trainer, pl_module, batch)
+        """See what the module's own step does with the batch."""
+        sight = self.monitor.sight(self.split, pl_module) if dataloader_idx == 0 else None
+        self.sight = sight.open(batch) if sight is not None else None
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
-        """Consider the batch's samples, whichever split is passing."""
-        if dataloader_idx == 0:
-            self.monitor.observe(self.split, batch)
+        """Look at the first batch; consider the samples of each, whichever split is passing."""
+        if self.sight is not None:
+            seen = self.sight.close()
+            look_once(self.monitor, trainer, pl_module, seen)
+            self.monitor.observe(self.split, seen)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Look no longer."""
+        if self.sight is not None:
+            self.sight.close()
 
 
 def analyze_checkpoints(

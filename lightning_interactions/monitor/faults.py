@@ -42,6 +42,11 @@ class Faults:
                 self.switched_off = True
                 self.tell(f"switched off for the rest of this run after {MAX_FAILURES} failures in a row")
 
+    def switch_off(self, reason: str) -> None:
+        """Give up for the rest of the run, and say why; this one is not to be overlooked."""
+        self.switched_off = True
+        self.tell(f"switched off for this run: {reason}")
+
     def recovered(self) -> None:
         """Take note that a measurement succeeded."""
         self._in_a_row = 0

@@ -3,76 +3,35 @@
 from __future__ import annotations
 
 import copy
-import os
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from lightning_interactions.errors import ArgumentError, BatchError, InteractionsError, InteractionsWarning, StateError
 from lightning_interactions.measure.games import Game, Rules, find_rules
+from lightning_interactions.measure.judge import compare_losses, settle_tasks
 from lightning_interactions.measure.measurement import measure
 from lightning_interactions.measure.ranks import Ranks
-from lightning_interactions.measure.watchlist import LOSS_SAMPLES, Watchlist
-from lightning_interactions.model.batch import read_batch
+from lightning_interactions.measure.watchlist import Watchlist
 from lightning_interactions.model.chunks import ChunkSize
 from lightning_interactions.model.quiet import device_of
+from lightning_interactions.model.reader import Sight, Sighting, learn, seeing
+from lightning_interactions.model.task import Task
+from lightning_interactions.model.tree import rebuild
+from lightning_interactions.monitor.intake import Intake
 from lightning_interactions.monitor.options import Options
+from lightning_interactions.monitor.results import Results
 from lightning_interactions.monitor.run import Record, Run
-from lightning_interactions.phases import PhaseDetector, PhaseEvent
-from lightning_interactions.report.figures import run_figure
-from lightning_interactions.report.history import History
-from lightning_interactions.report.html import write_report
-from lightning_interactions.report.record import RunRecord
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from lightning_interactions.phases import PhaseEvent
 
 STATE_VERSION = 2
 """Version 1 told players and scores apart by their ``repr``."""
-
-
-class Results:
-    """What a monitor has found, with and without Lightning."""
-
-    options: Options
-    run: Run
-
-    @property
-    def history(self) -> History:
-        """All measured epochs."""
-        return self.run.history
-
-    @property
-    def events(self) -> list[PhaseEvent]:
-        """All events so far."""
-        return self.run.events
-
-    @property
-    def detector(self) -> PhaseDetector:
-        """What decides."""
-        return self.run.detector
-
-    @property
-    def boundary_epoch(self) -> int | None:
-        """Epoch of the phase boundary, or ``None`` if there is none so far."""
-        return self.run.boundary_epoch
-
-    def plot(self) -> Figure:
-        """Draw the run: strength by order at start, boundary and now, order shares over epochs, and the losses."""
-        return run_figure(self.record())
-
-    def report(self, path: str | os.PathLike[str]) -> None:
-        """Write all that is known of the run as one HTML file that needs no network, see `write_report`."""
-        write_report(self.record(), path)
-
-    def record(self) -> RunRecord:
-        """Return all that is known of the run as plain values; of single samples nothing, where nothing is kept."""
-        return self.run.record(self.options.settings, with_samples=self.options.keep_samples != "nothing")
 
 
 class InteractionMonitor(Results):
@@ -114,19 +73,37 @@ class InteractionMonitor(Results):
         self.ranks = ranks if ranks is not None else Ranks()
         self.tell = tell if tell is not None else _warn
         self.run = Run(self.options.detector, follow=not self.options.resample)
-        self.begin_fit()
         self._new_watchlist()
+        self.begin_fit()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Begin to take in samples anew."""
+        self.__dict__.update(state)
+        self.intake = Intake(self.watchlist, self.options, lambda text: self.tell(text))
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle as new: what was learned belongs to one run, and the rules would take the whole model along."""
-        return self.__dict__ | {"rules": None, "ranks": Ranks(), "_chunks": None, "_games": {}, "_waiting": []}
+        return self.__dict__ | {
+            "rules": None,
+            "ranks": Ranks(),
+            "_chunks": None,
+            "_games": {},
+            "tasks": {},
+            "intake": None,
+        }
 
     def begin_fit(self) -> None:
         """Forget how the model is called and who plays; the record and the watched samples stay."""
         self.rules: Rules | None = None
+        self.tasks: dict[str, Task] = {}
+        self.intake.forget()
         self._chunks: ChunkSize | None = None
         self._games: dict[str, Game] = {}
-        self._waiting: list[tuple[str, int, Any]] = []
+
+    def watch(self, split: str) -> None:
+        """Watch another split than was asked for."""
+        self.options = replace(self.options, watch=split)
+        self._new_watchlist()
 
     def reset(self) -> None:
         """Begin a new run: forget the record and the watched samples."""
@@ -139,17 +116,21 @@ class InteractionMonitor(Results):
             options.splits, options.loss_splits,
             num_samples=options.num_samples, resample=options.resample, seed=options.seed, keep=options.keep_samples,
         )  # fmt: skip
+        self.intake = Intake(self.watchlist, self.options, lambda text: self.tell(text))
 
     # -- measuring ---------------------------------------------------------------------------------------------------
 
-    def look(self, model: nn.Module, batch: Any, *, tokenizer: Any = None, precision: Any = None) -> str:
+    def look(
+        self, model: nn.Module, batch: Any, *, tokenizer: Any = None, precision: Any = None, fallback: Any = None
+    ) -> str:
         """Try everything that depends on the data on a first batch, so that a mistake shows before training.
 
         Args:
             model: The model, complete.
-            batch: A batch on its device.
+            batch: A batch on its device; or, better, a `Sighting` of what the user's own step did with it.
             tokenizer: The tokenizer of a text model; by default the model's attribute of that name.
             precision: As for `Model`.
+            fallback: As for `find_rules`.
 
         Returns:
             What was chosen, in one sentence without a full stop.
@@ -158,15 +139,45 @@ class InteractionMonitor(Results):
             BatchError: If the batch cannot be read or does not suit the players.
             ArgumentError: If an option does not suit the model or the batch.
             ModelOutputError: If the model does not return logits, or cannot be cut at the layer.
+            ModelCallError: If the model fails.
         """
-        options = self.options
+        options, seen = self.options, batch if isinstance(batch, Sighting) else Sighting(batch)
+        reader, note = learn(
+            model, seen,
+            wanted=options.input, input_fn=options.input_fn, target_fn=options.target_fn, forward_fn=options.forward_fn,
+        )  # fmt: skip
         self.rules = find_rules(
-            model, read_batch(batch, options.input_fn, options.target_fn),
+            model, reader.first(options.splits[0], seen), call=reader.plan,
             players=options.players, num_players=options.num_players, layer=options.layer, score=options.score,
-            target=options.target, forward_fn=options.forward_fn, precision=precision, seed=options.seed,
+            target=options.target, forward_fn=options.forward_fn, loss_fn=options.loss_fn, seed=options.seed,
+            precision=precision, fallback=fallback,
             tokenizer=tokenizer if tokenizer is not None else getattr(model, "tokenizer", None),
         )  # fmt: skip
+        self.intake.reader = reader
+        for text in (note, *self.rules.notes):
+            if text is not None:
+                self.tell(text)
         return self.rules.describe()
+
+    def sight(self, split: str, model: nn.Module) -> Sight | None:
+        """Prepare to see the next step of a split; ``None`` where its samples are of no interest."""
+        return Sight(model, self.intake.sites) if self.intake.wants(split, self.rules) else None
+
+    def step(self, split: str, model: nn.Module, batch: Any) -> AbstractContextManager[None]:
+        """See how the model is called in a step on a batch, and consider its samples; instead of `observe`.
+
+        Example:
+            >>> net, monitor = nn.Linear(4, 2), InteractionMonitor(Options(num_samples=2, num_players=4))
+            >>> batch = 255 * torch.eye(4), torch.tensor([0, 1, 0, 1])
+            >>> with monitor.step("val", net, batch):
+            ...     loss = nn.functional.cross_entropy(net(batch[0] / 255), batch[1])  # the model gets what it got here
+            >>> len(monitor.measure(net, epoch=0))
+            0
+        """
+        sight = self.sight(split, model)
+        if sight is None:
+            return nullcontext()
+        return seeing(sight, batch, lambda seen: self.observe(split, seen))
 
     def observe(self, split: str, batch: Any) -> None:
         """Consider the samples of a passing batch; a batch that cannot be read is told of and left out.
@@ -174,35 +185,7 @@ class InteractionMonitor(Results):
         The split is ``"train"`` or ``"val"``; the batch, on any device, is not changed, and no random number is drawn.
         Before the first measurement (or `look`) the model is not known, and the first batches of a split wait for it.
         """
-        if self.rules is None:
-            self._let_wait(split, batch)
-            return
-        self.watchlist.recurrence.batches += split == "train"
-        if self.watchlist.wants(split):
-            self._offer(self.rules, split, batch)
-
-    def _let_wait(self, split: str, batch: Any) -> None:
-        """Keep a copy (the model may write into its inputs) until there are as many samples as the loss asks for."""
-        try:
-            size = len(read_batch(batch, self.options.input_fn, self.options.target_fn).inputs)
-        except Exception:  # what is wrong with it is said when the first of them is looked at
-            size = LOSS_SAMPLES
-        if sum(rows for name, rows, _ in self._waiting if name == split) < LOSS_SAMPLES:
-            self._waiting.append((split, size, copy.deepcopy(batch)))
-
-    def _offer(self, rules: Rules, split: str, batch: Any) -> None:
-        try:
-            found = read_batch(batch, self.options.input_fn, self.options.target_fn)
-            if found.fields != rules.fields:
-                raise BatchError(f"it has {found.describe()}, the first batch had other inputs")
-            self.watchlist.offer(
-                split, found.inputs, rules.task.read(found.targets),
-                padding=rules.players.padding,
-                playable=rules.players.playable(found.inputs) if self.options.layer is None else None,
-            )  # fmt: skip
-        except Exception as error:  # it may come from the user's own input_fn or target_fn
-            self.watchlist.recurrence.batches -= split == "train"  # it has not been looked at
-            self.tell(f"a {split} batch is left out: {error if isinstance(error, BatchError) else repr(error)}")
+        self.intake.take(split, batch if isinstance(batch, Sighting) else Sighting(batch), self.rules)
 
     def measure(
         self,
@@ -261,18 +244,13 @@ class InteractionMonitor(Results):
         ``progress`` takes the number of rows of every forward pass.
         """
         started = time.perf_counter()
-        rules = self._agree(module)
-        missing = self.watchlist.freeze(self.ranks, rules.players.padding)
-        if missing is not None:
-            self.tell(missing)
-        if not self.watchlist.watched:
-            raise BatchError("no batch with usable samples has passed")
+        rules = self.prepare(module)
         self._chunks = self._chunks or ChunkSize(self.options.chunk_size)
         with self.ranks.together():
             self._games = self._deal(rules)
         found, losses = measure(
             rules.model, self._games, self.watchlist.losses, self.ranks,
-            task=rules.task, salience=self.options.salience, noise_bound=self.options.noise_bound,
+            tasks=self.tasks, salience=self.options.salience, noise_bound=self.options.noise_bound,
             chunks=self._chunks, progress=progress,
         )  # fmt: skip
         samples = dict(self.watchlist.watched)
@@ -283,6 +261,18 @@ class InteractionMonitor(Results):
                 + ('use precision="32-true"' if rules.model.precision is not None else "do not read much into them")
             )
         return Record(epoch, step, found, samples, losses, time.perf_counter() - started)
+
+    def prepare(self, module: nn.Module) -> Rules:
+        """Choose the samples, if that is to be done, and decide what is asked of the model."""
+        rules = self._agree(module)
+        missing = self.watchlist.freeze(self.ranks, rules.players.padding, any_size=rules.players.any_size)
+        if missing is not None:
+            self.tell(missing)
+        if not self.watchlist.watched:
+            raise BatchError("no batch with usable samples has passed")
+        if not self.tasks:
+            self._settle(rules)
+        return rules
 
     def masked_rows(self) -> int:
         """Rows of masked inputs this rank will ask the model for in one measurement, at most."""
@@ -300,18 +290,51 @@ class InteractionMonitor(Results):
                 "its growth, not by its sign"
             )
 
+    def _settle(self, rules: Rules) -> None:
+        """Decide what is asked of the model, on all the samples that were chosen; every rank comes to the same."""
+        options = self.options
+        with self.ranks.together():
+            self.tasks, problem = settle_tasks(
+                rules.model, self.watchlist.watched, self.watchlist.losses,
+                score=options.score, target=options.target, loss_fn=options.loss_fn,
+            )  # fmt: skip
+        if problem is not None:
+            self.tell(problem)
+
+    def compare(self, module: nn.Module, logged: Mapping[str, float]) -> None:
+        """Compare the validation loss with what was logged in the same validation, likeliest first; on all ranks alike.
+
+        If one is near, ours is of that form from now on; else the first of them decides, without a training loss.
+        """
+        rules = self.prepare(module)
+        samples = self.watchlist.losses.get("val")
+        if samples is None or "val" not in self.tasks:
+            return
+        verdict = compare_losses(rules.model, self.tasks["val"], samples, logged, self.ranks, module)
+        if verdict is None:
+            return
+        self.run.judged = True
+        if verdict.near:
+            form = verdict.task
+            self.tasks = {
+                split: replace(form, soft=task.soft if task.kind == form.kind else form.soft)
+                for split, task in self.tasks.items()
+            }
+            return
+        self.run.judge, self.run.alone = verdict.key, True
+        self.tell(verdict.text)
+
     def _agree(self, module: nn.Module) -> Rules:
         """Make sure that all ranks have seen the same kind of batches; each looked at the first of its own."""
-        if self.rules is None and self._waiting:
-            self.look(module, _to(self._waiting[0][2], device_of(module)))
+        first = self.intake.first_waiting(self.options.splits[0])
+        if self.rules is None and first is not None:
+            self.look(module, _to(first, device_of(module)))
         if self.rules is not None and self.rules.model.module is not module:
             self.rules = replace(self.rules, model=self.rules.model.of(module))
-        waiting, self._waiting = self._waiting, []
         seen = self.ranks.gather_objects(self.rules.kind if self.rules is not None else "nothing usable")
         if self.rules is None or len(set(seen)) > 1:
             raise BatchError(f"the first batch showed {', '.join(f'{x} on rank {i}' for i, x in enumerate(seen))}")
-        for split, _, batch in waiting:
-            self._offer(self.rules, split, batch)
+        self.intake.take_waiting(self.rules)
         return self.rules
 
     def _deal(self, rules: Rules) -> dict[str, Game]:
@@ -387,12 +410,7 @@ def _warn(text: str) -> None:
     warnings.warn(f"InteractionMonitor: {text.rstrip('.')}.", InteractionsWarning, stacklevel=2)
 
 
-def _to(batch: Any, device: torch.device) -> Any:
+def _to(seen: Sighting, device: torch.device) -> Sighting:
     """Move the tensors of a batch that waited."""
-    if isinstance(batch, torch.Tensor):
-        return batch.to(device)
-    if isinstance(batch, Mapping):
-        return {key: _to(value, device) for key, value in batch.items()}
-    if isinstance(batch, (list, tuple)):
-        return [_to(value, device) for value in batch]
-    return batch
+    batch = rebuild(seen.batch, lambda _, leaf: leaf.to(device) if isinstance(leaf, torch.Tensor) else leaf)
+    return replace(seen, batch=batch)

@@ -9,11 +9,14 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
+from torch import Tensor
+
 from lightning_interactions.errors import bad_argument, is_number, is_whole
 from lightning_interactions.functional.coalitions import check_num_players
 from lightning_interactions.measure.fingerprint import fingerprint
 from lightning_interactions.measure.interactions import check_chunk_size
 from lightning_interactions.measure.measurement import part_of
+from lightning_interactions.model.plan import check_input_option
 from lightning_interactions.model.score import ScoreFn, resolve_score
 from lightning_interactions.model.task import Target, check_target_option
 from lightning_interactions.phases import PhaseDetector
@@ -72,10 +75,12 @@ class Options:
     max_overhead: float | None = None
     detector: PhaseDetector | None = None
     monitor: str | None = None
+    loss_fn: Callable[[Tensor, Tensor], Tensor] | None = None
     on_event: Any = "warn"
     stop_on: str | None = None
     chunk_size: int | None = None
     precision: str = "32-true"
+    input: str | int | None = None
     input_fn: Callable[[Any], Any] | None = None
     forward_fn: Callable[[Any, Any], Any] | None = None
     target_fn: Callable[[Any], Any] | None = None
@@ -102,7 +107,8 @@ class Options:
         for name in ("layer", "monitor"):
             if not isinstance(getattr(self, name), (str, type(None))):
                 raise bad_argument(name, "a string or None", getattr(self, name))
-        for name in ("input_fn", "forward_fn", "target_fn"):
+        check_input_option(self.input)
+        for name in ("input_fn", "forward_fn", "target_fn", "loss_fn"):
             if getattr(self, name) is not None and not callable(getattr(self, name)):
                 raise bad_argument(name, "a callable or None", getattr(self, name))
         if not isinstance(self.log_key_prefix, str) or not self.log_key_prefix:
@@ -130,6 +136,12 @@ class Options:
     def splits(self) -> tuple[str, ...]:
         """The splits whose interactions are measured, the deciding one first."""
         return ("val", "train") if self.watch == "both" else (self.watch,)
+
+    @property
+    def explicit(self) -> bool:
+        """Whether the user said anything about how data and model are read."""
+        named = "players", "layer", "input", "input_fn", "forward_fn", "target_fn", "loss_fn", "target", "score"
+        return any(getattr(self, f.name) != f.default for f in fields(self) if f.name in named)
 
     @property
     def parts(self) -> tuple[str, ...]:

@@ -65,6 +65,9 @@ class Run:
         self._onsets = SampleTracks()
         self._keys = torch.zeros(0, dtype=torch.int64)
         self.augmented = False  # whether the training samples look different in every epoch
+        self.judged = False  # whether the validation loss was compared with the logged one
+        self.judge: str | None = None  # the logged validation loss that decides in its place
+        self.alone = False  # whether the validation loss decides without a training loss
 
     def reset(self) -> None:
         """Begin anew."""
@@ -85,9 +88,11 @@ class Run:
         """Decide on a record; return the new events. What the detector thinks goes into the record's scalars."""
         keys = record.samples[record.split].keys
         events = self._skipped(record)
+        # Without a training loss the validation loss stands for the gap: it must rise as far on its own.
+        alone = self.alone and train_loss is None and val_loss is not None
         events += self.detector.update(
-            record.epoch, record.deciding.strength, train_loss, val_loss,
-            step=record.step, paired=torch.equal(keys, self._keys), augmented=self.augmented,
+            record.epoch, record.deciding.strength, 0.0 if alone else train_loss, val_loss,
+            step=record.step, paired=torch.equal(keys, self._keys), augmented=self.augmented or alone,
         )  # fmt: skip
         self.events += events
         self._keys = keys
@@ -151,6 +156,7 @@ class Run:
             "events": [event.to_dict() for event in self.events],
             "detector": self.detector.state_dict(),
             "augmented": self.augmented,
+            "judged": [self.judged, self.judge, self.alone],
         }
         return {**state, "samples": self._onsets.state_dict(), "decided_on": self._keys} if with_samples else state
 
@@ -159,6 +165,7 @@ class Run:
         self.history.load_state_dict(state.get("history", {"records": []}))
         self.events = [PhaseEvent.from_dict(event) for event in state.get("events", [])]
         self.augmented = bool(state.get("augmented", False))
+        self.judged, self.judge, self.alone = state.get("judged", (False, None, False))
         if "detector" in state:
             self.detector.load_state_dict(state["detector"])
         self._onsets.load_state_dict(state.get("samples", {}))

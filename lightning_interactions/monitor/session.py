@@ -6,9 +6,12 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from copy import copy
 from typing import Any
 
+from lightning_interactions.errors import InteractionsError
 from lightning_interactions.functional import order_distribution
+from lightning_interactions.model.reader import Sight, Sighting
 from lightning_interactions.monitor.faults import Faults
 from lightning_interactions.monitor.loop import InteractionMonitor
 from lightning_interactions.monitor.run import Record
@@ -19,9 +22,13 @@ from lightning_interactions.monitor.trainer import (
     is_below_minimum,
     is_fast_dev_run,
     is_fitting,
+    lacks_validation,
+    loaders_of,
     log_scalars,
+    logged_losses,
     logged_step,
     logged_value,
+    own_rows,
     ranks_of,
     same_on_all_ranks,
     tokenizer_of,
@@ -70,8 +77,10 @@ def look_once(loop: InteractionMonitor, trainer: Any, module: Any, batch: Any) -
     """Let the loop object look at its first batch, with what the Trainer knows, and say what was chosen."""
     if loop.rules is not None:
         return
-    precision = trainer.precision_plugin if loop.options.precision == "inherit" else None
-    chosen = loop.look(module, batch, tokenizer=tokenizer_of(trainer, module), precision=precision)
+    own = trainer.precision_plugin
+    precision, fallback = (own, None) if loop.options.precision == "inherit" else (None, own)
+    tokenizer = tokenizer_of(trainer, module)
+    chosen = loop.look(module, batch, tokenizer=tokenizer, precision=precision, fallback=fallback)
     if loop.options.verbose:
         say(trainer, f"TwoPhaseMonitor: {chosen}.")
 
@@ -97,7 +106,14 @@ class Session:
         self._asks_to_stop = self._stop_is_ours = False
         self._waiting: Record | None = None
         self.due = False  # whether the validation that is under way will be measured
+        self._sight: Sight | None = None
+        self._before: dict[str, Any] = {}  # metrics logged before the validation that is under way
         self._usable = check_trainer(trainer, module, self.options)
+        missing = lacks_validation(trainer, self.options) if self._usable else None
+        if missing is not None:
+            self.faults.tell(f"{missing}, so the training samples are watched; without validation there is no alarm")
+            loop.watch("train")
+            self.options = loop.options
 
     @property
     def active(self) -> bool:
@@ -122,6 +138,14 @@ class Session:
             check_layer(self.module, self.options)
             self.loop.ranks = ranks_of(self.trainer)
 
+    def _know_ranks(self) -> None:
+        """Find out which samples a distributed sampler repeats; loaders are known by now."""
+        ranks = self.loop.ranks
+        for split, loader in loaders_of(self.trainer).items():
+            own = own_rows(loader, ranks.rank, ranks.world_size)
+            if own is not None:
+                self.loop.intake.own[split] = own
+
     def start(self) -> None:
         """Start the clock, and begin anew if this run does not continue the recorded one (known only by now)."""
         self._budget.restart()
@@ -140,15 +164,45 @@ class Session:
                         "file, and so does `lightning-interactions report RUN_DIR` where the logger keeps files"
                     )
 
-    def look(self, batch: Any) -> None:
-        """Look at a first batch, while an error still costs nobody a run."""
-        if self.active:
-            look_once(self.loop, self.trainer, self.module, batch)
+    def begin_step(self, split: str, batch: Any) -> None:
+        """See what the step that comes does with a batch, if that is of interest."""
+        self.end_sight()
+        looks = self.trainer.sanity_checking and self.loop.rules is None
+        if self.active and (looks or split == "train" or self.due):
+            with self._contained("watching a step"):
+                sight = self.loop.sight(split, self.module)
+                self._sight = sight.open(batch) if sight is not None else None
 
-    def observe(self, split: str, batch: Any) -> None:
-        """Consider the samples of a passing batch."""
-        if self.active and self.loop.rules is not None and (split == "train" or self.due):
-            self.loop.observe(split, batch)
+    def end_step(self, split: str) -> None:
+        """Look at the first batch that was seen; consider the samples of each, but for those of the sanity check."""
+        seen = self.end_sight()
+        if seen is None or not self.active:
+            return
+        if self.loop.rules is None and split == self.options.splits[0]:
+            self._look(seen)
+        if self.active and not self.trainer.sanity_checking:
+            with self._contained("taking in samples"):
+                self.loop.observe(split, seen)
+
+    def end_sight(self) -> Sighting | None:
+        """Look no longer."""
+        sight, self._sight = self._sight, None
+        return None if sight is None else sight.close()
+
+    def _look(self, seen: Sighting) -> None:
+        """Look at what was seen first: mistakes in what the user chose are errors while they cost nobody a run."""
+        try:
+            look_once(self.loop, self.trainer, self.module, seen)
+        except Exception as error:
+            early = self.options.explicit and self.trainer.global_step == 0
+            if early or self.options.on_error == "raise":
+                raise
+            self.faults.switch_off(str(error) if isinstance(error, InteractionsError) else repr(error))
+
+    def begin_epoch(self) -> None:
+        """Take note that the training samples pass by once more."""
+        self.loop.watchlist.recurrence.begin_epoch()
+        self.loop.intake.begin_pass("train")
 
     def end_epoch(self) -> None:
         """Look for augmentation at the end of a training epoch."""
@@ -170,15 +224,22 @@ class Session:
             asked = self.active and not again and self.should_probe(epoch, self.trainer.global_step)
             due = asked and self._budget.allows()
         self.due = same_on_all_ranks(self.trainer, due)
+        if self.due:
+            self._before = {key: copy(value) for key, value in self.trainer.callback_metrics.items()}
+            self._know_ranks()
+            self.loop.intake.begin_pass("val")
 
-    def measure(self, *, wait: bool = False) -> None:
-        """Measure if it is due; then decide, or with ``wait`` log what needs no validation loss and `settle` later."""
+    def measure(self) -> None:
+        """Measure if it is due; then decide, or log what needs no validation loss and `settle` when that is logged."""
+        wait = False
         if self.due:
             self.due = False
             with self._contained("measuring", counts=True):
                 trainer, enabled = self.trainer, self.options.verbose
                 with measuring(trainer, self.loop.masked_rows(), enabled=enabled) as progress:
+                    self._compare()
                     record = self.loop.take(self.module, trainer.current_epoch, logged_step(trainer), progress)
+                    wait = self._awaits_loss
                 if enabled and self._budget.count == 0:
                     self._tell_cost(record)
                 self._budget.spend(record.seconds)
@@ -192,6 +253,25 @@ class Session:
             # Nothing could be measured so far; without these keys a `ModelCheckpoint` would stop the run.
             keys = [*DECISION_KEYS, *(f"{part}mean_order" for part in self.options.parts)]
             self._log(dict.fromkeys(keys, math.nan))
+
+    def _compare(self) -> None:
+        """Compare our validation loss with those logged so far, once."""
+        run = self.loop.run
+        if not run.judged and self.options.monitor is None and "val" in self.options.loss_splits:
+            logged = logged_losses(self.trainer, self._before, self.options.log_key_prefix)
+            if logged:
+                self.loop.compare(self.module, logged)
+
+    @property
+    def _awaits_loss(self) -> bool:
+        """Whether the validation loss that decides, or with which ours is to be compared, may still be logged."""
+        run = self.loop.run
+        return self.trainer.enable_validation and (self._judge is not None or not run.judged)
+
+    @property
+    def _judge(self) -> str | None:
+        """The logged validation loss that decides; ``None`` if that is ours."""
+        return self.options.monitor or self.loop.run.judge
 
     def _tell_cost(self, record: Record) -> None:
         """Say what the first measurement cost."""
@@ -210,6 +290,13 @@ class Session:
         if record is None:
             return
         run, events = self.loop.run, []
+        if late and not run.judged:
+            with self._contained("comparing losses"):
+                before = dict(self.loop.tasks)
+                self._compare()
+                run.judged = True  # if nothing was logged by now, nothing will be
+                if self.loop.tasks != before:  # the outputs have another meaning than was thought
+                    record = self.loop.take(self.module, record.epoch, record.step)
         with self._contained("deciding"):
             events = run.decide(record, *self._losses(record))
             run.keep(record)
@@ -230,14 +317,14 @@ class Session:
 
     def _losses(self, record: Record) -> tuple[float | None, float | None]:
         """Training and validation loss: those on the fixed samples, or the validation loss the user logs."""
-        key = self.options.monitor
+        key = self._judge
         if key is None:
             return record.losses.get("train"), record.losses.get("val")
         value = logged_value(self.trainer, key)
         if value is None:
             known = ", ".join(sorted(map(str, self.trainer.callback_metrics))) or "none"
             self.faults.tell(f"no metric {key!r} was logged, so that loss is missing; logged are: {known}")
-        return record.losses.get("train"), value
+        return None if self.loop.run.judge else record.losses.get("train"), value
 
     def _act(self, events: Sequence[PhaseEvent]) -> None:
         """Stop if that was asked for, or no longer; tell people."""
@@ -306,6 +393,7 @@ class Session:
     def interrupt(self) -> None:
         """Forget what was under way; keep what was measured."""
         self._waiting, self.due = None, False
+        self.end_sight()
         if self._speaks and len(self.loop.history):
             with self._contained("keeping the history"):
                 self._loggers.keep(self.loop.record())

@@ -6,6 +6,7 @@ compared by value and classes by name.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -24,6 +25,9 @@ from lightning_interactions.monitor.options import Options
 
 UNSUPPORTED_STRATEGIES = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy", "XLAStrategy")
 """Strategies under which a rank does not hold the whole model, so that it cannot be called on its own."""
+
+LOSS_WORDS = {"nll", "ce", "bce", "mse", "mae", "xent", "elbo", "error", "objective"}
+"""Words in the names of logged metrics that are losses, besides "loss"."""
 
 _NEEDS = "so the monitor cannot see what it should measure"
 
@@ -51,15 +55,16 @@ def check_trainer(trainer: Any, module: Any, options: Options) -> bool:
     strategy = next((name for name in UNSUPPORTED_STRATEGIES if name in names), None)
     if strategy is not None:
         return _inactive(f"{strategy} splits the model over ranks, {_NEEDS}")
-    check_forward(module, options)
+    return True
+
+
+def lacks_validation(trainer: Any, options: Options) -> str | None:
+    """Say why there is no validation to watch, if one should be watched."""
     if options.watch == "train" or trainer.enable_validation:
-        return True
+        return None
     if trainer.limit_val_batches == 0:
-        return _inactive(f'validation is switched off (limit_val_batches=0), {_NEEDS}; watch="train" would do without')
-    raise ArgumentError(
-        f"There is no validation loader (or no `validation_step`), {_NEEDS}. Give the Trainer validation data, or use "
-        'TwoPhaseMonitor(watch="train").'
-    )
+        return "validation is switched off (limit_val_batches=0)"
+    return "there is no validation loader (or no `validation_step`)"
 
 
 def check_forward(module: Any, options: Options) -> None:
@@ -159,6 +164,41 @@ def logged_value(trainer: Any, key: str) -> float | None:
     own = torch.tensor([[0.0 if value is None else float(value), value is not None]], dtype=torch.float64)
     values, present = ranks_of(trainer).gather(own).unbind(1)
     return float(values.sum() / present.sum()) if present.any() else None
+
+
+def logged_losses(trainer: Any, before: Mapping[str, Any], prefix: str) -> dict[str, float]:
+    """Return what may be validation losses among the metrics logged since ``before``, averaged over the ranks."""
+    own = {}
+    for key, value in trainer.callback_metrics.items():
+        words = set(re.split(r"[^a-z]+", key.lower()))
+        fresh = key not in before or not torch.equal(torch.as_tensor(before[key]), torch.as_tensor(value))
+        other = key.startswith(prefix) or words & {"train", "training"}
+        if fresh and not other and ("loss" in key.lower() or words & LOSS_WORDS):
+            own[str(key)] = float(value)
+    everyone = ranks_of(trainer).gather_objects(own)
+    keys = [key for key in everyone[0] if all(key in other for other in everyone)]
+    keys.sort(key=lambda key: ("val" not in key.lower(), "loss" not in key.lower(), len(key)))
+    return {key: sum(other[key] for other in everyone) / len(everyone) for key in keys}
+
+
+def own_rows(loader: Any, rank: int, ranks: int) -> int | None:
+    """Return how many samples of a pass are a rank's own, where a distributed sampler repeats some; else ``None``."""
+    sampler = getattr(loader, "sampler", None)
+    if ranks == 1 or getattr(sampler, "num_replicas", None) != ranks or getattr(sampler, "drop_last", True):
+        return None
+    try:
+        return -(-(len(sampler.dataset) - rank) // ranks)  # type: ignore[union-attr]
+    except TypeError:
+        return None
+
+
+def loaders_of(trainer: Any) -> dict[str, Any]:
+    """Return the loaders by split, as far as they are known: the training loader, and the first of validation."""
+    val = trainer.val_dataloaders
+    first = val[0] if isinstance(val, (list, tuple)) and val else val
+    return {
+        split: loader for split, loader in (("train", trainer.train_dataloader), ("val", first)) if loader is not None
+    }
 
 
 def log_scalars(trainer: Any, module: Any, metrics: Mapping[str, float], *, late: bool = False) -> None:

@@ -33,9 +33,11 @@ def boundary_message(epoch: int, e: Mapping[str, float]) -> str:
 def overfitting_message(epoch: int, e: Mapping[str, float]) -> str:
     """Say that the losses show overfitting, and which checkpoint to keep."""
     best = int(e["best_val_epoch"])
+    # Without a training loss the validation loss stands for the gap.
+    gap = "" if e["gap"] == e["val_loss"] else f", loss gap from {e['gap_low']:.3g} to {e['gap']:.3g}"
     return (
         f"Epoch {epoch}: the network is overfitting (validation loss rose from {e['best_val_loss']:.3g} at "
-        f"epoch {best} to {e['val_loss']:.3g}, loss gap from {e['gap_low']:.3g} to {e['gap']:.3g}). "
+        f"epoch {best} to {e['val_loss']:.3g}{gap}). "
         f"Go back to the checkpoint of epoch {best}; stop, or add data or regularisation."
     )
 

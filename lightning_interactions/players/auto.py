@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -57,7 +56,7 @@ def suited_players(players: Players | str, batch: Batch, model: nn.Module, token
     """Choose players, or copy those the user chose, and let them learn from the model; they are not fitted yet."""
     packed = len(batch.fields) > 1
     chosen = copy.deepcopy(players) if isinstance(players, Players) else choose_players(batch.inputs, packed=packed)
-    chosen.suit(model, [field.name for field in batch.fields], tokenizer)
+    chosen.suit(model, [field.row for field in batch.fields], tokenizer)
     return chosen
 
 
@@ -75,7 +74,7 @@ def two_samples(batch: Batch, players: Players | None) -> Batch:
             "`players`, or `input_fn=batch -> inputs` if the wrong inputs were read."
         )
     rows = usable[[0, min(1, len(usable) - 1)]]
-    return replace(batch, inputs=batch.inputs[rows], targets=batch.targets[rows.to(batch.targets.device)])
+    return batch.rows(rows)
 
 
 @contextmanager

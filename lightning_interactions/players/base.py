@@ -50,9 +50,11 @@ class Players(ABC):
 
     Attributes:
         uneven: Whether samples may differ in their number of regions, as texts do.
+        any_size: Whether samples may differ in their shape, as images do.
     """
 
     uneven = False
+    any_size = False
 
     @abstractmethod
     def partition(self, sample: Tensor, generator: Generator) -> Tensor:

@@ -32,6 +32,8 @@ class ImagePatches(RegionPlayers):
                 [2, 2, 3, 3]])
     """
 
+    any_size = True
+
     def __init__(
         self, grid: int | tuple[int, int] | None = None, margin: int | None = None, baseline: Baseline = "zero"
     ) -> None:

@@ -10,10 +10,8 @@ from torch import Generator, Tensor, nn
 
 from lightning_interactions.errors import BatchError, bad_argument, is_whole
 from lightning_interactions.functional.coalitions import MIN_PLAYERS
-from lightning_interactions.model.batch import ATTENTION_KEY, Padding
+from lightning_interactions.model.batch import ATTENTION_KEY, SPECIAL_KEY, Padding
 from lightning_interactions.players.base import BACKGROUND, MaskedRegions
-
-SPECIAL_KEY = "special_tokens_mask"
 
 
 class Tokens(MaskedRegions):

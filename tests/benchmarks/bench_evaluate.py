@@ -22,7 +22,7 @@ from models import PatchTransformer, lenet, load_or_noise, machine, mlp, table, 
 from torch import Tensor, nn
 
 from lightning_interactions.functional import SPLIT_TOLERANCE, sparse_and_or
-from lightning_interactions.measure.samples import content_keys, draw_players
+from lightning_interactions.measure.samples import draw_players
 from lightning_interactions.measure.values import evaluate_coalitions
 from lightning_interactions.model.chunks import ChunkSize
 from lightning_interactions.model.layer import LayerCut

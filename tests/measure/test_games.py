@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_interactions.errors import ArgumentError, BatchError, ModelOutputError
 from lightning_interactions.measure.games import Game, find_rules
-from lightning_interactions.measure.samples import Pool, content_keys, draw_players
+from lightning_interactions.measure.samples import Pool, draw_players
 from lightning_interactions.model.batch import Batch, read_batch
 from lightning_interactions.model.model import Model
 from lightning_interactions.players import FeatureMask, ImagePatches, TabularFeatures, Tokens

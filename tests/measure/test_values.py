@@ -13,7 +13,7 @@ from oracles import values_by_loops
 from torch import Tensor, nn
 
 from lightning_interactions.errors import ModelOutputError
-from lightning_interactions.measure.samples import content_keys, draw_players
+from lightning_interactions.measure.samples import draw_players
 from lightning_interactions.measure.values import count_cells, evaluate_coalitions, score_rows, table_of
 from lightning_interactions.model.chunks import MAX_CHUNK, default_chunk_size, is_out_of_memory
 from lightning_interactions.model.layer import LayerCut

@@ -10,7 +10,7 @@ from models import Recorder, cnn, mlp
 from torch import Tensor, nn
 
 from lightning_interactions import compute_interactions
-from lightning_interactions.measure.samples import content_keys, draw_players
+from lightning_interactions.measure.samples import draw_players
 from lightning_interactions.measure.values import evaluate_coalitions
 from lightning_interactions.model.chunks import FIRST_CHUNK, PATIENCE, TRIALS, ChunkSize, default_chunk_size
 from lightning_interactions.model.layer import LayerCut

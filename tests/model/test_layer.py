@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_interactions.errors import ArgumentError, ModelOutputError
 from lightning_interactions.functional.coalitions import coalition_masks
-from lightning_interactions.measure.samples import content_keys, draw_players
+from lightning_interactions.measure.samples import draw_players
 from lightning_interactions.measure.values import evaluate_coalitions, layer_features
 from lightning_interactions.model.layer import LayerCut
 from lightning_interactions.model.score import log_odds, read_logits

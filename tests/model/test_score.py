@@ -18,7 +18,7 @@ from lightning_interactions.errors import ArgumentError, BatchError, ModelOutput
 from lightning_interactions.model.score import (
     SCORES,
     check_targets,
-    classification_loss,
+    
     log_odds,
     logit,
     probability,

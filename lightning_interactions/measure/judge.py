@@ -1,0 +1,194 @@
+"""Is the game the user's? What kind of task it is, decided on many samples, and whether the loss is the logged one."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_interactions.errors import BatchError
+from lightning_interactions.measure.ranks import Ranks
+from lightning_interactions.measure.samples import Samples
+from lightning_interactions.model.model import Model
+from lightning_interactions.model.score import ScoreFn, log_odds, output
+from lightning_interactions.model.targets import are_soft
+from lightning_interactions.model.task import Target, Task, find_task
+
+ERRORS = 4.0
+"""A loss is the logged one if it is within so many standard errors of it."""
+
+SLACK = 0.01
+"""Or within this fraction: averages over uneven batches are not quite those over samples."""
+
+LossFn = Callable[[Tensor, Tensor], Tensor]
+
+
+def all_outputs(model: Model, samples: Samples) -> Tensor:
+    """Outputs ``(B, C)`` for samples as they are, in their order; inside `Model.quiet`."""
+    parts = samples.of_one_shape()
+    found = []
+    for _, some in parts:
+        inputs, *carried = model.place(some.inputs, *some.carried)
+        found.append(model.logits(inputs, None, carried))
+    return torch.cat(found)[torch.cat([rows for rows, _ in parts]).argsort()]
+
+
+def settle_tasks(
+    model: Model,
+    watched: Mapping[str, Samples],
+    losses: Mapping[str, Samples],
+    *,
+    score: str | ScoreFn,
+    target: Target,
+    loss_fn: LossFn | None = None,
+) -> tuple[dict[str, Task], str | None]:
+    """Decide, on all samples that were chosen, what is asked of the model; the first batch may mislead.
+
+    The first of the ``watched`` splits decides on the kind. Returned is the task of every split, and why the training
+    loss cannot be had if its targets are of another kind.
+    """
+    first = next(iter(watched))
+    with model.quiet():
+        outputs = all_outputs(model, watched[first])
+    every = [some[first].targets for some in (watched, losses) if first in some]
+    task = find_task(outputs, torch.cat(every), score, target, whole=model.whole is not None, loss_fn=loss_fn)
+    tasks, problem = {first: task}, None
+    for split in [split for split in {**watched, **losses} if split != first]:
+        targets = [some[split].targets for some in (watched, losses) if split in some]
+        own = replace(task, soft=are_soft(targets[-1], task.outputs)) if task.kind in ("classes", "binary") else task
+        try:
+            for some in targets:
+                own.read(some)
+        except BatchError as error:
+            problem = f"the {split} loss is missing: {error}"
+        else:
+            tasks[split] = own
+    return tasks, problem
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the loss is the user's."""
+
+    key: str | None  # the logged loss it was compared with
+    near: bool
+    task: Task  # with the form of the loss that is near
+    ours: float
+    logged: float
+
+    @property
+    def text(self) -> str:
+        """Say it in one sentence without a full stop."""
+        return (
+            f"its validation loss ({self.ours:.4g}) is not the logged {self.key!r} ({self.logged:.4g}), which is "
+            "judged instead; usual reasons: outputs that are probabilities or embeddings, label smoothing, class weights, a "
+            "normalisation in the step, other samples. Give `loss_fn=(output, target) -> (B,)`, or `forward_fn`"
+        )
+
+
+def compare_losses(
+    model: Model, task: Task, samples: Samples, logged: Mapping[str, float], ranks: Ranks, module: nn.Module
+) -> Verdict | None:
+    """Compare the loss on samples with what was logged in the same validation; ``None`` if nothing was.
+
+    Tried are the usual loss of the task, those of other readings of its outputs and targets, and the losses the model
+    has as modules; as means, and as sums over outputs.
+    """
+    if not logged or not len(samples):
+        return None
+    with ranks.together(), model.quiet():
+        outputs = all_outputs(model, samples)
+    targets = samples.targets.to(outputs.device)
+    counts = torch.ones(len(samples)) if samples.counts is None else samples.counts
+    usual: Verdict | None = None
+    for form, factor in _forms(task, outputs, targets, module):
+        try:
+            each = factor * form.loss(outputs, form.read(targets))
+        except Exception:  # a form that does not fit may fail in any manner
+            continue
+        mean, error = _mean(each, counts.to(each))
+        for key, value in logged.items():
+            verdict = Verdict(key, _near(mean, error, value), form, mean, value)
+            usual = usual or verdict
+            if verdict.near:
+                return verdict
+    return usual
+
+
+def _near(mean: float, error: float, logged: float) -> bool:
+    return math.isfinite(mean) and abs(mean - logged) <= ERRORS * error + SLACK * abs(logged)
+
+
+def _mean(each: Tensor, counts: Tensor) -> tuple[float, float]:
+    """Weighted mean, and its standard error."""
+    known = each.isfinite()
+    each, counts = each[known].double(), counts[known].double()
+    if not len(each):
+        return math.nan, math.nan
+    mean = (each * counts).sum() / counts.sum()
+    spread = ((each - mean).square() * counts).sum() / counts.sum()
+    return float(mean), float((spread / len(each)).sqrt())
+
+
+def _forms(task: Task, outputs: Tensor, targets: Tensor, module: nn.Module) -> list[tuple[Task, float]]:
+    """Forms of the loss with a factor, the likeliest first."""
+    forms = [(task, 1.0)]
+    if task.loss_fn is not None:
+        return forms
+    inside = bool(((outputs >= 0) & (outputs <= 1)).all())
+    if task.kind in ("classes", "binary", "labels") and inside:
+        forms.append((replace(task, probabilities=not task.probabilities), 1.0))
+    if task.kind == "labels":
+        forms.append((task, float(task.outputs)))
+    if task.kind in ("binary", "regression") and task.outputs == 1 and targets.is_floating_point():
+        forms += [(other, 1.0) for other in _between(task, targets, inside)]
+    for own in _criteria(module):
+        forms.append((replace(task, loss_fn=_as_loss(own, targets), named=type(own).__name__), 1.0))
+    if task.kind in ("regression", "reconstruction"):
+        forms += [(replace(task, loss_fn=_absolute, named="absolute error"), 1.0), (task, 0.5)]
+        forms.append((task, float(task.outputs)))
+    return forms
+
+
+def _between(task: Task, targets: Tensor, inside: bool) -> list[Task]:
+    """Other readings of the targets of a single output: as probabilities, as numbers."""
+    known = targets[targets.isfinite()]
+    if not bool(((known >= 0) & (known <= 1)).all()):
+        return []
+    soft = replace(task, kind="binary", soft=True, score=log_odds if task.score is output else task.score)
+    numbers = replace(task, kind="regression", soft=False, score=output, probabilities=False)
+    certain = [replace(soft, probabilities=True)] if inside else []
+    return [soft, *certain, numbers]
+
+
+def _criteria(module: nn.Module) -> list[nn.Module]:
+    """The losses a model has as modules, which know of class weights and smoothing."""
+    return [m for m in module.modules() if isinstance(m, nn.modules.loss._Loss)]
+
+
+def _as_loss(criterion: nn.Module, like: Tensor) -> LossFn:
+    """Make a loss per sample of a module."""
+    own: Any = copy.deepcopy(criterion)
+    weight = getattr(own, "weight", None)
+    own.reduction = "none"
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        wanted = targets.to(outputs) if targets.is_floating_point() else targets
+        own_outputs = outputs.squeeze(1) if outputs.shape[1] == 1 and wanted.ndim == 1 else outputs
+        each: Tensor = own.to(outputs)(own_outputs, wanted)
+        if isinstance(weight, Tensor) and wanted.ndim == 1 and not wanted.is_floating_point():
+            # Such a mean is one of weights, too.
+            each = each / weight.to(each)[wanted].mean()
+        return each.flatten(1).mean(1) if each.ndim > 1 else each
+
+    return loss
+
+
+def _absolute(outputs: Tensor, targets: Tensor) -> Tensor:
+    wanted = targets.unsqueeze(1) if targets.ndim == 1 else targets
+    return (outputs - wanted).abs().mean(1)

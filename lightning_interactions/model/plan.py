@@ -1,0 +1,199 @@
+"""How the model is asked, learned from a step that was seen: what is masked, what is carried along, what stays.
+
+The calls of a step are linked where one takes what another returned, so a module that normalises, a backbone and a head
+become one. Of the tensors that come from outside, those with a row for each sample are carried along; one of them is
+masked; everything else is constant.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_interactions.errors import BatchError, bad_argument
+from lightning_interactions.model.batch import Field, companion_role, pack, pick_input, unpack
+from lightning_interactions.model.seen import SeenCall
+from lightning_interactions.model.tree import Path, rebuild, tensors
+
+Place = tuple[int, Path]
+"""A tensor of a step: the number of the call, and where it stands in its arguments ``(args, kwargs)``."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One call that does what several calls of a step did, with other samples.
+
+    It is called with the module, the masked tensor (packed with its companions, see `read_batch`) and the tensors that
+    are carried along; it returns what the last call of the step returned.
+    """
+
+    calls: tuple[SeenCall, ...]
+    fields: tuple[Field, ...]  # the masked tensor, and what is packed with it
+    places: tuple[Place, ...]  # where these stand
+    carried: Mapping[Place, str]  # where the tensors that are carried along stand, and their names
+    links: Mapping[Place, Place] = field(default_factory=dict)  # arguments that are outputs of earlier calls
+    lengths: Place | None = None  # of the carried tensors, the lengths of the texts where no mask tells them
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Names of the modules that are called."""
+        return tuple(call.site for call in self.calls)
+
+    def read(self, calls: Sequence[SeenCall]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Find masked and carried tensors in the calls of another step; a `BatchError` says that they differ."""
+        found = _same_calls(self.sites, calls)
+        rows = found[0].rows
+        tables = [tensors((call.args, call.kwargs)) for call in found]
+        try:
+            own = [tables[number][path] for number, path in (*self.places, *self.carried)]
+        except KeyError as missing:
+            raise BatchError(f"the model was called without {_name(missing.args[0], {})}") from None
+        if any(not tensor.ndim or len(tensor) != rows for tensor in own):
+            raise BatchError(f"the model was called with tensors of {sorted({len(x) for x in own if x.ndim})} rows")
+        packed, carried = own[: len(self.places)], own[len(self.places) :]
+        lengths = None if self.lengths is None else carried[list(self.carried).index(self.lengths)]
+        return pack(packed, self.fields, lengths), tuple(carried)
+
+    def __call__(self, module: nn.Module, inputs: Tensor, *carried: Tensor) -> Any:
+        """Call the module, or those of its parts, with other samples."""
+        values = dict(zip(self.places, unpack(inputs, self.fields).values(), strict=True))
+        values |= dict(zip(self.carried, carried, strict=True))
+        outputs: list[Any] = []
+        for number, call in enumerate(self.calls):
+            args, kwargs = rebuild((call.args, call.kwargs), self._filler(number, values, outputs, len(inputs)))
+            outputs.append(module.get_submodule(call.site)(*args, **kwargs))
+        return outputs[-1]
+
+    def _filler(self, number: int, values: Mapping[Place, Tensor], outputs: Sequence[Any], rows: int) -> Any:
+        first = next(iter(values.values()))
+
+        def fill(path: Path, leaf: Any) -> Any:
+            place = number, path
+            if place in values:
+                return values[place]
+            if place in self.links:
+                source, where = self.links[place]
+                return tensors(outputs[source])[where]
+            if isinstance(leaf, Tensor):
+                half = leaf.dtype in (torch.float16, torch.bfloat16) and first.dtype in (torch.float32, torch.float64)
+                return leaf.to(first.device, first.dtype if half else leaf.dtype)
+            counts = type(leaf) is int and leaf == self.calls[number].rows and "batch" in str(path[-1])
+            return rows if counts else leaf
+
+        return fill
+
+
+def make_plan(module: nn.Module, calls: Sequence[SeenCall], wanted: str | int | None = None) -> Plan:
+    """Learn from the calls of a step how the model is asked.
+
+    Args:
+        module: The model.
+        calls: What was seen, without losses and metrics (see `model_calls`).
+        wanted: The option ``input``: name or position of the tensor that is masked.
+
+    Raises:
+        BatchError: If the calls have no tensor whose parts could play.
+        ArgumentError: If there is no ``wanted`` tensor.
+    """
+    chain, links = _chain(calls)
+    rows = chain[0].rows
+    own: dict[Place, Tensor] = {}
+    names: dict[Place, str] = {}
+    for number, call in enumerate(chain):
+        parameters = _parameter_names(module.get_submodule(call.site))
+        for path, tensor in tensors((call.args, call.kwargs)).items():
+            if (number, path) not in links and tensor.ndim and len(tensor) == rows:
+                own[number, path], names[number, path] = tensor, _name(path, parameters)
+    named = {names[place]: tensor for place, tensor in reversed(own.items())}
+    by_name = {names[place]: place for place in reversed(own)}
+    chosen = pick_input(dict(reversed(named.items())), wanted)
+    places, ids = [by_name[name] for name in chosen], named[chosen[0]]
+    carried = {place: names[place] for place in own if place not in places}
+    fields = [Field(names[p], own[p].dtype, companion_role(names[p], own[p], ids) if p != places[0] else "")
+              for p in places]  # fmt: skip
+    lengths = None
+    if ids.ndim == 2 and not ids.is_floating_point() and not any(found.role for found in fields):
+        lengths = next((place for place, name in carried.items() if _are_lengths(name, own[place], ids)), None)
+    if lengths is not None:
+        fields.append(Field("", torch.bool, "lengths"))
+    return Plan(tuple(chain), tuple(fields), tuple(places), carried, links, lengths)
+
+
+def model_calls(calls: Sequence[SeenCall]) -> list[SeenCall]:
+    """Return the calls of the model, without those of losses and metrics.
+
+    Where the model itself was called, what was called before it prepares nothing it depends on.
+    """
+    asked = [call for call in calls if not call.judge]
+    first = next((number for number, call in enumerate(asked) if not call.site), 0)
+    return asked[first:]
+
+
+def _chain(calls: Sequence[SeenCall]) -> tuple[list[SeenCall], dict[Place, Place]]:
+    """Follow what the first call returned through later calls, to the last one whose tensors are all accounted for."""
+    chain, links = [calls[0]], dict[Place, Place]()
+    for call in calls[1:]:
+        inputs = {path: x for path, x in tensors((call.args, call.kwargs)).items() if x.ndim and len(x) == call.rows}
+        number = len(chain)
+        found = {path: _source(tensor, chain) for path, tensor in inputs.items()}
+        known = {path: source for path, source in found.items() if source is not None}
+        if known and call.rows == calls[0].rows and len(known) == len(inputs):
+            chain.append(call)
+            links |= {(number, path): source for path, source in known.items()}
+    return chain, links
+
+
+def _source(tensor: Tensor, chain: Sequence[SeenCall]) -> Place | None:
+    for number in reversed(range(len(chain))):
+        for path, output in tensors(chain[number].output).items():
+            if output.shape == tensor.shape and output.dtype == tensor.dtype and torch.equal(output, tensor):
+                return number, path
+    return None
+
+
+def _same_calls(sites: Sequence[str], calls: Sequence[SeenCall]) -> list[SeenCall]:
+    """Find the calls of the same modules, in order."""
+    found: list[SeenCall] = []
+    for call in calls:
+        if len(found) < len(sites) and call.site == sites[len(found)]:
+            found.append(call)
+    if len(found) < len(sites):
+        what = sites[len(found)]
+        raise BatchError(f"the step did not call {f'`{what}`' if what else 'the model'} as in the first batch")
+    return found
+
+
+def _parameter_names(module: nn.Module) -> dict[int, str]:
+    try:
+        parameters = inspect.signature(module.forward).parameters.values()
+    except (TypeError, ValueError):
+        return {}
+    plain = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return dict(enumerate(plain))
+
+
+def _name(path: Path, parameters: Mapping[int, str]) -> str:
+    """Name an argument as its function does; one inside a structure by its keys too."""
+    side, first, *rest = path
+    name = str(first) if side == 1 else parameters.get(int(first), f"argument {first}")
+    return ".".join([name, *map(str, rest)])
+
+
+def _are_lengths(name: str, tensor: Tensor, ids: Tensor) -> bool:
+    whole = tensor.ndim == 1 and not tensor.is_floating_point()
+    return (
+        whole
+        and "len" in name.rpartition(".")[2].lower()
+        and 1 <= int(tensor.min()) <= int(tensor.max()) <= ids.shape[1]
+    )
+
+
+def check_input_option(wanted: object) -> None:
+    """Raise an `ArgumentError` unless ``wanted`` is a name, a position or ``None``."""
+    if wanted is not None and (isinstance(wanted, bool) or not isinstance(wanted, (str, int))):
+        raise bad_argument("input", "the name or position of an argument of the model, or None", wanted)

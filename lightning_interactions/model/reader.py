@@ -1,0 +1,198 @@
+"""From what passes by, batches and the calls a step made with them, to samples: inputs and targets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_interactions.errors import BatchError
+from lightning_interactions.model.batch import TARGET_KEYS, Batch, describe_structure, read_batch, target_leaf
+from lightning_interactions.model.plan import Plan, make_plan, model_calls
+from lightning_interactions.model.seen import Recorder, SeenCall, can_be_seen, rows_of
+from lightning_interactions.model.targets import known_rows
+from lightning_interactions.model.tree import Path, copied, tensors
+
+
+@dataclass
+class Sighting:
+    """A batch, and what the step did with it; copies, so that both may be written into."""
+
+    batch: Any
+    calls: Sequence[SeenCall] = ()
+    rows: int | None = None  # only so many of its samples are new; the others a sampler has repeated
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return rows_of(self.batch) or 0
+
+
+class Sight:
+    """Sees one step: between `open` and `close` it runs with a batch, which is copied first."""
+
+    def __init__(
+        self, model: nn.Module, sites: Sequence[str] | None = None, before: Callable[[], object] | None = None
+    ) -> None:
+        self._recorder = Recorder(model, sites, before) if can_be_seen(model) else None
+        self._batch: Any = None
+
+    def open(self, batch: Any) -> Sight:
+        """Begin to look."""
+        self._batch = copied(batch)
+        if self._recorder is not None:
+            self._recorder.start(rows_of(batch))
+        return self
+
+    def close(self) -> Sighting:
+        """Look no longer."""
+        return Sighting(self._batch, self._recorder.stop() if self._recorder is not None else ())
+
+
+@contextmanager
+def seeing(sight: Sight, batch: Any, take: Callable[[Sighting], object]) -> Iterator[None]:
+    """See what runs inside, and hand it on if it did not fail."""
+    sight.open(batch)
+    try:
+        yield
+    except BaseException:
+        sight.close()
+        raise
+    take(sight.close())
+
+
+Source = tuple[str, Any]  # where targets are: ("batch", path), ("call", path of the first call) or ("loss", module)
+
+
+@dataclass
+class Reader:
+    """Reads samples from sightings; learned from the first one.
+
+    With a ``plan`` inputs are what the model was called with, else what the batch holds.
+    """
+
+    plan: Plan | None
+    input_fn: Callable[[Any], Any] | None = None
+    target_fn: Callable[[Any], Any] | None = None
+    sources: dict[str, Source] = field(default_factory=dict)  # of each split
+
+    def read(self, split: str, seen: Sighting) -> Batch:
+        """Return the samples; a `BatchError` says what is missing. Those without a target are left out."""
+        if self.plan is None:
+            batch = read_batch(seen.batch, self.input_fn, self.target_fn)
+        else:
+            inputs, carried = self.plan.read(seen.calls)
+            batch = Batch(inputs, self._targets(split, seen, inputs), self.plan.fields, carried)
+        rows = torch.arange(len(batch.inputs))[: seen.rows]
+        known = known_rows(batch.targets.cpu())
+        return batch if bool(known.all()) and len(rows) == len(known) else batch.rows(rows[known[: len(rows)]])
+
+    def first(self, split: str, seen: Sighting) -> Batch:
+        """Return the samples of a first sighting, with what the model returned for them."""
+        batch = self.read(split, seen)
+        last = self.plan.calls[-1] if self.plan is not None else None
+        complete = last is not None and not last.training and len(batch.inputs) == last.rows
+        return replace(batch, seen=last.output) if last is not None and complete else batch
+
+    def _targets(self, split: str, seen: Sighting, inputs: Tensor) -> Tensor:
+        if self.target_fn is not None:
+            found: Any = self.target_fn(seen.batch)
+        else:
+            if split not in self.sources:
+                self.sources[split] = _find_targets(seen, inputs, self._names)
+            found = _at(self.sources[split], seen, inputs)
+        if not isinstance(found, Tensor) or not found.ndim or len(found) != len(inputs):
+            raise _no_targets(seen.batch, len(inputs))
+        return found.detach().to(inputs.device)
+
+    @property
+    def _names(self) -> dict[Path, str]:
+        """Names of what the first call of the plan is given."""
+        return {} if self.plan is None else {path: name for (n, path), name in self.plan.carried.items() if n == 0}
+
+
+def learn(
+    module: nn.Module,
+    seen: Sighting,
+    *,
+    wanted: str | int | None = None,
+    input_fn: Callable[[Any], Any] | None = None,
+    target_fn: Callable[[Any], Any] | None = None,
+    forward_fn: Callable[[Any, Any], Any] | None = None,
+) -> tuple[Reader, str | None]:
+    """Learn to read what passes by from the first sighting; return what is to be told too.
+
+    Where the user says how inputs are read or the model is called, or its step calls nothing with the batch's tensors,
+    the batch is read instead.
+    """
+    plain = Reader(None, input_fn, target_fn)
+    if input_fn is not None or forward_fn is not None:
+        return plain, None
+    asked = model_calls(seen.calls)
+    if not asked:
+        unseen = not can_be_seen(module)
+        return plain, None if unseen or not len(seen) else (
+            "the step calls no module with the batch's tensors, so its inputs are read from the batch"
+        )
+    return Reader(make_plan(module, asked, wanted), None, target_fn), None
+
+
+def _find_targets(seen: Sighting, inputs: Tensor, names: dict[Path, str]) -> Source:
+    """Find out where targets are: what a loss was given, what has a usual name, what the model was not given."""
+    rows = len(inputs)
+    batch = {path: x for path, x in tensors(seen.batch).items() if x.ndim and len(x) == rows}
+    judged = _judged(seen, rows)
+    for _, tensor in judged:
+        for path, leaf in batch.items():
+            if _same(leaf, tensor):
+                return "batch", path
+    named = target_leaf(seen.batch)
+    if named is not None and named in batch:
+        return "batch", named
+    given = [x for call in seen.calls[:1] for x in tensors((call.args, call.kwargs)).values()]
+    others = [path for path, leaf in batch.items() if not any(_same(leaf, x) for x in given) and leaf.ndim <= 2]
+    if others:
+        return "batch", (1,) if (1,) in others else max(others, key=lambda path: not batch[path].is_floating_point())
+    if judged:
+        return "loss", judged[0][0]
+    own = next((path for path, name in names.items() if name.rpartition(".")[2] in TARGET_KEYS), None)
+    if own is not None:
+        return "call", own
+    output = seen.calls[0].output if seen.calls else None
+    if any(x.shape == inputs.shape and x.is_floating_point() for x in tensors(output).values()):
+        return "call", ()  # the input itself: it is reconstructed
+    raise _no_targets(seen.batch, rows)
+
+
+def _at(source: Source, seen: Sighting, inputs: Tensor) -> Any:
+    kind, where = source
+    if kind == "batch":
+        return tensors(seen.batch).get(where)
+    if kind == "loss":
+        return dict(_judged(seen, len(inputs))).get(where)
+    return inputs if where == () else tensors((seen.calls[0].args, seen.calls[0].kwargs)).get(where)
+
+
+def _judged(seen: Sighting, rows: int) -> list[tuple[str, Tensor]]:
+    """What losses and metrics were given besides the model's output, by the name of the module; losses first."""
+    found = []
+    for call in seen.calls:
+        own = [x for x in tensors((call.args, call.kwargs)).values() if x.ndim and len(x) == rows]
+        if call.judge and len(own) == 2:
+            found.append((call, own[1]))
+    found.sort(key=lambda pair: pair[0].judge != "loss")
+    return [(call.site, tensor) for call, tensor in found]
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.numel() == b.numel() and bool(torch.equal(a.flatten().to(b), b.flatten()))
+
+
+def _no_targets(batch: Any, rows: int) -> BatchError:
+    return BatchError(
+        f"Expected one target for each of {rows} samples, but none was found in the batch {describe_structure(batch)}. "
+        "Give `target_fn=batch -> targets`."
+    )

@@ -1,0 +1,156 @@
+"""Seeing how a user's own step calls the model: which module, with what, after every transform.
+
+While a step runs, hooks note the calls of the model and of its parts that come from the step itself, not those that one
+part makes of another. Arguments are copied before the model can write into them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import nn
+
+from lightning_interactions.model.tree import copied, tensors
+
+OUTPUT_NUMBERS = 2**24
+"""Outputs with more numbers are not kept."""
+
+MAX_CALLS = 16
+"""Calls of one step that are kept; the first ones matter."""
+
+
+Judge = Literal["", "loss", "metric"]
+
+
+@dataclass
+class SeenCall:
+    """One call of a module by a step."""
+
+    site: str  # name of the module, as in `named_modules`; empty for the model itself
+    args: tuple[Any, ...]  # copied
+    kwargs: dict[str, Any]  # copied
+    rows: int  # the samples it is about
+    training: bool  # whether the module was in training mode
+    judge: Judge = ""  # whether the module is no model, but a "loss" or a "metric"
+    output: Any = None  # copied; None where it is too large
+
+
+class Recorder:
+    """Notes the calls a step makes of a model.
+
+    ``sites`` limits it to modules that are known already: all others are left alone. ``before`` is called just before
+    the first call, with the model as the step finds it.
+
+    Attributes:
+        calls: What was seen since `start`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        sites: Collection[str] | None = None,
+        before: Callable[[], object] | None = None,
+    ) -> None:
+        self.model = model
+        self.calls: list[SeenCall] = []
+        self._sites, self._before = sites, before
+        self._handles: list[Any] = []
+        self._depth = 0
+        self._batch: int | None = None
+
+    def start(self, rows: int | None = None) -> Recorder:
+        """Begin to listen to a step with a batch of so many ``rows``."""
+        self.stop()
+        self.calls, self._depth, self._batch = [], 0, rows
+        for name, module in _observable(self.model):
+            if self._sites is None or name in self._sites:
+                with suppress(Exception):  # scripted modules may refuse
+                    self._handles.append(module.register_forward_pre_hook(self._enter(name), with_kwargs=True))
+                    leave = self._leave(name)
+                    self._handles.append(module.register_forward_hook(leave, always_call=True))
+        return self
+
+    def stop(self) -> list[SeenCall]:
+        """Listen no longer; return what was seen."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        return self.calls
+
+    def _enter(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if _is_redirect(module):
+                return
+            self._depth += 1
+            rows = _rows((args, kwargs), self._batch) if self._depth == 1 and len(self.calls) < MAX_CALLS else None
+            if rows is None:
+                return
+            if self._before is not None and not self.calls:
+                self._before()
+            self.calls.append(SeenCall(name, copied(args), copied(kwargs), rows, module.training, judge_of(module)))
+
+        return hook
+
+    def _leave(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            if self._depth == 0:  # the step itself, redirected
+                return
+            self._depth -= 1
+            if self._depth == 0 and self.calls and self.calls[-1].site == name and self.calls[-1].output is None:
+                size = sum(tensor.numel() for tensor in tensors(output).values())
+                self.calls[-1].output = copied(output) if size <= OUTPUT_NUMBERS else None
+
+        return hook
+
+
+def judge_of(module: nn.Module) -> Judge:
+    """Say whether a module is a loss or a metric."""
+    kinds = {f"{cls.__module__}.{cls.__name__}" for cls in type(module).__mro__}
+    if "torch.nn.modules.loss._Loss" in kinds:
+        return "loss"
+    return "metric" if any(kind.startswith("torchmetrics.") for kind in kinds) else ""
+
+
+def can_be_seen(model: nn.Module) -> bool:
+    """Whether hooks on a model are of use: not where its steps were compiled, for then they would be compiled along."""
+    return getattr(model, "_compiler_ctx", None) is None and not _is_compiled(model)
+
+
+def _observable(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The modules that hooks may be put on, by name: nothing inside of what is compiled, which they would change."""
+    inside: list[str] = []
+    found = []
+    for name, module in model.named_modules():
+        if any(name.startswith(f"{outer}.") for outer in inside):
+            continue
+        if _is_compiled(module):
+            inside.append(name)
+            if type(module).__name__ != "OptimizedModule":  # compiled in place: its own hooks are compiled along
+                continue
+        found.append((name, module))
+    return found
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    in_place = getattr(module, "_compiled_call_impl", None) is not None
+    return in_place or type(module).__name__ == "OptimizedModule"
+
+
+def _is_redirect(module: nn.Module) -> bool:
+    """Whether Lightning is on its way through a wrapper to the step: it looks like a call of the model itself."""
+    return "_ForwardRedirection" in getattr(module.forward, "__qualname__", "")
+
+
+def rows_of(batch: Any) -> int | None:
+    """Number of samples of a batch: the first dimension most of its tensors have; ``None`` without tensors."""
+    sizes = [len(tensor) for tensor in tensors(batch).values() if tensor.ndim]
+    return max(sizes, key=sizes.count) if sizes else None
+
+
+def _rows(arguments: Any, batch: int | None) -> int | None:
+    """Number of samples a call is about; ``None`` where no tensor has a dimension for them."""
+    sizes = [len(tensor) for tensor in tensors(arguments).values() if tensor.ndim]
+    return batch if batch in sizes else next(iter(sizes), None)

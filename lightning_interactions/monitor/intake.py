@@ -1,0 +1,103 @@
+"""What passes by goes in here: batches are read, wait for the model to be known, and are offered to the watchlist."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from lightning_interactions.errors import BatchError
+from lightning_interactions.measure.games import Rules, with_whole_targets
+from lightning_interactions.measure.watchlist import LOSS_SAMPLES, Watchlist
+from lightning_interactions.model.batch import Batch
+from lightning_interactions.model.reader import Reader, Sighting
+from lightning_interactions.model.tree import copied
+from lightning_interactions.monitor.options import Options
+
+
+class Intake:
+    """Takes in sightings of batches, once the ``reader`` is known.
+
+    Attributes:
+        reader: How they are read; ``None`` until the first one was looked at.
+        own: How many of the samples a rank sees in a pass are its own, by split; the rest repeat others.
+        problems: What was wrong with batches that were left out, by split: the last of each.
+    """
+
+    def __init__(self, watchlist: Watchlist, options: Options, tell: Callable[[str], object]) -> None:
+        self._watchlist, self._options, self._tell = watchlist, options, tell
+        self.own: dict[str, int] = {}
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget how sightings are read, and those that wait."""
+        self.reader: Reader | None = None
+        self.problems: dict[str, str] = {}
+        self.passed: dict[str, int] = {}
+        self._waiting: list[tuple[str, Sighting]] = []
+
+    @property
+    def sites(self) -> Sequence[str] | None:
+        """Names of the modules whose calls are of interest; ``None`` while that is not known."""
+        plan = self.reader.plan if self.reader is not None else None
+        return () if self.reader is not None and plan is None else plan.sites if plan is not None else None
+
+    def wants(self, split: str, rules: Rules | None) -> bool:
+        """Whether batches of a split are of interest."""
+        if rules is None:
+            return self._waits(split) < LOSS_SAMPLES
+        self._watchlist.recurrence.batches += split == "train"
+        return self._watchlist.wants(split)
+
+    def begin_pass(self, split: str) -> None:
+        """Take note that the data of a split begin to pass once more."""
+        self.passed[split] = 0
+        self._watchlist.begin_pass(split)
+
+    def take(self, split: str, seen: Sighting, rules: Rules | None) -> None:
+        """Consider the samples of a batch, or let it wait for the rules."""
+        size, passed = len(seen), self.passed.get(split, 0)
+        self.passed[split] = passed + size
+        if passed + size > self.own.get(split, passed + size):
+            seen.rows = max(self.own[split] - passed, 0)
+        if rules is not None:
+            self._offer(split, seen, rules)
+        elif self._waits(split) < LOSS_SAMPLES:
+            # A copy: the model may write into its inputs.
+            self._waiting.append((split, seen if seen.calls else Sighting(copied(seen.batch), (), seen.rows)))
+
+    def first_waiting(self, split: str) -> Sighting | None:
+        """Return the first batch that waits, one of the given split if there is any."""
+        return next((seen for name, seen in self._waiting if name == split), None) or next(
+            (seen for _, seen in self._waiting), None
+        )
+
+    def take_waiting(self, rules: Rules) -> None:
+        """Consider those that wait."""
+        waiting, self._waiting = self._waiting, []
+        for split, seen in waiting:
+            self._offer(split, seen, rules)
+
+    def _waits(self, split: str) -> int:
+        return sum(len(seen) for name, seen in self._waiting if name == split)
+
+    def _offer(self, split: str, seen: Sighting, rules: Rules) -> None:
+        try:
+            batch = self._read(split, seen, rules)
+            if batch.fields != rules.fields:
+                raise BatchError(f"it has {batch.describe()}, the first batch had other inputs")
+            self._watchlist.offer(
+                split, batch,
+                padding=rules.players.padding, any_size=rules.players.any_size and not self._options.layer,
+                playable=rules.players.playable(batch.inputs) if self._options.layer is None else None,
+                classes_of=rules.task.classes_of,
+            )  # fmt: skip
+        except Exception as error:  # it may come from the user's own input_fn or target_fn
+            self._watchlist.recurrence.batches -= split == "train"  # it has not been looked at
+            text = str(error) if isinstance(error, BatchError) else repr(error)
+            if split not in self.problems:
+                self._tell(f"a {split} batch is left out: {text}")
+            self.problems[split] = text
+
+    def _read(self, split: str, seen: Sighting, rules: Rules) -> Batch:
+        assert self.reader is not None, "the rules are known, so is the reader"
+        batch = self.reader.read(split, seen)
+        return batch if rules.model.whole is None else with_whole_targets(batch)
