@@ -23,7 +23,7 @@ class Sighting:
     """A batch, and what the step did with it; copies, so that both may be written into."""
 
     batch: Any
-    calls: Sequence[SeenCall] = ()
+    calls: Sequence[SeenCall] | None = None  # None where it was not looked at, or cannot be
     rows: int | None = None  # only so many of its samples are new; the others a sampler has repeated
 
     def __len__(self) -> int:
@@ -49,7 +49,7 @@ class Sight:
 
     def close(self) -> Sighting:
         """Look no longer."""
-        return Sighting(self._batch, self._recorder.stop() if self._recorder is not None else ())
+        return Sighting(self._batch, self._recorder.stop() if self._recorder is not None else None)
 
 
 @contextmanager
@@ -84,7 +84,7 @@ class Reader:
         if self.plan is None:
             batch = read_batch(seen.batch, self.input_fn, self.target_fn)
         else:
-            inputs, carried = self.plan.read(seen.calls)
+            inputs, carried = self.plan.read(seen.calls or ())
             batch = Batch(inputs, self._targets(split, seen, inputs), self.plan.fields, carried)
         rows = torch.arange(len(batch.inputs))[: seen.rows]
         known = known_rows(batch.targets.cpu())
@@ -131,18 +131,16 @@ def learn(
     plain = Reader(None, input_fn, target_fn)
     if input_fn is not None or forward_fn is not None:
         return plain, None
-    asked = model_calls(seen.calls)
+    asked = model_calls(seen.calls or ())
     if not asked:
-        unseen = not can_be_seen(module)
-        return plain, None if unseen or not len(seen) else (
-            "the step calls no module with the batch's tensors, so its inputs are read from the batch"
-        )
+        text = "the step calls no module with the batch's tensors, so its inputs are read from the batch"
+        return plain, text if seen.calls is not None else None
     return Reader(make_plan(module, asked, wanted), None, target_fn), None
 
 
 def _find_targets(seen: Sighting, inputs: Tensor, names: dict[Path, str]) -> Source:
     """Find out where targets are: what a loss was given, what has a usual name, what the model was not given."""
-    rows = len(inputs)
+    rows, calls = len(inputs), seen.calls or ()
     batch = {path: x for path, x in tensors(seen.batch).items() if x.ndim and len(x) == rows}
     judged = _judged(seen, rows)
     for _, tensor in judged:
@@ -152,7 +150,7 @@ def _find_targets(seen: Sighting, inputs: Tensor, names: dict[Path, str]) -> Sou
     named = target_leaf(seen.batch)
     if named is not None and named in batch:
         return "batch", named
-    given = [x for call in seen.calls[:1] for x in tensors((call.args, call.kwargs)).values()]
+    given = [x for call in calls[:1] for x in tensors((call.args, call.kwargs)).values()]
     others = [path for path, leaf in batch.items() if not any(_same(leaf, x) for x in given) and leaf.ndim <= 2]
     if others:
         return "batch", (1,) if (1,) in others else max(others, key=lambda path: not batch[path].is_floating_point())
@@ -161,7 +159,7 @@ def _find_targets(seen: Sighting, inputs: Tensor, names: dict[Path, str]) -> Sou
     own = next((path for path, name in names.items() if name.rpartition(".")[2] in TARGET_KEYS), None)
     if own is not None:
         return "call", own
-    output = seen.calls[0].output if seen.calls else None
+    output = calls[0].output if calls else None
     if any(x.shape == inputs.shape and x.is_floating_point() for x in tensors(output).values()):
         return "call", ()  # the input itself: it is reconstructed
     raise _no_targets(seen.batch, rows)
@@ -173,13 +171,16 @@ def _at(source: Source, seen: Sighting, inputs: Tensor) -> Any:
         return tensors(seen.batch).get(where)
     if kind == "loss":
         return dict(_judged(seen, len(inputs))).get(where)
-    return inputs if where == () else tensors((seen.calls[0].args, seen.calls[0].kwargs)).get(where)
+    if where == ():
+        return inputs
+    first = (seen.calls or ())[0]
+    return tensors((first.args, first.kwargs)).get(where)
 
 
 def _judged(seen: Sighting, rows: int) -> list[tuple[str, Tensor]]:
     """What losses and metrics were given besides the model's output, by the name of the module; losses first."""
     found = []
-    for call in seen.calls:
+    for call in seen.calls or ():
         own = [x for x in tensors((call.args, call.kwargs)).values() if x.ndim and len(x) == rows]
         if call.judge and len(own) == 2:
             found.append((call, own[1]))

@@ -62,7 +62,9 @@ class Intake:
             self._offer(split, seen, rules)
         elif self._waits(split) < LOSS_SAMPLES:
             # A copy: the model may write into its inputs.
-            self._waiting.append((split, seen if seen.calls else Sighting(copied(seen.batch), (), seen.rows)))
+            self._waiting.append(
+                (split, seen if seen.calls is not None else Sighting(copied(seen.batch), None, seen.rows))
+            )
 
     def first_waiting(self, split: str) -> Sighting | None:
         """Return the first batch that waits, one of the given split if there is any."""

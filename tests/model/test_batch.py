@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lightning_interactions.errors import BatchError
-from lightning_interactions.measure.samples import Pool, content_keys
+from lightning_interactions.measure.keys import content_keys
+from lightning_interactions.measure.samples import Pool
 from lightning_interactions.model.batch import Batch, Field, Padding, describe_structure, read_batch, unpack
 from lightning_interactions.model.call import find_call
 
