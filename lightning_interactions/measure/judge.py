@@ -28,13 +28,13 @@ SLACK = 0.01
 LossFn = Callable[[Tensor, Tensor], Tensor]
 
 
-def all_outputs(model: Model, samples: Samples) -> Tensor:
+def all_outputs(model: Model, samples: Samples, chunk_size: int | None = None) -> Tensor:
     """Outputs ``(B, C)`` for samples as they are, in their order; inside `Model.quiet`."""
     parts = samples.of_one_shape()
     found = []
     for _, some in parts:
         inputs, *carried = model.place(some.inputs, *some.carried)
-        found.append(model.logits(inputs, None, carried))
+        found.append(model.logits(inputs, chunk_size, carried))
     return torch.cat(found)[torch.cat([rows for rows, _ in parts]).argsort()]
 
 
@@ -46,6 +46,7 @@ def settle_tasks(
     score: str | ScoreFn,
     target: Target,
     loss_fn: LossFn | None = None,
+    chunk_size: int | None = None,
 ) -> tuple[dict[str, Task], str | None]:
     """Decide, on all samples that were chosen, what is asked of the model; the first batch may mislead.
 
@@ -54,7 +55,7 @@ def settle_tasks(
     """
     first = next(iter(watched))
     with model.quiet():
-        outputs = all_outputs(model, watched[first])
+        outputs = all_outputs(model, watched[first], chunk_size)
     every = [some[first].targets for some in (watched, losses) if first in some]
     task = find_task(outputs, torch.cat(every), score, target, whole=model.whole is not None, loss_fn=loss_fn)
     tasks, problem = {first: task}, None
@@ -86,13 +87,18 @@ class Verdict:
         """Say it in one sentence without a full stop."""
         return (
             f"its validation loss ({self.ours:.4g}) is not the logged {self.key!r} ({self.logged:.4g}), which is "
-            "judged instead; usual reasons: outputs that are probabilities or embeddings, label smoothing, class weights, a "
-            "normalisation in the step, other samples. Give `loss_fn=(output, target) -> (B,)`, or `forward_fn`"
+            "judged instead; usual reasons: outputs that are probabilities or embeddings, label smoothing, class "
+            "weights, a normalisation in the step, other samples. Give `loss_fn=(output, target) -> (B,)`, or `forward_fn`"
         )
 
 
 def compare_losses(
-    model: Model, task: Task, samples: Samples, logged: Mapping[str, float], ranks: Ranks, module: nn.Module
+    model: Model,
+    task: Task,
+    samples: Samples,
+    logged: Mapping[str, float],
+    ranks: Ranks,
+    chunk_size: int | None = None,
 ) -> Verdict | None:
     """Compare the loss on samples with what was logged in the same validation; ``None`` if nothing was.
 
@@ -102,11 +108,11 @@ def compare_losses(
     if not logged or not len(samples):
         return None
     with ranks.together(), model.quiet():
-        outputs = all_outputs(model, samples)
+        outputs = all_outputs(model, samples, chunk_size)
     targets = samples.targets.to(outputs.device)
     counts = torch.ones(len(samples)) if samples.counts is None else samples.counts
     usual: Verdict | None = None
-    for form, factor in _forms(task, outputs, targets, module):
+    for form, factor in _forms(task, outputs, targets, model.module):
         try:
             each = factor * form.loss(outputs, form.read(targets))
         except Exception:  # a form that does not fit may fail in any manner

@@ -46,18 +46,43 @@ class Plan:
 
     def read(self, calls: Sequence[SeenCall]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Find masked and carried tensors in the calls of another step; a `BatchError` says that they differ."""
-        found = _same_calls(self.sites, calls)
-        rows = found[0].rows
-        tables = [tensors((call.args, call.kwargs)) for call in found]
-        try:
-            own = [tables[number][path] for number, path in (*self.places, *self.carried)]
-        except KeyError as missing:
-            raise BatchError(f"the model was called without {_name(missing.args[0], {})}") from None
-        if any(not tensor.ndim or len(tensor) != rows for tensor in own):
-            raise BatchError(f"the model was called with tensors of {sorted({len(x) for x in own if x.ndim})} rows")
+        own = self._same(calls) or self._alike(calls)
+        if own is None:
+            shapes = [tuple(x.shape) for call in calls[:1] for x in tensors((call.args, call.kwargs)).values()]
+            raise BatchError(f"the model is called in another way than in the first batch, with tensors {shapes}")
         packed, carried = own[: len(self.places)], own[len(self.places) :]
         lengths = None if self.lengths is None else carried[list(self.carried).index(self.lengths)]
         return pack(packed, self.fields, lengths), tuple(carried)
+
+    def _same(self, calls: Sequence[SeenCall]) -> list[Tensor] | None:
+        """The tensors of calls of the same modules with the same arguments."""
+        found: list[SeenCall] = []
+        for call in calls:
+            if len(found) < len(self.calls) and call.site == self.calls[len(found)].site:
+                found.append(call)
+        if len(found) < len(self.calls):
+            return None
+        tables = [tensors((call.args, call.kwargs)) for call in found]
+        places = [*self.places, *self.carried]
+        if any(path not in tables[number] for number, path in places):
+            return None
+        own = [tables[number][path] for number, path in places]
+        return own if all(tensor.ndim and len(tensor) == found[0].rows for tensor in own) else None
+
+    def _alike(self, calls: Sequence[SeenCall]) -> list[Tensor] | None:
+        """The tensors of another module's call that look the same: a step may call a part of the model directly."""
+        wanted = [
+            tensors((self.calls[n].args, self.calls[n].kwargs))[path] for n, path in (*self.places, *self.carried)
+        ]
+        for call in (call for call in calls if not call.judge):
+            own = [x for x in tensors((call.args, call.kwargs)).values() if x.ndim and len(x) == call.rows]
+            same = [a.dtype == b.dtype and a.ndim == b.ndim for a, b in zip(own, wanted, strict=False)]
+            shaped = all(
+                a.is_floating_point() is False or a.shape[1:] == b.shape[1:] for a, b in zip(own, wanted, strict=False)
+            )
+            if len(own) == len(wanted) and all(same) and shaped:
+                return own
+        return None
 
     def __call__(self, module: nn.Module, inputs: Tensor, *carried: Tensor) -> Any:
         """Call the module, or those of its parts, with other samples."""
@@ -154,18 +179,6 @@ def _source(tensor: Tensor, chain: Sequence[SeenCall]) -> Place | None:
             if output.shape == tensor.shape and output.dtype == tensor.dtype and torch.equal(output, tensor):
                 return number, path
     return None
-
-
-def _same_calls(sites: Sequence[str], calls: Sequence[SeenCall]) -> list[SeenCall]:
-    """Find the calls of the same modules, in order."""
-    found: list[SeenCall] = []
-    for call in calls:
-        if len(found) < len(sites) and call.site == sites[len(found)]:
-            found.append(call)
-    if len(found) < len(sites):
-        what = sites[len(found)]
-        raise BatchError(f"the step did not call {f'`{what}`' if what else 'the model'} as in the first batch")
-    return found
 
 
 def _parameter_names(module: nn.Module) -> dict[int, str]:

@@ -90,6 +90,10 @@ class Reader:
         known = known_rows(batch.targets.cpu())
         return batch if bool(known.all()) and len(rows) == len(known) else batch.rows(rows[known[: len(rows)]])
 
+    def skips(self, seen: Sighting) -> bool:
+        """Whether the step did not call the model at all, as where it skips a batch."""
+        return self.plan is not None and not model_calls(seen.calls or ())
+
     def first(self, split: str, seen: Sighting) -> Batch:
         """Return the samples of a first sighting, with what the model returned for them."""
         batch = self.read(split, seen)

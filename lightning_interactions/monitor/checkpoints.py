@@ -19,7 +19,14 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from lightning_interactions.errors import ArgumentError, InteractionsWarning, StateError, bad_argument
+from lightning_interactions.errors import (
+    ArgumentError,
+    BatchError,
+    InteractionsError,
+    InteractionsWarning,
+    StateError,
+    bad_argument,
+)
 from lightning_interactions.model.reader import Sight
 from lightning_interactions.monitor.callback import TwoPhaseMonitor
 from lightning_interactions.monitor.faults import Faults
@@ -60,7 +67,15 @@ class CheckpointMonitor(InteractionMonitor):
         """Let the data pass once, so that samples can be chosen."""
         check_forward(module, self.options)
         check_layer(module, self.options)
-        trainer.validate(module, datamodule=data, verbose=False)
+        try:
+            trainer.validate(module, datamodule=data, verbose=False)
+        except InteractionsError:
+            raise
+        except Exception as error:
+            raise BatchError(
+                f"The model's own validation failed on these data: {type(error).__name__}: {error}. Give the data of the "
+                "run, or `input_fn` and `target_fn` that read them."
+            ) from error
         given = getattr(data.train_dataloader, "__func__", None) is not LightningDataModule.train_dataloader
         if self.watchlist.wants("train") and given:
             data.setup("fit")

@@ -82,6 +82,9 @@ class Intake:
         return sum(len(seen) for name, seen in self._waiting if name == split)
 
     def _offer(self, split: str, seen: Sighting, rules: Rules) -> None:
+        if self.reader is not None and self.reader.skips(seen):
+            self._watchlist.recurrence.batches -= split == "train"
+            return
         try:
             batch = self._read(split, seen, rules)
             if batch.fields != rules.fields:

@@ -108,7 +108,10 @@ class InteractionMonitor(Results):
     def reset(self) -> None:
         """Begin a new run: forget the record and the watched samples."""
         self.run.reset()
+        self.tasks = {}
+        reader = self.intake.reader
         self._new_watchlist()
+        self.intake.reader = reader
 
     def _new_watchlist(self) -> None:
         options = self.options
@@ -296,10 +299,15 @@ class InteractionMonitor(Results):
         with self.ranks.together():
             self.tasks, problem = settle_tasks(
                 rules.model, self.watchlist.watched, self.watchlist.losses,
-                score=options.score, target=options.target, loss_fn=options.loss_fn,
+                score=options.score, target=options.target, loss_fn=options.loss_fn, chunk_size=options.chunk_size,
             )  # fmt: skip
-        if problem is not None:
-            self.tell(problem)
+        passed = self.intake.passed.get("train") or "train" in self.intake.problems
+        if problem is None and passed and "train" in options.loss_splits and "train" not in self.tasks:
+            why = self.intake.problems.get("train")
+            problem = "the train loss is missing" + (f": {why}" if why else "")
+        if problem is not None and "val" in self.tasks:
+            self.run.alone = True
+            self.tell(f"{problem.rstrip('.')}; so there is no loss gap, and the validation loss is judged alone")
 
     def compare(self, module: nn.Module, logged: Mapping[str, float]) -> None:
         """Compare the validation loss with what was logged in the same validation, likeliest first; on all ranks alike.
@@ -310,7 +318,7 @@ class InteractionMonitor(Results):
         samples = self.watchlist.losses.get("val")
         if samples is None or "val" not in self.tasks:
             return
-        verdict = compare_losses(rules.model, self.tasks["val"], samples, logged, self.ranks, module)
+        verdict = compare_losses(rules.model, self.tasks["val"], samples, logged, self.ranks, self.options.chunk_size)
         if verdict is None:
             return
         self.run.judged = True

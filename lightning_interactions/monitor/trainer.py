@@ -6,6 +6,7 @@ compared by value and classes by name.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from importlib import import_module
@@ -173,7 +174,7 @@ def logged_losses(trainer: Any, before: Mapping[str, Any], prefix: str) -> dict[
         words = set(re.split(r"[^a-z]+", key.lower()))
         fresh = key not in before or not torch.equal(torch.as_tensor(before[key]), torch.as_tensor(value))
         other = key.startswith(prefix) or words & {"train", "training"}
-        if fresh and not other and ("loss" in key.lower() or words & LOSS_WORDS):
+        if fresh and not other and math.isfinite(float(value)) and ("loss" in key.lower() or words & LOSS_WORDS):
             own[str(key)] = float(value)
     everyone = ranks_of(trainer).gather_objects(own)
     keys = [key for key in everyone[0] if all(key in other for other in everyone)]
