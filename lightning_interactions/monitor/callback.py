@@ -38,8 +38,8 @@ class TwoPhaseMonitor(Base, Results):
 
     Args:
         players: ``"auto"`` or an instance of `Players`. Decided from the first batch and printed: floating-point
-            ``(B, C, H, W)`` is cut into patches, ``(B, F)`` into columns, ``(B, N, 3)`` or ``(B, 3, N)`` into clusters
-            of points; integer ``(B, L)`` are tokens.
+            ``(B, C, H, W)`` or ``(B, H, W, C)`` is cut into patches, ``(B, F)`` into columns, ``(B, N, 3)`` or
+            ``(B, 3, N)`` into clusters of points unless it may be a series of time; integer ``(B, L)`` are tokens.
         num_samples: Watched samples per split. Cost is proportional to it.
         num_players: Players per sample, 2 to 16. Cost doubles with each.
         watch: ``"val"``, ``"train"`` or ``"both"``. With ``"both"`` validation samples decide.

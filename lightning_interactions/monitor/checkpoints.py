@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
-from lightning_interactions.errors import ArgumentError, InteractionsWarning, StateError, bad_argument
+from lightning_interactions.errors import ArgumentError, StateError, bad_argument, sentence, warn
 from lightning_interactions.monitor.callback import TwoPhaseMonitor
 from lightning_interactions.monitor.faults import Faults
 from lightning_interactions.monitor.loop import InteractionMonitor
@@ -242,7 +242,7 @@ def _logged_step(content: Mapping[str, Any]) -> int:
 def _skip(monitor: CheckpointMonitor, path: Path, error: Exception) -> None:
     reason = f"{type(error).__name__}: {error}".strip().splitlines()[0][:300]
     monitor.skipped[str(path)] = reason
-    rank_zero_warn(f"Checkpoint {path} is left out: {reason}", category=InteractionsWarning)
+    rank_zero_only(warn)(sentence(f"Checkpoint {path} is left out: {reason}"))
 
 
 def _none_loads(monitor: CheckpointMonitor) -> str:
@@ -312,6 +312,6 @@ def _resume(monitor: CheckpointMonitor, folder: Path | None, known: list[Checkpo
             raise StateError("the checkpoints before the last one measured are others")
         monitor.load_state_dict(state["monitor"])
     except Exception as error:  # a file that was not written by us, or by another version
-        rank_zero_info(f"{file} does not fit ({error}); the analysis begins anew.")
+        rank_zero_info(f"{file} does not fit ({str(error).rstrip('.')}); the analysis begins anew.")
         return 0
     return len(done)
