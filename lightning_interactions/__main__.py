@@ -15,7 +15,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from lightning_interactions.errors import ArgumentError, InteractionsError, bad_argument
+from lightning_interactions.errors import ArgumentError, InteractionsError, bad_argument, sentence
 
 
 def demo(*, output: str = "lightning_interactions_demo", **options: Any) -> None:
@@ -150,7 +150,8 @@ def _import(argument: str, path: str, arguments: dict[str, Any] | None) -> Any:
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise ArgumentError(f"Expected `{argument}` to be an import path, but {path!r} fails: {error}.") from error
+        text = sentence(f"Expected `{argument}` to be an import path, but {path!r} fails: {error}")
+        raise ArgumentError(text) from error
     return found if arguments is None else found(**arguments)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from html import escape
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lightning_interactions.errors import BatchError, InteractionsWarning, bad_argument, is_whole
+from lightning_interactions.errors import BatchError, bad_argument, is_whole, sentence, warn
 from lightning_interactions.functional import (
     SPLIT_TOLERANCE,
     order_strength,
@@ -25,6 +24,7 @@ from lightning_interactions.measure.keys import content_keys
 from lightning_interactions.measure.samples import Samples
 from lightning_interactions.measure.values import evaluate_coalitions
 from lightning_interactions.model.batch import Batch, read_batch
+from lightning_interactions.model.function import as_module
 from lightning_interactions.model.quiet import device_of
 from lightning_interactions.model.score import ScoreFn, resolve_score
 from lightning_interactions.model.task import Target, check_target_option
@@ -121,7 +121,7 @@ class Interactions:
 
 
 def compute_interactions(
-    model: nn.Module,
+    model: nn.Module | Callable[..., Any],
     inputs: Tensor,
     targets: Tensor,
     players: Players | str = "auto",
@@ -139,13 +139,15 @@ def compute_interactions(
     The model is called in evaluation mode on all ``2**n`` masked versions of every sample and left as it was.
 
     Args:
-        model: A classifier that returns logits ``(B, C)`` or ``(B,)``.
+        model: A classifier that returns logits ``(B, C)`` or ``(B,)``; or a function of the inputs that does. Modules
+            that the function names are called in evaluation mode too.
         inputs: ``(B, *shape)``, or a mapping with ``input_ids`` and tensors of the same shape that go with them.
         targets: Class indices ``(B,)``, rows ``(B, C)`` of 0 and 1 (multi-label), or numbers (regression).
-        players: ``"auto"`` (images ``(B, C, H, W)``: patches; integer ``(B, L)``: tokens; ``(B, F)``: columns;
-            ``(B, N, 3)`` or ``(B, 3, N)``: clusters of points) or an instance of `Players`.
+        players: ``"auto"`` (images ``(B, C, H, W)`` or ``(B, H, W, C)``: patches; integer ``(B, L)``: tokens;
+            ``(B, F)``: columns; ``(B, N, 3)`` or ``(B, 3, N)``: clusters of points, where the model does not look at
+            their order) or an instance of `Players`.
         num_players: Players per sample, 2 to 16; the cost doubles with each.
-        layer: Mask the output of this module instead of the input.
+        layer: Mask the output of this module instead of the input; the model must be a module.
         score: ``"log_odds"``, ``"logit"``, ``"probability"``, ``"output"`` or ``(logits, targets) -> scores``.
         noise_bound: Leave up to this fraction of ``|v(N) - v(empty)|`` unexplained (the papers: 0.02).
         chunk_size: Largest number of masked inputs in one forward.
@@ -174,9 +176,10 @@ def compute_interactions(
         raise bad_argument("seed", "an integer", seed)
     resolve_score(score)
     check_target_option(target)
-    batch = _batch_of(inputs, targets, device_of(model))
+    module = as_module(model, _device_of(inputs))
+    batch = _batch_of(inputs, targets, device_of(module))
     rules = find_rules(
-        model, batch,
+        module, batch,
         players=players, num_players=num_players, layer=layer, score=score, target=target, seed=seed,
         tokenizer=getattr(model, "tokenizer", None),
     )  # fmt: skip
@@ -185,10 +188,7 @@ def compute_interactions(
     samples = Samples(batch.inputs.cpu(), task.read(batch.targets).cpu(), keys)
     with asked.quiet():
         game = Game.draw(asked, samples, rules.players, num_players, chunk_size)
-        found = int(game.player_counts.max())
-        if found < num_players:
-            text = f"num_players={num_players}, but the samples have only {found} regions to play with; using {found}."
-            warnings.warn(text, InteractionsWarning, stacklevel=2)
+        _tell_of(game, num_players)
         (placed,) = asked.place(batch.inputs)
         values = evaluate_coalitions(
             asked, placed, game.labels.to(placed.device),
@@ -198,6 +198,21 @@ def compute_interactions(
         )  # fmt: skip
     split = sparse_and_or(values, noise_bound=noise_bound, tol=SPLIT_TOLERANCE)
     return Interactions(values, split.and_, split.or_, split.gap, game.labels)
+
+
+def _tell_of(game: Game, num_players: int) -> None:
+    """Warn of players that are missing, and of what they could not learn."""
+    found = int(game.player_counts.max())
+    if found < num_players:
+        warn(f"num_players={num_players}, but the samples have only {found} regions to play with; using {found}.")
+    if game.players.note is not None:
+        warn(sentence(game.players.note))
+
+
+def _device_of(inputs: Any) -> torch.device:
+    """Where the inputs are, for a function says nothing of a device."""
+    tensors = [inputs] if not isinstance(inputs, Mapping) else inputs.values()
+    return next((tensor.device for tensor in tensors if isinstance(tensor, Tensor)), torch.device("cpu"))
 
 
 def _batch_of(inputs: Any, targets: Any, device: torch.device) -> Batch:

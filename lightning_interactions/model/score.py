@@ -65,8 +65,8 @@ def read_logits(output: Any, rows: int | None = None) -> Tensor:
     """Find the logits ``(B, C)`` in what a model returned.
 
     That is a tensor, or something that holds one as ``logits``, or a structure: of a loss, features and logits, say,
-    the first floating-point tensor ``(B, C)`` or ``(B,)`` counts. A single logit makes ``(B, 1)``. They are float64 where
-    the device has it, else float32. ``rows`` is ``B`` where it is known.
+    the first floating-point tensor ``(B, C)`` or ``(B,)`` counts. A single logit makes ``(B, 1)``. They are float64
+    where the device has it, else float32. ``rows`` is ``B`` where it is known.
     """
     found = _find_logits(output, rows)
     if found is None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_only
 
-from lightning_interactions.errors import InteractionsError, InteractionsWarning
+from lightning_interactions.errors import InteractionsError, sentence, warn
 from lightning_interactions.monitor.callback import TwoPhaseMonitor
 
 if TYPE_CHECKING:
@@ -40,4 +40,4 @@ class AutoMonitor(TwoPhaseMonitor):
             if self._session is not None:
                 self._session.faults.switched_off = True  # the session stays: all ranks must agree on what is measured
             text = f"The monitor that LIGHTNING_INTERACTIONS_AUTO asked for is switched off for this run: {error}"
-            rank_zero_warn(text, category=InteractionsWarning)
+            rank_zero_only(warn)(sentence(text))

@@ -39,8 +39,8 @@ class TwoPhaseMonitor(Base, Results):
 
     Args:
         players: ``"auto"`` or an instance of `Players`. Decided from the first batch and printed: floating-point
-            ``(B, C, H, W)`` is cut into patches, ``(B, F)`` into columns, ``(B, N, 3)`` or ``(B, 3, N)`` into clusters
-            of points; integer ``(B, L)`` are tokens.
+            ``(B, C, H, W)`` or ``(B, H, W, C)`` is cut into patches, ``(B, F)`` into columns, ``(B, N, 3)`` or
+            ``(B, 3, N)`` into clusters of points unless it may be a series of time; integer ``(B, L)`` are tokens.
         num_samples: Watched samples per split. Cost is proportional to it.
         num_players: Players per sample, 2 to 16. Cost doubles with each.
         watch: ``"val"``, ``"train"`` or ``"both"``. With ``"both"`` validation samples decide.
@@ -153,8 +153,8 @@ class TwoPhaseMonitor(Base, Results):
             keep_samples=keep_samples, layer=layer, score=score, target=target, noise_bound=noise_bound,
             salience=salience, every_n_epochs=every_n_epochs, max_overhead=max_overhead, detector=detector,
             monitor=monitor, loss_fn=loss_fn, on_event=on_event, stop_on=stop_on, chunk_size=chunk_size,
-            precision=precision, input=input, input_fn=input_fn, forward_fn=forward_fn, target_fn=target_fn, log_key_prefix=log_key_prefix,
-            log_figures=log_figures, seed=seed, on_error=on_error, verbose=verbose,
+            precision=precision, input=input, input_fn=input_fn, forward_fn=forward_fn, target_fn=target_fn,
+            log_key_prefix=log_key_prefix, log_figures=log_figures, seed=seed, on_error=on_error, verbose=verbose,
         )  # fmt: skip
         self._loop = InteractionMonitor(self.options)
         self.run = self._loop.run

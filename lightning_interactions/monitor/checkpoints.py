@@ -17,15 +17,16 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from lightning_interactions.errors import (
     ArgumentError,
     BatchError,
     InteractionsError,
-    InteractionsWarning,
     StateError,
     bad_argument,
+    sentence,
+    warn,
 )
 from lightning_interactions.model.reader import Sight
 from lightning_interactions.monitor.callback import TwoPhaseMonitor
@@ -73,8 +74,8 @@ class CheckpointMonitor(InteractionMonitor):
             raise
         except Exception as error:
             raise BatchError(
-                f"The model's own validation failed on these data: {type(error).__name__}: {error}. Give the data of the "
-                "run, or `input_fn` and `target_fn` that read them."
+                f"The model's own validation failed on these data: {type(error).__name__}: {error}. Give the data of "
+                "the run, or `input_fn` and `target_fn` that read them."
             ) from error
         given = getattr(data.train_dataloader, "__func__", None) is not LightningDataModule.train_dataloader
         if self.watchlist.wants("train") and given:
@@ -266,7 +267,7 @@ def _logged_step(content: Mapping[str, Any]) -> int:
 def _skip(monitor: CheckpointMonitor, path: Path, error: Exception) -> None:
     reason = f"{type(error).__name__}: {error}".strip().splitlines()[0][:300]
     monitor.skipped[str(path)] = reason
-    rank_zero_warn(f"Checkpoint {path} is left out: {reason}", category=InteractionsWarning)
+    rank_zero_only(warn)(sentence(f"Checkpoint {path} is left out: {reason}"))
 
 
 def _none_loads(monitor: CheckpointMonitor) -> str:
@@ -336,6 +337,6 @@ def _resume(monitor: CheckpointMonitor, folder: Path | None, known: list[Checkpo
             raise StateError("the checkpoints before the last one measured are others")
         monitor.load_state_dict(state["monitor"])
     except Exception as error:  # a file that was not written by us, or by another version
-        rank_zero_info(f"{file} does not fit ({error}); the analysis begins anew.")
+        rank_zero_info(f"{file} does not fit ({str(error).rstrip('.')}); the analysis begins anew.")
         return 0
     return len(done)

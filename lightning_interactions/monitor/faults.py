@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
-from lightning_interactions.errors import InteractionsError, InteractionsWarning
+from lightning_interactions.errors import InteractionsError, sentence, warn
 
 MAX_FAILURES = 3
 """After so many failed measurements in a row the monitor is switched off for the rest of the run."""
@@ -56,9 +56,9 @@ class Faults:
         if problem in self._told:
             return False
         self._told.add(problem)
-        text = f"TwoPhaseMonitor: {problem.rstrip('.')}."
+        text = sentence(f"TwoPhaseMonitor: {problem}")
         try:
-            rank_zero_warn(text, category=InteractionsWarning, stacklevel=4)
+            rank_zero_only(warn)(text)
         except Warning:  # where warnings are errors, ours must not become one in the middle of a run
             rank_zero_info(text)
         return True

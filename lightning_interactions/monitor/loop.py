@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lightning_interactions.errors import ArgumentError, BatchError, InteractionsError, InteractionsWarning, StateError
+from lightning_interactions.errors import ArgumentError, BatchError, InteractionsError, StateError, sentence, warn
 from lightning_interactions.measure.games import Game, Rules, find_rules
 from lightning_interactions.measure.judge import compare_losses, settle_tasks
 from lightning_interactions.measure.measurement import measure
@@ -364,6 +363,8 @@ class InteractionMonitor(Results):
     def _tell_of(self, split: str, game: Game) -> None:
         """Say what there is less of than was asked for."""
         wanted = self.options.num_players
+        if game.players.note:
+            self.tell(game.players.note)
         if len(game.samples) < self.options.num_samples:
             self.tell(f"only {len(game.samples)} {split} samples to watch, num_samples={self.options.num_samples}")
         fewer = game.player_counts[game.player_counts < wanted]
@@ -415,7 +416,7 @@ class InteractionMonitor(Results):
 
 
 def _warn(text: str) -> None:
-    warnings.warn(f"InteractionMonitor: {text.rstrip('.')}.", InteractionsWarning, stacklevel=2)
+    warn(sentence(f"InteractionMonitor: {text}"))
 
 
 def _to(seen: Sighting, device: torch.device) -> Sighting:

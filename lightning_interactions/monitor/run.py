@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from lightning_interactions.errors import sentence
 from lightning_interactions.measure.measurement import Measurement, part_of
 from lightning_interactions.measure.onsets import SampleTracks
 from lightning_interactions.measure.samples import Samples
@@ -120,7 +121,7 @@ class Run:
 
     def failed(self, epoch: int, step: int, problem: str) -> PhaseEvent:
         """Keep the event that a measurement, or something after it, failed."""
-        message = f"Epoch {epoch}: {problem}. Training is not affected."
+        message = f"{sentence(f'Epoch {epoch}: {problem}')} Training is not affected."
         self.events.append(PhaseEvent("probe_failed", epoch, epoch, step, message=message))
         return self.events[-1]
 

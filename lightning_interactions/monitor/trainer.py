@@ -16,10 +16,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from lightning_interactions.errors import ArgumentError, InteractionsWarning
+from lightning_interactions.errors import ArgumentError, sentence, warn
 from lightning_interactions.measure.ranks import Ranks
 from lightning_interactions.model.layer import LayerCut
 from lightning_interactions.monitor.options import Options
@@ -85,7 +85,7 @@ def check_layer(module: Any, options: Options) -> None:
 
 
 def _inactive(reason: str) -> bool:
-    rank_zero_warn(f"TwoPhaseMonitor is switched off for this run: {reason}.", category=InteractionsWarning)
+    rank_zero_only(warn)(sentence(f"TwoPhaseMonitor is switched off for this run: {reason}"))
     return False
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -92,6 +92,13 @@ class Players(ABC):
             tokenizer: The tokenizer, where the model or the data module has one.
         """
 
+    def see(self, samples: Tensor) -> None:  # noqa: B027
+        """Look at the first samples that came, once, after `suit` and before `fit`: what `describe` can say of them.
+
+        Args:
+            samples: ``(B, *shape)`` on any device.
+        """
+
     def playable(self, samples: Tensor) -> Tensor:
         """Tell which samples have players enough; the others are not watched.
 
@@ -102,6 +109,11 @@ class Players(ABC):
             Boolean ``(B,)``; by default all of them.
         """
         return torch.ones(len(samples), dtype=torch.bool, device=samples.device)
+
+    @property
+    def note(self) -> str | None:
+        """What the last `fit` had to work around, in a sentence without a full stop; ``None`` if nothing."""
+        return None
 
     @property
     def padding(self) -> Padding | None:
@@ -233,7 +245,12 @@ class RegionPlayers(MaskedRegions):
 
     Raises:
         ArgumentError: If ``baseline`` is none of these.
+
+    Attributes:
+        takes_integers: Whether samples need not be floating point.
     """
+
+    takes_integers = False
 
     def __init__(self, baseline: Baseline = "zero") -> None:
         known = isinstance(baseline, Tensor) or (isinstance(baseline, str) and baseline in ("zero", "mean"))
@@ -241,14 +258,16 @@ class RegionPlayers(MaskedRegions):
             raise bad_argument("baseline", '"zero", "mean", a finite number or a tensor', baseline)
         self.baseline = baseline
         self._values: Tensor | None = None
+        self._note: str | None = None
 
     def fit(self, samples: Tensor) -> None:
         """Resolve the baseline: samples must be floating point, and a tensor baseline broadcast to one of them."""
-        if not samples.is_floating_point():
+        if not samples.is_floating_point() and not (self.takes_integers and not samples.is_complex()):
             raise BatchError(
                 f"{type(self).__name__} needs floating-point inputs, but got {samples.dtype}. "
                 "Give `input_fn=batch -> inputs` that converts them, or players made for such inputs."
             )
+        self._note = None
         self._values = self._resolve(samples)
         try:
             torch.broadcast_to(self._values, samples.shape[1:])
@@ -257,6 +276,11 @@ class RegionPlayers(MaskedRegions):
                 f"Expected argument `baseline` to broadcast to a sample of shape {tuple(samples.shape[1:])}, "
                 f"but got shape {tuple(self._values.shape)}."
             ) from None
+
+    @property
+    def note(self) -> str | None:
+        """See `Players.note`: a mean of one sample is that sample, so zeros take its place."""
+        return self._note
 
     def absent(self, samples: Tensor, players: Tensor) -> Tensor:
         """See `MaskedRegions.absent`: the baseline, the same for all samples."""
@@ -268,14 +292,28 @@ class RegionPlayers(MaskedRegions):
         return self._values
 
     def _resolve(self, samples: Tensor) -> Tensor:
-        if isinstance(self.baseline, Tensor):
-            return self.baseline.to(samples.dtype)
-        if self.baseline == "mean":
-            return self._mean(samples)
-        return samples.new_tensor(0.0 if self.baseline == "zero" else float(self.baseline))
+        if isinstance(self.baseline, str):
+            return self._mean(samples) if self.baseline == "mean" else samples.new_tensor(0)
+        given = self.baseline
+        wanted = given if isinstance(given, Tensor) else torch.tensor(given, dtype=torch.float64)
+        values = wanted.to(samples.dtype)
+        if not samples.is_floating_point() and not torch.equal(values.to(wanted.dtype), wanted):
+            raise bad_argument("baseline", f"whole numbers for inputs of {samples.dtype}", self.baseline)
+        return values
 
     def _mean(self, samples: Tensor) -> Tensor:
         """Mean over the watched samples of every element; a subclass shares it over positions where that fits."""
+        if len(samples) == 1 or bool((samples == samples[:1]).all()):
+            self._note = (
+                f'{type(self).__name__}(baseline="mean") has no mean of samples that are all the same: it would be '
+                "the sample itself, and masking would change nothing. An absent part is 0 instead; give more samples, "
+                "or a `baseline` of your own"
+            )
+            return torch.zeros_like(samples[0])
+        return self._typical(samples)
+
+    def _typical(self, samples: Tensor) -> Tensor:
+        """Typical value ``(*shape)`` of every element of samples that are not all the same: their mean."""
         return mean_of_finite(samples, (0,))
 
 
@@ -287,6 +325,23 @@ def mean_of_finite(samples: Tensor, dims: Sequence[int]) -> Tensor:
     dims, finite = tuple(dims), samples.isfinite()
     mean: Tensor = torch.where(finite, samples, 0).mean(dims)  # not a sum, which could be too large for float16
     return (mean.double() / finite.double().mean(dims)).to(samples.dtype)
+
+
+def plain(value: Any) -> Any:
+    """Return any sequences and mappings, such as omegaconf's, as Python's own, also inside of each other.
+
+    What is a list, a tuple, a dict or no container stays what it is.
+
+    Example:
+        >>> from collections import UserDict, UserList
+        >>> plain(UserList([UserList([0, 1]), UserDict(a=(2,)), "text"]))
+        [[0, 1], {'a': (2,)}, 'text']
+    """
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes, range)):
+        return tuple(map(plain, value)) if isinstance(value, tuple) else list(map(plain, value))
+    return value
 
 
 def _short(value: object) -> str:

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from lightning_interactions.errors import BatchError, bad_argument, is_whole
 from lightning_interactions.players.base import BACKGROUND, Baseline, RegionPlayers, mean_of_finite
+from lightning_interactions.players.evidence import first_channels, image_channels
 
 DEFAULT_GRID = 8
 """The papers cut the masked map into 8 x 8 patches and draw the players from the central 6 x 6 (arXiv 2407.19198)."""
 
+COLOURS = (1, 3, 4)
+"""Channels of an image as it comes from a file: gray, red with green and blue, and these with transparency."""
+
 
 class ImagePatches(RegionPlayers):
-    """Patches of a regular grid over an image or a feature map.
+    """Patches of a regular grid over an image or a feature map ``(C, H, W)``, ``(H, W, C)`` or ``(H, W)``.
 
     Args:
         grid: Patches per side, or ``(rows, columns)``. ``None``: 8, or the number of pixels where that is smaller.
         margin: Rings of outer patches that are background, never players. ``None``: 1 where at least 4 x 4 patches
             remain inside, else 0.
         baseline: What an absent patch shows: ``"zero"``, ``"mean"`` (of each channel over the watched samples), a
-            number, or a tensor that broadcasts to ``(C, H, W)``.
+            number, or a tensor that broadcasts to a sample.
+        channels_last: Whether samples are ``(H, W, C)``. ``None``: where their last dimension, and not their first, is
+            what the model's first convolution takes; or else is 1, 3 or 4 and smaller than both others, while the first
+            is neither 1, 3 or 4 nor a number of channels of any convolution of the model.
 
     Raises:
         ArgumentError: If an argument has another form, or the margin leaves fewer than 2 patches.
@@ -30,38 +40,80 @@ class ImagePatches(RegionPlayers):
         >>> patches.partition(torch.zeros(1, 2, 4), torch.Generator())
         tensor([[0, 0, 1, 1],
                 [2, 2, 3, 3]])
+        >>> patches.partition(torch.zeros(2, 4, 1), torch.Generator()).squeeze(-1)
+        tensor([[0, 0, 1, 1],
+                [2, 2, 3, 3]])
     """
 
     any_size = True
+    channels_last: bool | None = None
 
     def __init__(
-        self, grid: int | tuple[int, int] | None = None, margin: int | None = None, baseline: Baseline = "zero"
+        self,
+        grid: int | Sequence[int] | None = None,
+        margin: int | None = None,
+        baseline: Baseline = "zero",
+        channels_last: bool | None = None,
     ) -> None:
         super().__init__(baseline)
         sides = (grid, grid) if isinstance(grid, int) else grid
-        pair = isinstance(sides, (tuple, list)) and len(sides) == 2 and all(is_whole(side, 1) for side in sides)
-        if sides is not None and not pair:
+        if sides is not None and not _is_pair(sides):
             raise bad_argument("grid", "a positive integer, a pair (rows, columns) of them, or None", grid)
         if margin is not None and not is_whole(margin, 0):
             raise bad_argument("margin", "an integer not below 0, or None", margin)
         if sides is not None and margin is not None and _inner(sides[0], margin) * _inner(sides[1], margin) < 2:
             expected = f"small enough to leave 2 patches of a {sides[0]} x {sides[1]} grid"
             raise bad_argument("margin", expected, margin, "Use 0.")
-        self.grid = grid
+        if channels_last is not None and not isinstance(channels_last, bool):
+            raise bad_argument("channels_last", "True, False or None", channels_last)
+        self.grid = grid if grid is None or isinstance(grid, int) else tuple(grid)
         self.margin = margin
+        if channels_last is not None:  # left out, it is no setting: runs of before are then still comparable
+            self.channels_last = channels_last
+        self._first: int | None = None  # channels that the model's first convolution takes
+        self._known: set[int] = set()  # all numbers of channels in its convolutions
+        self._last = False  # whether the channels were found there, for people to read
+
+    def suit(self, model: nn.Module, fields: Sequence[str] = (), tokenizer: Any = None) -> None:
+        """Find out which numbers of channels the model's convolutions take and give."""
+        self._first, self._known = first_channels(model), image_channels(model)
+
+    def see(self, samples: Tensor) -> None:
+        """Take note where the channels are, for `describe`."""
+        self._last = self._channels_are_last(samples.shape[1:])
+
+    def describe(self) -> str:
+        """Say that the channels are the last dimension, where they are."""
+        return f"{repr(self)[:-1]}, channels last)" if self._last and not self.channels_last else repr(self)
 
     def partition(self, sample: Tensor, generator: Generator) -> Tensor:
-        """Number the patches row by row, ``(H, W)`` ids for a sample ``(C, H, W)``; -1 in the margin."""
-        if sample.ndim != 3:
+        """Number the patches row by row; -1 in the margin.
+
+        The ids are ``(H, W)`` for a sample ``(C, H, W)`` or ``(H, W)``, and ``(H, W, 1)`` for ``(H, W, C)``.
+        """
+        if sample.ndim not in (2, 3):
             raise BatchError(
-                f"ImagePatches needs images of shape (B, C, H, W), but one sample has shape {tuple(sample.shape)}. "
-                "Give `input_fn=batch -> images`, or other players."
+                "ImagePatches needs images of shape (B, C, H, W), (B, H, W, C) or (B, H, W), but one sample has shape "
+                f"{tuple(sample.shape)}. Give `input_fn=batch -> images`, or other players."
             )
-        rows, columns = self._sides(sample.shape[-2], sample.shape[-1])
+        last = self._channels_are_last(sample.shape)
+        height, width = sample.shape[:2] if last else sample.shape[-2:]
+        rows, columns = self._sides(height, width)
         margin = self.margin if self.margin is not None else int(min(rows, columns) >= 6)
-        row, column = _patch_of(sample.shape[-2], rows, margin), _patch_of(sample.shape[-1], columns, margin)
+        row, column = _patch_of(height, rows, margin), _patch_of(width, columns, margin)
         labels = row.unsqueeze(1) * _inner(columns, margin) + column
-        return torch.where((row.unsqueeze(1) < 0) | (column < 0), BACKGROUND, labels)
+        labels = torch.where((row.unsqueeze(1) < 0) | (column < 0), BACKGROUND, labels)
+        return labels.unsqueeze(-1) if last else labels
+
+    def _channels_are_last(self, shape: torch.Size) -> bool:
+        if len(shape) != 3 or self.channels_last is not None:
+            return len(shape) == 3 and bool(self.channels_last)
+        first, last = shape[0], shape[2]
+        if (first == self._first) != (last == self._first):
+            return last == self._first
+        unlike = first not in COLOURS and first not in self._known
+        # Smaller than height and width: a feature map of a deep layer is (512, 4, 4).
+        return last in COLOURS and last < min(shape[:2]) and unlike
 
     def _sides(self, height: int, width: int) -> tuple[int, int]:
         if self.grid is None:
@@ -75,7 +127,17 @@ class ImagePatches(RegionPlayers):
         return rows, columns
 
     def _mean(self, samples: Tensor) -> Tensor:
+        if samples.ndim != 4:
+            return mean_of_finite(samples, range(samples.ndim))
+        if self._channels_are_last(samples.shape[1:]):
+            return mean_of_finite(samples, (0, 1, 2))
         return mean_of_finite(samples, (0, 2, 3)).view(-1, 1, 1)
+
+
+def _is_pair(sides: object) -> bool:
+    if not isinstance(sides, Sequence) or isinstance(sides, (str, bytes)):
+        return False
+    return len(sides) == 2 and all(is_whole(side, 1) for side in sides)
 
 
 def _inner(patches: int, margin: int) -> int:

@@ -6,6 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from lightning_interactions.errors import BatchError, bad_argument, is_whole
+from lightning_interactions.functional.coalitions import MIN_PLAYERS
 from lightning_interactions.players.base import MaskedRegions
 
 COORDINATES = 3
@@ -19,7 +20,8 @@ class PointClusters(MaskedRegions):
     numbers; ``num_players`` of them play, the others stay as they are.
 
     Args:
-        num_clusters: Clusters per cloud; the papers use 30. A cloud with fewer different points has fewer.
+        num_clusters: Clusters per cloud at most; the papers use 30. A cloud has at most half as many as different
+            points: a cluster of one point alone is its own mean, so that nothing would change where it is absent.
         axis: Dimension of a sample ``(N, C)`` or ``(C, N)`` that holds the coordinates: 1, 0, or ``None`` for the one
             of size 3. The first three coordinates are x, y and z; more (normals, colours) are averaged with them.
 
@@ -68,7 +70,8 @@ class PointClusters(MaskedRegions):
             raise BatchError(
                 "A point cloud has coordinates that are not finite, so it has no clusters. Clean the data."
             )
-        return kmeans(points, self.num_clusters, generator).unsqueeze(axis)
+        half = len(torch.unique(points, dim=0)) // 2
+        return kmeans(points, min(self.num_clusters, max(half, MIN_PLAYERS)), generator).unsqueeze(axis)
 
     def absent(self, samples: Tensor, players: Tensor) -> Tensor:
         """See `MaskedRegions.absent`: the mean of the point's own cluster."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 import torch
@@ -46,7 +46,8 @@ class Tokens(MaskedRegions):
     def __init__(self, mask_token_id: int | None = None, special_token_ids: Sequence[int] = ()) -> None:
         if mask_token_id is not None and not is_whole(mask_token_id, 0):
             raise bad_argument("mask_token_id", "an integer from 0 on, or None", mask_token_id)
-        if isinstance(special_token_ids, (str, bytes)) or not all(is_whole(x, 0) for x in special_token_ids):
+        ids = isinstance(special_token_ids, (Sequence, Set)) and not isinstance(special_token_ids, (str, bytes))
+        if not ids or not all(is_whole(x, 0) for x in special_token_ids):
             raise bad_argument("special_token_ids", "integers from 0 on", special_token_ids)
         self.mask_token_id = mask_token_id
         self.special_token_ids = tuple(special_token_ids)
@@ -82,7 +83,7 @@ class Tokens(MaskedRegions):
                 "Token ids need a mask token to show in place of an absent one, and neither a `tokenizer` with a mask "
                 "token nor a `config.mask_token_id` was found on the model or data module. Give "
                 "`players=Tokens(mask_token_id=...)` (103 for BERT's uncased vocabulary; an unknown-word id will do). "
-                "If these are no tokens but columns, give `input_fn=batch -> columns.float()`."
+                "If these are no tokens but columns, give `players=TabularFeatures()`."
             )
         if self._vocabulary is not None and self._mask >= self._vocabulary:
             expected = f"below {self._vocabulary}, the size of the model's vocabulary"

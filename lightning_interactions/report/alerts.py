@@ -16,7 +16,7 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Any, Literal
 
-from lightning_interactions.errors import ArgumentError, InteractionsWarning, bad_argument, is_number
+from lightning_interactions.errors import ArgumentError, InteractionsWarning, bad_argument, is_number, sentence, warn
 from lightning_interactions.phases.event import PhaseEvent
 
 
@@ -77,7 +77,7 @@ class _Throttled(Alert):
         self._sent[event.kind] = now
         problem = self._deliver(event)
         if problem is not None:
-            warnings.warn(f"{type(self).__name__}: {problem}. The event was: {event.message}", InteractionsWarning, 2)
+            warn(f"{sentence(f'{type(self).__name__}: {problem}')} The event was: {event.message}")
 
     @abstractmethod
     def _deliver(self, event: PhaseEvent) -> str | None:

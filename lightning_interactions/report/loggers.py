@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
-from lightning_utilities.core.rank_zero import WarningCache, rank_zero_only
+from lightning_utilities.core.rank_zero import rank_zero_only
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from lightning_interactions.errors import InteractionsWarning, bad_argument
+from lightning_interactions.errors import bad_argument, warn
 from lightning_interactions.phases.event import PhaseEvent
 from lightning_interactions.report.figures import order_distribution_figure, run_figure
 from lightning_interactions.report.record import RunRecord
 from lightning_interactions.report.sinks import Charts, sink_of
 from lightning_interactions.report.words import event_markdown
-
-_told = WarningCache()
 
 
 class Loggers:
@@ -156,5 +155,10 @@ def log_histogram(logger: Any, tag: str, counts: ArrayLike, edges: ArrayLike, st
         return False
     taken = sink_of(logger).histogram(tag, count, edge, step)
     if not taken:
-        _told.warn(f"{type(logger).__name__} cannot take histograms.", category=InteractionsWarning)
+        _tell_once(f"{type(logger).__name__} cannot take histograms.")
     return taken
+
+
+@cache
+def _tell_once(text: str) -> None:
+    warn(text)

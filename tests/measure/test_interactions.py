@@ -271,8 +271,8 @@ def test_players_on_an_inner_layer(layer: str) -> None:
 def test_auto_players_look_at_what_is_masked() -> None:
     images = compute_interactions(cnn(), torch.randn(1, 1, 8, 8), torch.tensor([0]), num_players=3)
     assert images.players.shape == (1, 8, 8)
-    columns = compute_interactions(cnn(), torch.randn(1, 1, 8, 8), torch.tensor([0]), num_players=3, layer="5")
-    assert columns.players.shape == (1, 64)
+    columns = compute_interactions(cnn(), torch.randn(2, 1, 8, 8), torch.tensor([0, 1]), num_players=3, layer="5")
+    assert columns.players.shape == (2, 64)
 
 
 def test_mean_baselines_are_the_mean_of_the_inputs() -> None:

@@ -299,7 +299,7 @@ def test_far_groups_are_found() -> None:
 
 
 def test_a_cloud_of_few_points_has_few_players() -> None:
-    cloud = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0]]).repeat(10, 1)
+    cloud = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [9, 9, 9], [9, 8, 9], [8, 9, 9]]).repeat(10, 1)
     assert player_counts(draw(PointClusters(30), cloud, 10).unsqueeze(0)).tolist() == [3]
     with pytest.raises(BatchError, match=r"found 1 region\(s\)"):
         draw(PointClusters(30), torch.ones(20, 3))

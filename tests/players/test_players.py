@@ -276,7 +276,7 @@ def test_a_mean_of_finite_numbers_is_the_plain_mean_to_the_bit(
 def test_a_second_fit_replaces_the_first() -> None:
     table = TabularFeatures()
     for level in (1.0, 5.0):
-        table.fit(torch.full((3, 2), level))
+        table.fit(torch.tensor([[level, level - 1], [level, level + 1]]))
         masked = table.mask(torch.zeros(2), torch.tensor([0, 1]), coalition_masks(2)[:1])
         assert masked.tolist() == [[level, level]]
 
@@ -296,10 +296,15 @@ def test_a_baseline_that_does_not_broadcast_is_refused() -> None:
         TabularFeatures(torch.zeros(3)).fit(torch.zeros(2, 4))
 
 
-@pytest.mark.parametrize("dtype", [torch.long, torch.uint8, torch.bool])
+@pytest.mark.parametrize("dtype", [torch.long, torch.uint8, torch.bool, torch.complex64])
 def test_inputs_that_are_not_floating_point_are_refused(dtype: torch.dtype) -> None:
     with pytest.raises(BatchError, match=re.escape(str(dtype))):
-        TabularFeatures().fit(torch.zeros(2, 4, dtype=dtype))
+        ImagePatches().fit(torch.zeros(2, 1, 4, 4, dtype=dtype))
+
+
+def test_columns_of_complex_numbers_are_refused() -> None:
+    with pytest.raises(BatchError, match="complex64"):
+        TabularFeatures().fit(torch.zeros(2, 4, dtype=torch.complex64))
 
 
 # -- errors ----------------------------------------------------------------------------------------------------------
@@ -322,7 +327,11 @@ BAD = {
     "baseline list": (lambda: TabularFeatures([0.0, 1.0]), "baseline", "[0.0, 1.0]"),
     "baseline array": (lambda: TabularFeatures(np.zeros(2)), "baseline", "array([0., 0.])"),
     "baseline nan": (lambda: TabularFeatures(math.nan), "baseline", "nan"),
-    "mask tuple": (lambda: FeatureMask((0, 1)), "mask", "(0, 1)"),
+    "mask text": (lambda: FeatureMask("01"), "mask", "'01'"),
+    "mask set": (lambda: FeatureMask({0, 1}), "mask", "{0, 1}"),
+    "mask of uneven rows": (lambda: FeatureMask([[0, 1], [2]]), "mask", "[[0, 1], [2]]"),
+    "channels last": (lambda: ImagePatches(channels_last="yes"), "channels_last", "'yes'"),
+    "channels last 1": (lambda: ImagePatches(channels_last=1), "channels_last", "1"),
     "mask list of floats": (lambda: FeatureMask([0.0, 1.0]), "mask", "tensor([0., 1.])"),
     "mask floats": (lambda: FeatureMask(torch.tensor([0.0, 1.0])), "mask", "tensor([0., 1.])"),
     "mask bools": (lambda: FeatureMask(torch.tensor([True, False])), "mask", "tensor([ True, False])"),
@@ -341,7 +350,7 @@ def test_bad_arguments_are_named(make: Any, name: str, got: str) -> None:
 @pytest.mark.parametrize(
     ("players", "sample", "says"),
     [
-        (ImagePatches(), torch.zeros(8, 8), r"\(B, C, H, W\).*\(8, 8\).*input_fn"),
+        (ImagePatches(), torch.zeros(8), r"\(B, C, H, W\).*\(8,\).*input_fn"),
         (ImagePatches(grid=9), torch.zeros(1, 8, 12), r"9 x 9 .* 8 x 12 .*smaller `grid`"),
         (TabularFeatures(), torch.zeros(2, 3), r"\(B, F\).*\(2, 3\).*input_fn"),
         (FeatureMask(BOX), torch.zeros(4, 4), r"\(3, 4\).*\(4, 4\)"),

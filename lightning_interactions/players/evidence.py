@@ -1,0 +1,105 @@
+"""What the layers of a model say of its inputs, where a shape alone could be more than one thing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_RECURRENT = (nn.RNNBase, nn.RNNCellBase)
+_ORDERED = (nn.Embedding, nn.Transformer, nn.TransformerEncoder, nn.TransformerEncoderLayer)
+_LIBRARY = "torch.nn"
+
+CLOUD_POINTS = 256
+"""From so many points on, how they lie one after the other tells a cloud from a series."""
+
+
+def order_matters(model: nn.Module, shape: Sequence[int], axis: int) -> bool | None:
+    """Tell whether the order along a dimension of a sample matters to a model: the order of time does, of points not.
+
+    A layer that is recurrent, or slides over neighbours, or takes the flattened sample depends on it. So may one with
+    an embedding, a table of its own that is long enough to hold positions, or an encoder of torch; and of a model
+    without linear layers and convolutions nothing is known.
+
+    Args:
+        model: The model.
+        shape: That of one sample, ``(N, 3)`` or ``(3, N)``.
+        axis: The dimension of length ``N``.
+
+    Returns:
+        ``True`` or ``False``, or ``None`` where the layers do not settle it.
+
+    Example:
+        >>> order_matters(nn.Sequential(nn.Linear(3, 8), nn.ReLU()), (50, 3), 0)
+        False
+        >>> order_matters(nn.LSTM(3, 8), (50, 3), 0)
+        True
+    """
+    modules = list(model.modules())
+    if any(isinstance(m, _RECURRENT) or _slides(m) or _flattens(m, math.prod(shape)) for m in modules):
+        return True
+    if any(isinstance(m, _ORDERED) or _has_table(m, shape[axis]) for m in modules):
+        return None
+    return False if any(isinstance(m, (nn.Linear, *_CONVOLUTIONS)) for m in modules) else None
+
+
+def lies_at_random(samples: Tensor, axis: int) -> bool:
+    """Whether neighbours along a dimension of ``(B, ...)`` are no more alike than any others: so lie points of a cloud.
+
+    The measure is von Neumann's ratio, the mean square of the differences of neighbours over twice the variance: 1 in
+    an order at random, with a deviation of ``N ** -0.5`` in one sample, and near 0 in a smooth series. A short or
+    constant sample tells nothing, nor does one that is not finite.
+    """
+    points = samples.detach().double().movedim(axis, 1)
+    if points.shape[1] < CLOUD_POINTS:
+        return False
+    spread = 2 * points.var(1, correction=0).mean()
+    ratio = points.diff(dim=1).square().mean() / spread
+    return bool(spread > 0) and bool(ratio > 1 - 3 * points.shape[1] ** -0.5)
+
+
+def first_channels(model: nn.Module) -> int | None:
+    """Number of channels that the model's first convolution over images takes; ``None`` if it has none.
+
+    Example:
+        >>> first_channels(nn.Sequential(nn.Conv2d(3, 8, 5), nn.ReLU(), nn.Conv2d(8, 8, 5)))
+        3
+    """
+    return next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+
+
+def image_channels(model: nn.Module) -> set[int]:
+    """All numbers of channels that convolutions over images of the model take or give."""
+    found = [m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))]
+    return {size for m in found for size in (m.in_channels, m.out_channels)}
+
+
+def largest_table(model: nn.Module) -> int:
+    """Rows of the largest embedding of a model; 0 if it has none."""
+    return max((m.num_embeddings for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))), default=0)
+
+
+def reads_images_alone(model: nn.Module, shape: Sequence[int]) -> bool:
+    """Whether a sample ``(H, W)`` can only be an image to a model: its convolutions take one channel."""
+    if first_channels(model) != 1:
+        return False
+    other = (*_RECURRENT, *_ORDERED, nn.Conv1d, nn.MultiheadAttention)
+    return not any(isinstance(m, other) or _has_table(m, min(shape)) for m in model.modules())
+
+
+def _slides(module: nn.Module) -> bool:
+    return isinstance(module, _CONVOLUTIONS) and max(module.kernel_size) > 1
+
+
+def _flattens(module: nn.Module, size: int) -> bool:
+    return isinstance(module, nn.Linear) and module.in_features == size
+
+
+def _has_table(module: nn.Module, length: int) -> bool:
+    """Whether a user's own module holds a table that could give each position a row."""
+    if type(module).__module__.startswith(_LIBRARY):
+        return False
+    tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    return any(t.ndim >= 2 and max(t.shape) >= length for t in tensors)
