@@ -137,6 +137,7 @@ def find_rules(
     )  # fmt: skip
     with model.quiet():
         outputs = model.logits(few.inputs, None, few.carried)
+        notes += _unsteady(outputs, model.logits(few.inputs, None, few.carried))
         masked = replace(few, inputs=model.features(few.inputs, None, few.carried))
     if layer is not None:
         masked = replace(masked, fields=())
@@ -150,10 +151,20 @@ def find_rules(
         with of_layer(layer, masked.inputs):
             chosen = suited_players(players, masked, module)
             _try_players(chosen, masked, num_players, seed)
+    others = _others(batch) if layer is None else ""
     what = f"the output of layer {layer!r}" if layer else batch.describe()
     shape = masked.inputs.shape[2:] if len(masked.fields) > 1 else masked.inputs.shape[1:]
-    shown = f"{what} of shape (B, {', '.join(map(str, shape))})"
+    shown = f"{what} of shape (B, {', '.join(map(str, shape))}){others}"
     return Rules(model, task, chosen, batch.fields, shown, tuple(notes))
+
+
+def _others(batch: Batch) -> str:
+    """Name the tensors that could have been masked as well."""
+    own = batch.inputs.ndim - (len(batch.fields) > 1)
+    alike = [
+        name for name, x in zip(batch.names, batch.carried, strict=False) if x.ndim >= 2 and x.shape[1:].numel() > 1
+    ]
+    return f" (not {', '.join(alike)}: see `input=`)" if alike and own else ""
 
 
 def is_reconstruction(batch: Batch) -> bool:
@@ -204,6 +215,17 @@ def _ask_somehow(
             return replace(model, rows=len(batch.inputs) if some is batch else None), notes
     assert first is not None
     raise first
+
+
+def _unsteady(outputs: Tensor, again: Tensor) -> list[str]:
+    """Say that two answers to one question differ."""
+    differ = float((outputs - again).abs().max()) if outputs.shape == again.shape else float("inf")
+    if not differ > 1e-3 * max(float(outputs.abs().max()), 1e-6):
+        return []
+    return [
+        "the model answers at random in evaluation mode (dropout that is left on, sampling, noise): two calls with the "
+        f"same inputs differ by up to {differ:.2g}, which looks like interactions of high order"
+    ]
 
 
 def _short(error: Exception | None) -> str:

@@ -88,7 +88,7 @@ class Verdict:
         return (
             f"its validation loss ({self.ours:.4g}) is not the logged {self.key!r} ({self.logged:.4g}), which is "
             "judged instead; usual reasons: outputs that are probabilities or embeddings, label smoothing, class "
-            "weights, a normalisation in the step, other samples. Give `loss_fn=(output, target) -> (B,)` or `forward_fn`"
+            "weights, a normalisation in the step, other samples. `loss_fn=(output, target) -> (B,)` makes it yours"
         )
 
 

@@ -51,6 +51,7 @@ class Batch:
     targets: Tensor  # (B, ...)
     fields: tuple[Field, ...] = ()  # the tensors in `inputs` by name; empty if the batch gave a tensor without a name
     carried: tuple[Tensor, ...] = ()  # (B, ...) each: what else a model that was seen is called with
+    names: tuple[str, ...] = ()  # of the tensors that are carried along
     seen: Any = None  # what it was seen to return for the whole batch
 
     def describe(self) -> str:

@@ -85,7 +85,9 @@ class Reader:
             batch = read_batch(seen.batch, self.input_fn, self.target_fn)
         else:
             inputs, carried = self.plan.read(seen.calls or ())
-            batch = Batch(inputs, self._targets(split, seen, inputs), self.plan.fields, carried)
+            batch = Batch(
+                inputs, self._targets(split, seen, inputs), self.plan.fields, carried, tuple(self.plan.carried.values())
+            )
         rows = torch.arange(len(batch.inputs))[: seen.rows]
         known = known_rows(batch.targets.cpu())
         return batch if bool(known.all()) and len(rows) == len(known) else batch.rows(rows[known[: len(rows)]])

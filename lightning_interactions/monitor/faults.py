@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from lightning_interactions.errors import InteractionsError, sentence, warn
+
+_NUMBERS = re.compile(r"\d+(\.\d+)?(, #)*")
+"""What may differ between two texts of one kind."""
 
 MAX_FAILURES = 3
 """After so many failed measurements in a row the monitor is switched off for the rest of the run."""
@@ -52,10 +56,11 @@ class Faults:
         self._in_a_row = 0
 
     def tell(self, problem: str) -> bool:
-        """Warn on rank 0 of what was worked around, once for each text; return whether it is a new one."""
-        if problem in self._told:
+        """Warn on rank 0 of what was worked around, once for each kind of text; return whether it is a new one."""
+        kind = _NUMBERS.sub("#", problem)
+        if kind in self._told:
             return False
-        self._told.add(problem)
+        self._told.add(kind)
         text = sentence(f"TwoPhaseMonitor: {problem}")
         try:
             rank_zero_only(warn)(text)

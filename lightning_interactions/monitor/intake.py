@@ -19,7 +19,9 @@ class Intake:
     Attributes:
         reader: How they are read; ``None`` until the first one was looked at.
         own: How many of the samples a rank sees in a pass are its own, by split; the rest repeat others.
-        problems: What was wrong with batches that were left out, by split: the last of each.
+        problems: What was wrong with the first batch that was left out, by split.
+        left_out: How many samples were, by split.
+        passed: How many samples came in the present pass, by split.
     """
 
     def __init__(self, watchlist: Watchlist, options: Options, tell: Callable[[str], object]) -> None:
@@ -31,6 +33,7 @@ class Intake:
         """Forget how sightings are read, and those that wait."""
         self.reader: Reader | None = None
         self.problems: dict[str, str] = {}
+        self.left_out: dict[str, int] = {}
         self.passed: dict[str, int] = {}
         self._waiting: list[tuple[str, Sighting]] = []
 
@@ -78,6 +81,14 @@ class Intake:
         for split, seen in waiting:
             self._offer(split, seen, rules)
 
+    def tell_of_left_out(self) -> None:
+        """Say how many samples were left out, and why."""
+        for split, problem in self.problems.items():
+            if self.left_out[split]:
+                everyone = max(self.passed.get(split, 0), self.left_out[split])
+                self._tell(f"{self.left_out[split]} of {everyone} {split} samples are left out: {problem}")
+                self.left_out[split] = 0
+
     def _waits(self, split: str) -> int:
         return sum(len(seen) for name, seen in self._waiting if name == split)
 
@@ -98,9 +109,8 @@ class Intake:
         except Exception as error:  # it may come from the user's own input_fn or target_fn
             self._watchlist.recurrence.batches -= split == "train"  # it has not been looked at
             text = str(error) if isinstance(error, BatchError) else repr(error)
-            if split not in self.problems:
-                self._tell(f"a {split} batch is left out: {text}")
-            self.problems[split] = text
+            self.problems.setdefault(split, text)
+            self.left_out[split] = self.left_out.get(split, 0) + len(seen)
 
     def _read(self, split: str, seen: Sighting, rules: Rules) -> Batch:
         assert self.reader is not None, "the rules are known, so is the reader"

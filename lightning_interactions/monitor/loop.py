@@ -15,7 +15,7 @@ from torch import nn
 from lightning_interactions.errors import ArgumentError, BatchError, InteractionsError, StateError, sentence, warn
 from lightning_interactions.measure.games import Game, Rules, find_rules
 from lightning_interactions.measure.judge import compare_losses, settle_tasks
-from lightning_interactions.measure.measurement import measure
+from lightning_interactions.measure.measurement import Measurement, measure
 from lightning_interactions.measure.ranks import Ranks
 from lightning_interactions.measure.watchlist import Watchlist
 from lightning_interactions.model.chunks import ChunkSize
@@ -28,6 +28,9 @@ from lightning_interactions.monitor.options import Options
 from lightning_interactions.monitor.results import Results
 from lightning_interactions.monitor.run import Record, Run
 from lightning_interactions.phases import PhaseEvent
+
+HANDFUL = 8
+"""A loss on fewer samples decides on nothing."""
 
 STATE_VERSION = 2
 """Version 1 told players and scores apart by their ``repr``."""
@@ -257,16 +260,15 @@ class InteractionMonitor(Results):
         )  # fmt: skip
         samples = dict(self.watchlist.watched)
         self.watchlist.renew()
-        if any(measurement.is_noisy for measurement in found.values()):
-            self.tell(
-                "rounding noise of the forward passes may exceed the strength of the high orders; "
-                + ('use precision="32-true"' if rules.model.precision is not None else "do not read much into them")
-            )
+        self._tell_of_found(found, rules)
+        for split in [split for split in losses if self._is_handful(split)]:
+            del losses[split]
         return Record(epoch, step, found, samples, losses, time.perf_counter() - started)
 
     def prepare(self, module: nn.Module) -> Rules:
         """Choose the samples, if that is to be done, and decide what is asked of the model."""
         rules = self._agree(module)
+        self.intake.tell_of_left_out()
         missing = self.watchlist.freeze(self.ranks, rules.players.padding, any_size=rules.players.any_size)
         if missing is not None:
             self.tell(missing)
@@ -359,6 +361,27 @@ class InteractionMonitor(Results):
                     game.refit(rules.model, rows)
                 games[split] = game
         return games
+
+    def _tell_of_found(self, found: Mapping[str, Measurement], rules: Rules) -> None:
+        """Say what makes a measurement worth little."""
+        if any(measurement.is_noisy for measurement in found.values()):
+            self.tell(
+                "rounding noise of the forward passes may exceed the strength of the high orders; "
+                + ('use precision="32-true"' if rules.model.precision is not None else "do not read much into them")
+            )
+        for split, measurement in found.items():
+            if float(measurement.mean_strength.sum()) == 0 and measurement.skipped < len(measurement.gap):
+                self.tell(
+                    f"masking {rules.masked} changes the score of no {split} sample, so there is nothing to measure. If "
+                    "that stays so, the players are wrong: give `players=` or `input=`, the tensor that matters"
+                )
+
+    def _is_handful(self, split: str) -> bool:
+        """Whether a loss is of too few samples to decide on anything; it is told."""
+        size = len(self.watchlist.losses[split])
+        if size < HANDFUL:
+            self.tell(f"only {size} {split} samples are in the loss, too few for an alarm")
+        return size < HANDFUL
 
     def _tell_of(self, split: str, game: Game) -> None:
         """Say what there is less of than was asked for."""

@@ -9,9 +9,10 @@ from contextlib import AbstractContextManager
 from copy import copy
 from typing import Any
 
-from lightning_interactions.errors import InteractionsError
+from lightning_interactions.errors import ArgumentError, BatchError, InteractionsError, ModelOutputError
 from lightning_interactions.functional import order_distribution
 from lightning_interactions.model.reader import Sight, Sighting
+from lightning_interactions.model.refusal import why_not
 from lightning_interactions.monitor.faults import Faults
 from lightning_interactions.monitor.loop import InteractionMonitor
 from lightning_interactions.monitor.run import Record
@@ -107,6 +108,7 @@ class Session:
         self._waiting: Record | None = None
         self.due = False  # whether the validation that is under way will be measured
         self._sight: Sight | None = None
+        self._tried = False  # whether the user's choices were tried out on a training batch
         self._before: dict[str, Any] = {}  # metrics logged before the validation that is under way
         self._usable = check_trainer(trainer, module, self.options)
         missing = lacks_validation(trainer, self.options) if self._usable else None
@@ -180,6 +182,8 @@ class Session:
             return
         if self.loop.rules is None and split == self.options.splits[0]:
             self._look(seen)
+        elif self.loop.rules is None and self.options.explicit and not self._tried:
+            self._try_out(seen)
         if self.active and not self.trainer.sanity_checking:
             with self._contained("taking in samples"):
                 self.loop.observe(split, seen)
@@ -197,7 +201,25 @@ class Session:
             early = self.options.explicit and self.trainer.global_step == 0
             if early or self.options.on_error == "raise":
                 raise
-            self.faults.switch_off(str(error) if isinstance(error, InteractionsError) else repr(error))
+            reason = why_not(seen, len(self.trainer.optimizers)) if isinstance(error, InteractionsError) else None
+            self.faults.switch_off(reason or (str(error) if isinstance(error, InteractionsError) else repr(error)))
+
+    def _try_out(self, seen: Sighting) -> None:
+        """Try the user's own choices on the first training step, where no sanity check has shown a validation batch.
+
+        Only what is wrong with these is an error; training batches may differ from those of validation.
+        """
+        self._tried = True
+        try:
+            self.loop.look(self.module, seen, tokenizer=tokenizer_of(self.trainer, self.module))
+        except InteractionsError as error:
+            own = {BatchError: self.options.players != "auto", ModelOutputError: callable(self.options.score)}
+            if isinstance(error, ArgumentError) or any(own[cls] for cls in own if isinstance(error, cls)):
+                raise
+        except Exception:  # said when a validation batch has been seen
+            return
+        finally:
+            self.loop.begin_fit()
 
     def begin_epoch(self) -> None:
         """Take note that the training samples pass by once more."""
