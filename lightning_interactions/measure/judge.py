@@ -19,6 +19,9 @@ from lightning_interactions.model.score import ScoreFn, log_odds, output
 from lightning_interactions.model.targets import are_soft
 from lightning_interactions.model.task import Target, Task, find_task
 
+MANY = 32
+"""Of so many samples some should be of the upper half of all classes."""
+
 ERRORS = 4.0
 """A loss is the logged one if it is within so many standard errors of it."""
 
@@ -47,11 +50,11 @@ def settle_tasks(
     target: Target,
     loss_fn: LossFn | None = None,
     chunk_size: int | None = None,
-) -> tuple[dict[str, Task], str | None]:
+) -> tuple[dict[str, Task], str | None, list[str]]:
     """Decide, on all samples that were chosen, what is asked of the model; the first batch may mislead.
 
     The first of the ``watched`` splits decides on the kind. Returned is the task of every split, and why the training
-    loss cannot be had if its targets are of another kind.
+    loss cannot be had if its targets are of another kind, and what is to be told: sentences without a full stop.
     """
     first = next(iter(watched))
     with model.quiet():
@@ -59,6 +62,7 @@ def settle_tasks(
     every = [some[first].targets for some in (watched, losses) if first in some]
     task = find_task(outputs, torch.cat(every), score, target, whole=model.whole is not None, loss_fn=loss_fn)
     tasks, problem = {first: task}, None
+    notes = _doubts(task, torch.cat(every))
     for split in [split for split in {**watched, **losses} if split != first]:
         targets = [some[split].targets for some in (watched, losses) if split in some]
         own = replace(task, soft=are_soft(targets[-1], task.outputs)) if task.kind in ("classes", "binary") else task
@@ -69,7 +73,20 @@ def settle_tasks(
             problem = f"the {split} loss is missing: {error}"
         else:
             tasks[split] = own
-    return tasks, problem
+    return tasks, problem, notes
+
+
+def _doubts(task: Task, targets: Tensor) -> list[str]:
+    """Say that outputs do not look like scores of classes."""
+    if task.kind != "classes" or task.soft or len(targets) < MANY:
+        return []
+    top = int(task.read(targets).max()) + 1
+    if 2 * top > task.outputs:
+        return []
+    return [
+        f"the model returns {task.outputs} numbers, but the targets of {len(targets)} samples name only {top} of them: "
+        "if these are embeddings, the game is not what it seems; give `forward_fn=(module, inputs) -> logits`"
+    ]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_interactions.errors import InteractionsError, ModelCallError, ModelOutputError
+from lightning_interactions.errors import InteractionsError, ModelCallError, ModelOutputError, sentence
 from lightning_interactions.model.batch import Batch
 from lightning_interactions.model.call import Call, call_plainly, find_call
 from lightning_interactions.model.chunks import ChunkSize, default_chunk_size, is_out_of_memory
@@ -182,9 +182,9 @@ def _blocks(inputs: Sequence[Tensor], rows: int) -> Iterator[list[Tensor]]:
 
 def _failed(module: nn.Module, inputs: Sequence[Tensor], error: Exception) -> str:
     shapes = ", ".join(f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}" for x in inputs)
-    reason = f"{type(error).__name__}: {error}".strip().rstrip(".")
+    raised = sentence(f"{type(error).__name__}: {error}")
     return (
-        f"TwoPhaseMonitor called {type(module).__name__} with {shapes}, and it raised {reason}. Say how it is called: "
+        f"TwoPhaseMonitor called {type(module).__name__} with {shapes}, and it raised {raised} Say how it is called: "
         "`input_fn=batch -> inputs` and `forward_fn=(module, inputs) -> logits`."
     )
 

@@ -152,11 +152,21 @@ def make_plan(module: nn.Module, calls: Sequence[SeenCall], wanted: str | int | 
 def model_calls(calls: Sequence[SeenCall]) -> list[SeenCall]:
     """Return the calls of the model, without those of losses and metrics.
 
-    Where the model itself was called, what was called before it prepares nothing it depends on.
+    Where the model itself was called, what was called before it prepares nothing it depends on. If it returned nothing
+    like logits (a loss and an accuracy, say), but one of its parts did, the calls it made of its parts take its place.
     """
-    asked = [call for call in calls if not call.judge]
+    asked = [call for call in calls if not call.judge and not call.inside]
     first = next((number for number, call in enumerate(asked) if not call.site), 0)
-    return asked[first:]
+    asked = asked[first:]
+    inner = [call for call in calls if call.inside and not call.judge]
+    if inner and asked and not asked[0].site and asked[0].output is not None and not _answers(asked[0]):
+        return inner if any(map(_answers, inner)) else asked
+    return asked
+
+
+def _answers(call: SeenCall) -> bool:
+    """Whether a call returned a tensor with a row for every sample."""
+    return any(x.is_floating_point() and x.ndim and len(x) == call.rows for x in tensors(call.output).values())
 
 
 def _chain(calls: Sequence[SeenCall]) -> tuple[list[SeenCall], dict[Place, Place]]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lightning_interactions.errors import BatchError
 from lightning_interactions.model.batch import TARGET_KEYS, Batch, describe_structure, read_batch, target_leaf
 from lightning_interactions.model.plan import Plan, make_plan, model_calls
-from lightning_interactions.model.seen import Recorder, SeenCall, can_be_seen, rows_of
+from lightning_interactions.model.seen import Recorder, SeenCall, can_be_seen, sizes_of
 from lightning_interactions.model.targets import known_rows
 from lightning_interactions.model.tree import Path, copied, tensors
 
@@ -28,7 +28,7 @@ class Sighting:
 
     def __len__(self) -> int:
         """Number of samples."""
-        return rows_of(self.batch) or 0
+        return next(iter(sizes_of(self.batch)), 0)
 
 
 class Sight:
@@ -44,7 +44,7 @@ class Sight:
         """Begin to look."""
         self._batch = copied(batch)
         if self._recorder is not None:
-            self._recorder.start(rows_of(batch))
+            self._recorder.start(sizes_of(batch))
         return self
 
     def close(self) -> Sighting:

@@ -23,12 +23,12 @@ def why_not(seen: Sighting, optimizers: int = 1) -> str | None:
     names = {path[-1] for path, _ in leaves(seen.batch) if path}
     if "boxes" in names:
         return "object detection has no single score for a sample that interactions could explain"
-    outputs = [x for call in seen.calls or () if not call.judge for x in tensors(call.output).values()]
+    outputs = [x for call in seen.calls or () if not (call.judge or call.inside) for x in tensors(call.output).values()]
     if _is_dense(outputs):
         return (
             "the model returns scores for every position (segmentation, translation), and a game needs one for a sample"
         )
-    if optimizers > 1 and not _has_labels(seen):
+    if optimizers > 1 and (not _has_labels(seen) or seen.calls == []):
         return (
             "several optimizers and no targets: adversarial networks have no score of a target that could be explained"
         )

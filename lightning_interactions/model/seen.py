@@ -6,7 +6,7 @@ part makes of another. Arguments are copied before the model can write into them
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from lightning_interactions.model.tree import copied, tensors
 OUTPUT_NUMBERS = 2**24
 """Outputs with more numbers are not kept."""
 
-MAX_CALLS = 16
+MAX_CALLS = 32
 """Calls of one step that are kept; the first ones matter."""
 
 
@@ -35,6 +35,7 @@ class SeenCall:
     rows: int  # the samples it is about
     training: bool  # whether the module was in training mode
     judge: Judge = ""  # whether the module is no model, but a "loss" or a "metric"
+    inside: bool = False  # whether it was called by the model itself, not by the step
     output: Any = None  # copied; None where it is too large
 
 
@@ -59,12 +60,17 @@ class Recorder:
         self._sites, self._before = sites, before
         self._handles: list[Any] = []
         self._depth = 0
-        self._batch: int | None = None
+        self._sizes: Sequence[int] = ()
+        self._open: list[SeenCall] = []  # those that are under way
 
-    def start(self, rows: int | None = None) -> Recorder:
-        """Begin to listen to a step with a batch of so many ``rows``."""
+    def start(self, sizes: Sequence[int] = ()) -> Recorder:
+        """Begin to listen to a step with a batch whose tensors have these first dimensions, the likeliest first.
+
+        Calls with other tensors are not about its samples.
+        """
         self.stop()
-        self.calls, self._depth, self._batch = [], 0, rows
+        self.calls, self._depth, self._sizes = [], 0, sizes
+        self._open = []
         for name, module in _observable(self.model):
             if self._sites is None or name in self._sites:
                 with suppress(Exception):  # scripted modules may refuse
@@ -85,12 +91,16 @@ class Recorder:
             if _is_redirect(module):
                 return
             self._depth += 1
-            rows = _rows((args, kwargs), self._batch) if self._depth == 1 and len(self.calls) < MAX_CALLS else None
+            inside = self._depth == 2 and bool(self._open) and self._open[0].site == ""
+            wanted = (self._depth == 1 or inside) and len(self.calls) < MAX_CALLS
+            rows = _rows((args, kwargs), self._sizes) if wanted else None
             if rows is None:
                 return
             if self._before is not None and not self.calls:
                 self._before()
-            self.calls.append(SeenCall(name, copied(args), copied(kwargs), rows, module.training, judge_of(module)))
+            call = SeenCall(name, copied(args), copied(kwargs), rows, module.training, judge_of(module), inside)
+            self.calls.append(call)
+            self._open.append(call)
 
         return hook
 
@@ -99,9 +109,9 @@ class Recorder:
             if self._depth == 0:  # the step itself, redirected
                 return
             self._depth -= 1
-            if self._depth == 0 and self.calls and self.calls[-1].site == name and self.calls[-1].output is None:
+            if len(self._open) > self._depth and self._open[-1].site == name:
                 size = sum(tensor.numel() for tensor in tensors(output).values())
-                self.calls[-1].output = copied(output) if size <= OUTPUT_NUMBERS else None
+                self._open.pop().output = copied(output) if size <= OUTPUT_NUMBERS else None
 
         return hook
 
@@ -144,13 +154,13 @@ def _is_redirect(module: nn.Module) -> bool:
     return "_ForwardRedirection" in getattr(module.forward, "__qualname__", "")
 
 
-def rows_of(batch: Any) -> int | None:
-    """Number of samples of a batch: the first dimension most of its tensors have; ``None`` without tensors."""
+def sizes_of(batch: Any) -> list[int]:
+    """First dimensions of the tensors of a batch, the most frequent first: that is the number of samples."""
     sizes = [len(tensor) for tensor in tensors(batch).values() if tensor.ndim]
-    return max(sizes, key=sizes.count) if sizes else None
+    return sorted(dict.fromkeys(sizes), key=sizes.count, reverse=True)
 
 
-def _rows(arguments: Any, batch: int | None) -> int | None:
+def _rows(arguments: Any, known: Sequence[int]) -> int | None:
     """Number of samples a call is about; ``None`` where no tensor has a dimension for them."""
-    sizes = [len(tensor) for tensor in tensors(arguments).values() if tensor.ndim]
-    return batch if batch in sizes else next(iter(sizes), None)
+    own = [len(tensor) for tensor in tensors(arguments).values() if tensor.ndim]
+    return next((size for size in known if size in own), None) if known else next(iter(own), None)

@@ -74,7 +74,7 @@ class CheckpointMonitor(InteractionMonitor):
             raise
         except Exception as error:
             raise BatchError(
-                f"The model's own validation failed on these data: {type(error).__name__}: {error}. Give the data of "
+                f"The model's own validation failed on these data ({type(error).__name__}: {error}). Give the data of "
                 "the run, or `input_fn` and `target_fn` that read them."
             ) from error
         given = getattr(data.train_dataloader, "__func__", None) is not LightningDataModule.train_dataloader

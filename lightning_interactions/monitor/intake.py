@@ -70,10 +70,8 @@ class Intake:
             )
 
     def first_waiting(self, split: str) -> Sighting | None:
-        """Return the first batch that waits, one of the given split if there is any."""
-        return next((seen for name, seen in self._waiting if name == split), None) or next(
-            (seen for _, seen in self._waiting), None
-        )
+        """Return the first batch of a split that waits."""
+        return next((seen for name, seen in self._waiting if name == split), None)
 
     def take_waiting(self, rules: Rules) -> None:
         """Consider those that wait."""

@@ -15,7 +15,7 @@ from torch import nn
 from lightning_interactions.errors import ArgumentError, BatchError, InteractionsError, StateError, sentence, warn
 from lightning_interactions.measure.games import Game, Rules, find_rules
 from lightning_interactions.measure.judge import compare_losses, settle_tasks
-from lightning_interactions.measure.measurement import Measurement, measure
+from lightning_interactions.measure.measurement import measure
 from lightning_interactions.measure.ranks import Ranks
 from lightning_interactions.measure.watchlist import Watchlist
 from lightning_interactions.model.chunks import ChunkSize
@@ -24,6 +24,7 @@ from lightning_interactions.model.reader import Sight, Sighting, learn, seeing
 from lightning_interactions.model.task import Task
 from lightning_interactions.model.tree import rebuild
 from lightning_interactions.monitor.intake import Intake
+from lightning_interactions.monitor.notes import doubts, shortages
 from lightning_interactions.monitor.options import Options
 from lightning_interactions.monitor.results import Results
 from lightning_interactions.monitor.run import Record, Run
@@ -260,9 +261,11 @@ class InteractionMonitor(Results):
         )  # fmt: skip
         samples = dict(self.watchlist.watched)
         self.watchlist.renew()
-        self._tell_of_found(found, rules)
-        for split in [split for split in losses if self._is_handful(split)]:
-            del losses[split]
+        for text in doubts(found, rules):
+            self.tell(text)
+        if "val" in losses and len(self.watchlist.losses["val"]) < HANDFUL:
+            del losses["val"]
+            self.tell(f"only {len(self.watchlist.losses['val'])} val samples are in the loss, too few for an alarm")
         return Record(epoch, step, found, samples, losses, time.perf_counter() - started)
 
     def prepare(self, module: nn.Module) -> Rules:
@@ -298,10 +301,12 @@ class InteractionMonitor(Results):
         """Decide what is asked of the model, on all the samples that were chosen; every rank comes to the same."""
         options = self.options
         with self.ranks.together():
-            self.tasks, problem = settle_tasks(
+            self.tasks, problem, notes = settle_tasks(
                 rules.model, self.watchlist.watched, self.watchlist.losses,
                 score=options.score, target=options.target, loss_fn=options.loss_fn, chunk_size=options.chunk_size,
             )  # fmt: skip
+        for note in notes:
+            self.tell(note)
         passed = self.intake.passed.get("train") or "train" in self.intake.problems
         if problem is None and passed and "train" in options.loss_splits and "train" not in self.tasks:
             why = self.intake.problems.get("train")
@@ -356,48 +361,12 @@ class InteractionMonitor(Results):
                 if game is None or game.samples is not samples:
                     players = copy.deepcopy(rules.players)
                     game = Game.draw(rules.model, samples, players, self.options.num_players, rows)
-                    self._tell_of(split, game)
+                    for text in shortages(split, game, self.options):
+                        self.tell(text)
                 else:
                     game.refit(rules.model, rows)
                 games[split] = game
         return games
-
-    def _tell_of_found(self, found: Mapping[str, Measurement], rules: Rules) -> None:
-        """Say what makes a measurement worth little."""
-        if any(measurement.is_noisy for measurement in found.values()):
-            self.tell(
-                "rounding noise of the forward passes may exceed the strength of the high orders; "
-                + ('use precision="32-true"' if rules.model.precision is not None else "do not read much into them")
-            )
-        for split, measurement in found.items():
-            if float(measurement.mean_strength.sum()) == 0 and measurement.skipped < len(measurement.gap):
-                self.tell(
-                    f"masking {rules.masked} changes the score of no {split} sample, so there is nothing to measure. If "
-                    "that stays so, the players are wrong: give `players=` or `input=`, the tensor that matters"
-                )
-
-    def _is_handful(self, split: str) -> bool:
-        """Whether a loss is of too few samples to decide on anything; it is told."""
-        size = len(self.watchlist.losses[split])
-        if size < HANDFUL:
-            self.tell(f"only {size} {split} samples are in the loss, too few for an alarm")
-        return size < HANDFUL
-
-    def _tell_of(self, split: str, game: Game) -> None:
-        """Say what there is less of than was asked for."""
-        wanted = self.options.num_players
-        if game.players.note:
-            self.tell(game.players.note)
-        if len(game.samples) < self.options.num_samples:
-            self.tell(f"only {len(game.samples)} {split} samples to watch, num_samples={self.options.num_samples}")
-        fewer = game.player_counts[game.player_counts < wanted]
-        if len(fewer) == len(game.samples) and len(set(fewer.tolist())) == 1:
-            self.tell(f"num_players={wanted}, but the {split} samples have only {int(fewer[0])}")
-        elif len(fewer):
-            self.tell(
-                f"{len(fewer)} of {len(game.samples)} {split} samples have fewer than {wanted} players (the fewest "
-                f"{int(fewer.min())}); they add no strength to orders above their number of players"
-            )
 
     # -- state -------------------------------------------------------------------------------------------------------
 

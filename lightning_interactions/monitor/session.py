@@ -254,6 +254,8 @@ class Session:
     def measure(self) -> None:
         """Measure if it is due; then decide, or log what needs no validation loss and `settle` when that is logged."""
         wait = False
+        if self.due and not self.active and self.trainer.world_size == 1:
+            self.due = False
         if self.due:
             self.due = False
             with self._contained("measuring", counts=True):

@@ -1,4 +1,4 @@
-"""Configuration errors surface before anything was trained, and say what came and what to do."""
+"""Mistakes in what was chosen surface before anything was trained; what only data can show leaves the run alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from models import AnyBatch, ColumnNet, column_data, fit, loaders, small_monitor
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_interactions import ArgumentError, BatchError, ImagePatches, InteractionsWarning, ModelOutputError
+from lightning_interactions import (
+    ArgumentError,
+    BatchError,
+    ImagePatches,
+    InteractionsError,
+    InteractionsWarning,
+    ModelOutputError,
+)
 
 
 class Listed(Dataset[Any]):
@@ -27,12 +34,25 @@ class Listed(Dataset[Any]):
         return self.make(*self.data[i])
 
 
-class WideOutput(AnyBatch):
+class Calling(AnyBatch):
+    """Its validation step calls the model with what a batch holds under a name or number."""
+
+    key: Any = 0
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self(batch[self.key])
+
+
+class Named(Calling):
+    key = "a"
+
+
+class WideOutput(Calling):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x).unsqueeze(-1).expand(-1, -1, 2)
 
 
-class TupleOutput(AnyBatch):
+class TupleOutput(Calling):
     def forward(self, x: Tensor) -> Any:
         out = super().forward(x)
         return out if self.training else (out, out)
@@ -61,26 +81,13 @@ def batches(make: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("model", "data", "options", "error", "words"),
     [
-        (AnyBatch, batches(lambda x, y: {"a": x, "b": y}), {}, BatchError, ["dict('a': float32", "target_fn"]),
-        (AnyBatch, batches(lambda x, y: {"a": x, "b": x, "y": y}), {}, BatchError, ["dict('a': float32", "input_fn"]),
-        (AnyBatch, batches(lambda x, y: x), {}, BatchError, ["float32 tensor (8, 5)", "input_fn"]),
-        (AnyBatch, batches(lambda x, y: (x, "label")), {}, BatchError, ["target_fn", "str"]),
-        (AnyBatch, batches(lambda x, y: (x, y + 7)), {}, BatchError, ["from 0 to 2", "target_fn"]),
-        (AnyBatch, batches(lambda x, y: (x, torch.rand(3))), {}, BatchError, ["(8, 3)", "Soft", "target_fn"]),
-        (AnyBatch, batches(lambda x, y: (x.long(), y)), {}, BatchError, ["mask token", "players=Tokens(mask_token_id"]),
-        (AnyBatch, None, {"players": ImagePatches()}, BatchError, ["(B, C, H, W)", "(5,)"]),
-        (WideOutput, None, {}, ModelOutputError, ["(2, 3, 2)", "forward_fn"]),
-        (TupleOutput, None, {}, ModelOutputError, ["tuple", "forward_fn"]),
+        (AnyBatch, None, {"players": ImagePatches()}, BatchError, ["(B, H, W, C)", "(5,)"]),
         (ColumnNet, None, {"layer": "net.9"}, ArgumentError, ["`layer`", "'net.9'", "net.0"]),
-        (NoForward, None, {}, ArgumentError, ["NoForward", "forward_fn"]),
+        (ColumnNet, None, {"input": "pixels"}, ArgumentError, ["`input`", "x (", "'pixels'"]),
         (ColumnNet, None, {"score": lambda z, y: z}, ModelOutputError, ["`score`", "(2, 3)"]),
     ],
-    ids=[
-        "dict-without-label", "dict-of-two", "no-targets", "string-targets", "targets-out-of-range", "soft-targets",
-        "integer-inputs",
-        "players-of-another-kind", "output-3d", "output-tuple", "layer", "no-forward", "score-shape",
-    ],
-)  # fmt: skip
+    ids=["players-of-another-kind", "layer", "input", "score-shape"],
+)
 def test_error_before_training(
     model: type[Any], data: Any, options: dict[str, Any], error: type[Exception], words: list[str], sanity: int
 ) -> None:
@@ -89,26 +96,71 @@ def test_error_before_training(
         fit(small_monitor(on_error="warn", **options), model=module, data=data, num_sanity_val_steps=sanity)
     for word in words:
         assert word in str(raised.value)
-    assert getattr(module, "trained", 0) == 0, "nothing was trained"
-    assert module.trainer.global_step == 0
+    # Without a sanity check the first batch that shows how the model is called is that of the first step.
+    assert module.trainer.global_step == (0 if sanity or options.keys() == {"layer"} else 1)
 
 
-def test_no_validation_loader_is_an_error_with_a_way_out() -> None:
+@pytest.mark.parametrize("sanity", [2, 0], ids=["sanity-check", "no-sanity-check"])
+@pytest.mark.parametrize(
+    ("model", "data", "words"),
+    [
+        (AnyBatch, batches(lambda x, y: x), ["no targets", "self-supervised"]),
+        (AnyBatch, batches(lambda x, y: (x, "label")), ["no targets"]),
+        (AnyBatch, batches(lambda x, y: (x, y + 7)), ["from 0 to 2", "target_fn"]),
+        (AnyBatch, batches(lambda x, y: (x.long(), y)), ["mask token", "players=Tokens(mask_token_id"]),
+        (WideOutput, None, ["every position"]),
+        (NoForward, None, ["NoForward", "forward_fn"]),
+    ],
+    ids=["no-targets", "string-targets", "targets-out-of-range", "integer-inputs", "output-3d", "no-forward"],
+)
+def test_what_only_data_can_show_switches_the_monitor_off(
+    model: type[Any], data: Any, words: list[str], sanity: int
+) -> None:
+    module, monitor = model(), small_monitor(on_error="warn")
+    told = told_during(lambda: fit(monitor, model=module, data=data, num_sanity_val_steps=sanity, max_epochs=2))
+    (off,) = [text for text in told if "switched off for this run" in text]
+    assert not [text for text in told if text != off and "reads" not in text and "read from" not in text]
+    for word in words:
+        assert word in off
+    assert module.trainer.current_epoch == 2, "the run is left alone"
+    with pytest.raises(InteractionsError):
+        fit(small_monitor(on_error="raise"), model=model(), data=data, num_sanity_val_steps=sanity)
+
+
+@pytest.mark.parametrize(
+    ("model", "data"),
+    [
+        (Named, batches(lambda x, y: {"a": x, "b": y})),
+        (Named, batches(lambda x, y: {"a": x, "b": x, "y": y})),
+        (TupleOutput, None),
+    ],
+    ids=["dict-without-label", "dict-of-two", "output-tuple"],
+)
+def test_what_the_step_shows_need_not_be_said(model: type[Any], data: Any) -> None:
+    monitor = small_monitor()
+    told = told_during(lambda: fit(monitor, model=model, data=data))
+    assert len(monitor.history) == 3
+    assert all("train loss is missing" in text for text in told), "its training step does not look at the batch"
+
+
+def test_without_a_validation_loader_the_training_samples_are_watched() -> None:
     train_only = {"train_dataloaders": loaders()["train_dataloaders"]}
-    with pytest.raises(ArgumentError, match=r'no validation loader.*watch="train"'):
-        fit(small_monitor(), data=train_only)
-    monitor = small_monitor(watch="train")
+    monitor = small_monitor()
+    with pytest.warns(InteractionsWarning, match="no validation loader.*the training samples are watched"):
+        fit(monitor, data=train_only)
+    told, monitor = monitor, small_monitor(watch="train")
     fit(monitor, data=train_only)
+    assert told.history.column("mean_order") == monitor.history.column("mean_order")
     assert monitor.history.column("epoch") == [0, 1, 2]
     assert all(x == x for x in monitor.history.column("train_loss"))
     assert all(x != x for x in monitor.history.column("loss_gap")), "there is no validation loss to compare with"
 
 
-def test_validation_switched_off_is_a_warning() -> None:
+def test_with_validation_switched_off_the_training_samples_are_watched() -> None:
     monitor = small_monitor()
     with pytest.warns(InteractionsWarning, match="limit_val_batches=0"):
         fit(monitor, limit_val_batches=0)
-    assert len(monitor.history) == 0
+    assert len(monitor.history) == 3
 
 
 @pytest.mark.parametrize(

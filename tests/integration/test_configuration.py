@@ -226,15 +226,14 @@ def test_the_environments_monitor_measures() -> None:
     assert len(monitor.history) == 3
 
 
-@pytest.mark.parametrize("why", ["no-validation", "batch", "layer"])
+@pytest.mark.parametrize("why", ["batch", "layer"])
 def test_the_environments_monitor_steps_aside_where_it_cannot_work(why: str) -> None:
     options: dict[str, Any] = {
-        "no-validation": {"data": {"train_dataloaders": loaders()["train_dataloaders"]}},
         "batch": {"model": AnyBatch, "data": AnyBatch.strange_batches()},
         "layer": {},
     }[why]
     monitor = auto(**({"layer": "net.99"} if why == "layer" else {}))
-    with pytest.warns(InteractionsWarning, match="LIGHTNING_INTERACTIONS_AUTO asked for is switched off"):
+    with pytest.warns(InteractionsWarning, match="switched off for this run"):
         trainer = fit(monitor, **options)
     assert (trainer.current_epoch, len(monitor.history)) == (3, 0)
 

@@ -249,14 +249,15 @@ def test_an_epoch_that_is_cut_short_tells_nothing() -> None:
 
 
 def test_only_one_epoch_is_looked_at(monkeypatch: Any) -> None:
-    from lightning_interactions.monitor import loop
+    from lightning_interactions.model.reader import Reader
 
     read: list[int] = []
-    original = loop.read_batch
+    original = Reader.read
 
-    def noted(*args: Any) -> Any:
-        read.append(trainer_epoch[0])
-        return original(*args)
+    def noted(reader: Reader, split: str, seen: Any) -> Any:
+        if split == "train":
+            read.append(trainer_epoch[0])
+        return original(reader, split, seen)
 
     trainer_epoch = [0]
 
@@ -264,7 +265,7 @@ def test_only_one_epoch_is_looked_at(monkeypatch: Any) -> None:
         def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
             trainer_epoch[0] = trainer.current_epoch
 
-    monkeypatch.setattr(loop, "read_batch", noted)
+    monkeypatch.setattr(Reader, "read", noted)
     assert len(about_augmentation(small_monitor(), Augmented(), callbacks=(Epoch(),), max_epochs=5)) == 1
     assert set(read) == {0, 1}
 

@@ -18,7 +18,6 @@ from lightning_interactions.errors import ArgumentError, BatchError, ModelOutput
 from lightning_interactions.model.score import (
     SCORES,
     check_targets,
-    
     log_odds,
     logit,
     probability,

@@ -26,7 +26,7 @@ from lightning_interactions import (
 )
 from lightning_interactions.monitor.checkpoints import CheckpointMonitor
 from lightning_interactions.monitor.options import Options
-from lightning_interactions.monitor.trainer import check_trainer
+from lightning_interactions.monitor.trainer import check_forward, check_trainer, lacks_validation
 
 BAD: dict[str, list[Any]] = {
     "resample": ["yes", None, 2],
@@ -50,6 +50,8 @@ BAD: dict[str, list[Any]] = {
     "stop_on": ["retracted", "Boundary", True, 3],
     "chunk_size": [0, -1, 1.5, True, "64"],
     "precision": ["16-mixed", 32, None],
+    "input": [True, 1.5, ["x"]],
+    "loss_fn": ["mse", 0],
     "input_fn": ["x", 0],
     "forward_fn": ["forward", 0],
     "target_fn": ["y", 0],
@@ -77,6 +79,8 @@ GOOD: dict[str, list[Any]] = {
     "stop_on": [None, "boundary", "overfitting"],
     "chunk_size": [None, 1, 4096],
     "precision": ["32-true", "inherit"],
+    "input": [None, "pixels", 0],
+    "loss_fn": [lambda outputs, targets: outputs[:, 0]],
     "input_fn": [lambda batch: batch],
     "forward_fn": [lambda module, x: x],
     "target_fn": [lambda batch: batch],
@@ -213,25 +217,28 @@ def test_a_forward_given_to_the_instance_counts() -> None:
     assert check_trainer(trainer_with(), module, Options())
 
 
-def test_a_module_without_forward_is_refused() -> None:
+def test_a_module_without_forward_may_have_a_part_that_is_called() -> None:
+    assert check_trainer(trainer_with(), Module(), Options())
     with pytest.raises(ArgumentError, match=r"Module defines no `forward`.*`forward_fn="):
-        check_trainer(trainer_with(), Module(), Options())
+        check_forward(Module(), Options())
 
 
 @pytest.mark.parametrize("watch", ["val", "both"])
-def test_missing_validation_is_refused(watch: str) -> None:
-    with pytest.raises(ArgumentError, match=r'no validation loader.*watch="train"'):
-        check_trainer(trainer_with(enable_validation=False), Calling(), Options(watch=watch))
+def test_missing_validation_is_said(watch: str) -> None:
+    said = lacks_validation(trainer_with(enable_validation=False), Options(watch=watch))
+    assert said is not None
+    assert "no validation loader" in said
+    assert lacks_validation(trainer_with(), Options(watch=watch)) is None
 
 
 def test_training_samples_need_no_validation() -> None:
-    assert check_trainer(trainer_with(enable_validation=False), Calling(), Options(watch="train"))
+    assert lacks_validation(trainer_with(enable_validation=False), Options(watch="train")) is None
 
 
-def test_validation_switched_off_switches_the_monitor_off() -> None:
-    trainer = trainer_with(enable_validation=False, limit_val_batches=0)
-    with pytest.warns(InteractionsWarning, match="limit_val_batches=0"):
-        assert not check_trainer(trainer, Calling(), Options())
+def test_validation_that_is_switched_off_is_said() -> None:
+    said = lacks_validation(trainer_with(enable_validation=False, limit_val_batches=0), Options())
+    assert said is not None
+    assert "limit_val_batches=0" in said
 
 
 @pytest.mark.parametrize("name", ["FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy", "XLAStrategy"])
@@ -248,5 +255,5 @@ def test_a_real_trainer_is_understood(tmp_path: Any) -> None:
     )  # fmt: skip
     module = Calling()
     trainer.strategy.connect(module)
-    with pytest.warns(InteractionsWarning, match="limit_val_batches=0"):
-        assert not check_trainer(trainer, module, Options())
+    assert check_trainer(trainer, module, Options())
+    assert "limit_val_batches=0" in str(lacks_validation(trainer, Options()))

@@ -1,0 +1,41 @@
+"""What is told of a measurement besides its numbers: sentences without a full stop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from lightning_interactions.measure.games import Game, Rules
+from lightning_interactions.measure.measurement import Measurement
+from lightning_interactions.monitor.options import Options
+
+
+def shortages(split: str, game: Game, options: Options) -> Iterator[str]:
+    """Say what there is less of than was asked for, and what the players had to do without."""
+    wanted = options.num_players
+    if game.players.note:
+        yield game.players.note
+    if len(game.samples) < options.num_samples:
+        yield f"only {len(game.samples)} {split} samples to watch, num_samples={options.num_samples}"
+    fewer = game.player_counts[game.player_counts < wanted]
+    if len(fewer) == len(game.samples) and len(set(fewer.tolist())) == 1:
+        yield f"num_players={wanted}, but the {split} samples have only {int(fewer[0])}"
+    elif len(fewer):
+        yield (
+            f"{len(fewer)} of {len(game.samples)} {split} samples have fewer than {wanted} players (the fewest "
+            f"{int(fewer.min())}); they add no strength to orders above their number of players"
+        )
+
+
+def doubts(found: Mapping[str, Measurement], rules: Rules) -> Iterator[str]:
+    """Say what makes a measurement worth little."""
+    if any(measurement.is_noisy for measurement in found.values()):
+        own = rules.model.precision is not None
+        yield "rounding noise of the forward passes may exceed the strength of the high orders; " + (
+            'use precision="32-true"' if own else "do not read much into them"
+        )
+    for split, measurement in found.items():
+        if float(measurement.mean_strength.sum()) == 0 and measurement.skipped < len(measurement.gap):
+            yield (
+                f"masking {rules.masked} changes the score of no {split} sample, so there is nothing to measure. If "
+                "that stays so, the players are wrong: give `players=`, or `input=` for the tensor that matters"
+            )
