@@ -165,7 +165,9 @@ def model_calls(calls: Sequence[SeenCall]) -> list[SeenCall]:
 
 
 def _answers(call: SeenCall) -> bool:
-    """Whether a call returned a tensor with a row for every sample."""
+    """Whether a call returned a tensor with a row for every sample, or something that holds logits."""
+    if isinstance(getattr(call.output, "logits", None), Tensor):
+        return True
     return any(x.is_floating_point() and x.ndim and len(x) == call.rows for x in tensors(call.output).values())
 
 
