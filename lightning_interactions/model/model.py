@@ -14,8 +14,9 @@ from lightning_interactions.errors import ModelOutputError
 from lightning_interactions.model.batch import Batch
 from lightning_interactions.model.call import Call, call_plainly, find_call
 from lightning_interactions.model.chunks import ChunkSize, default_chunk_size
+from lightning_interactions.model.keep import Kept
 from lightning_interactions.model.layer import LayerCut
-from lightning_interactions.model.quiet import Forward, device_of, float32_forward, in_format_of, quiet
+from lightning_interactions.model.quiet import Forward, Quiet, device_of, float32_forward, in_format_of, quiet
 from lightning_interactions.model.score import read_logits
 
 ROUNDING = {"16": 2.0**-11, "bf16": 2.0**-8, "32": 2.0**-23, "64": 2.0**-52}
@@ -35,27 +36,41 @@ class Model:
     call: Call = call_plainly
     precision: Any = None
     cut: LayerCut | None = None  # where it is masked; None for the input
+    hooks: bool = False  # whether the user's forward hooks run
     _forward: Forward | None = field(default=None, init=False)
+    _inside: Quiet | None = field(default=None, init=False)
+    _writes: bool | None = field(default=None, init=False)  # whether it writes to its parameters; None: not known yet
 
     def __call__(self, inputs: Tensor) -> Any:
-        """Return what the module returns."""
+        """Return what the module returns, beginning from the state that `quiet` began from."""
         assert self._forward is not None, "a model is only asked inside `quiet`"
+        assert self._inside is not None
+        self._inside.rewind()
         return self._forward(inputs)
 
     def of(self, module: nn.Module) -> Model:
         """Ask another module of the same kind in the same way, for example an averaged copy."""
-        return Model(module, self.call, self.precision, None if self.cut is None else self.cut.of(module))
+        cut = None if self.cut is None else self.cut.of(module)
+        return Model(module, self.call, self.precision, cut, self.hooks)
 
     @contextmanager
-    def quiet(self) -> Iterator[None]:
-        """Leave no trace: see :func:`~lightning_interactions.model.quiet.quiet`. The weights are those at its begin."""
-        with quiet(self.module, full_precision=self.precision is None):
-            own = self.precision is not None
+    def quiet(self, start: Kept | None = None) -> Iterator[None]:
+        """Leave no trace: see :func:`~lightning_interactions.model.quiet.quiet`. The weights are those at its begin.
+
+        ``start`` is the state from which forward passes begin. Parameters are copied the first time only, unless that
+        shows that the module writes to them.
+        """
+        own = self.precision is not None
+        copied = self._writes is not False
+        with quiet(
+            self.module, full_precision=not own, start=start, hooks=self.hooks, parameters=copied
+        ) as self._inside:
             self._forward = self._in_own_precision if own else float32_forward(self.module, self.call)
             try:
                 yield
             finally:
-                self._forward = None
+                self._forward, inside, self._inside = None, self._inside, None
+        self._writes = bool(self._writes) or inside.parameters_written
 
     def _in_own_precision(self, inputs: Tensor) -> Any:
         with self.precision.forward_context():
