@@ -19,6 +19,7 @@ from torch.nn.parameter import is_lazy
 from lightning_interactions.model.parts import (
     INTERNAL,
     ArrayPart,
+    Holder,
     ModulePart,
     Part,
     RandomPart,
@@ -90,6 +91,7 @@ class Kept:
                 self._visit(self._waiting.popleft())
             self._waiting.clear()
             self._tensors = Tensors(self._state)
+            self._frozen = [t for t in self._state if t.is_inference() and not isinstance(t, nn.Parameter)]
             gradients = [weight.grad for weight in weights if weight.grad is not None]
             self._weights = Tensors([*weights, *gradients], copy=parameters)
             self._gradients = [(weight, weight.grad) for weight in weights]
@@ -122,8 +124,21 @@ class Kept:
         and modules that were built by a forward pass since.
         """
         with torch.inference_mode(False), torch.no_grad():
-            changed = [part.rewind() for part in self._parts]
-            return self._tensors.restore() or any(changed)
+            changed = [self._tensors.restore(), *[part.rewind() for part in self._parts]]
+        self.thaw()
+        return any(changed)
+
+    def thaw(self) -> None:
+        """Put copies in the place of tensors made in inference mode (a validation): elsewhere none can write to them.
+
+        `restore` gives them back.
+        """
+        if self._frozen:
+            with torch.inference_mode(False), torch.no_grad():
+                copies = {id(tensor): tensor.clone() for tensor in self._frozen}
+            for part in self._parts:
+                if isinstance(part, (Holder, ModulePart)):
+                    part.swap(copies)
 
     def rewind_parameters(self) -> bool:
         """Put parameters back as far as they are kept, and say whether anything had changed."""

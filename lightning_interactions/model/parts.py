@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import is_
 from typing import Any, Protocol
 
@@ -146,6 +146,11 @@ class Holder:
 
     rewind = restore
 
+    def swap(self, others: Mapping[int, Any]) -> None:
+        """Let it hold other things in place of some, which are given by their ``id``."""
+        if any(id(thing) in others for thing in self.holds):
+            self._write(self._held, [others.get(id(thing), thing) for thing in self.holds])
+
 
 def dict_part(held: Any) -> Holder:
     """Keep a dict of any kind, or the attributes of an object."""
@@ -229,6 +234,14 @@ class ModulePart:
                 else:
                     del now[name]
         return changed
+
+    def swap(self, others: Mapping[int, Any]) -> None:
+        """Let attributes and buffers be others in place of some, which are given by their ``id``."""
+        for name, value in self.attributes.items():
+            if id(value) in others:
+                self._module.__dict__[name] = others[id(value)]
+        if "_buffers" in self._full:
+            self._full["_buffers"].swap(others)
 
     def _registers_others(self, register: str) -> bool:
         part = self._full.get(register)

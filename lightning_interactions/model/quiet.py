@@ -95,6 +95,7 @@ def quiet(
         kept = Kept(model, parameters=parameters)
         inside = Quiet(kept, start)
         undo.callback(inside._leave)
+        kept.thaw()
         if not hooks:
             undo.enter_context(without_foreign_hooks(kept.modules))
         if "torch._dynamo" in sys.modules:  # nothing can be compiled if it was never imported
