@@ -65,6 +65,7 @@ class Kept:
 
     Attributes:
         modules: All modules that were found: those of the model and those that hide in attributes.
+        has_parameters: Whether the contents of parameters are kept.
 
     Example:
         >>> model = nn.Flatten()
@@ -82,7 +83,7 @@ class Kept:
         self._state: list[Tensor] = []
         self._seen: set[int] = set()
         self._waiting: deque[Any] = deque()
-        self._copied = parameters
+        self.has_parameters = parameters
         with torch.inference_mode(False), torch.no_grad():
             weights = self._find_weights(model)
             for module in model.modules():
@@ -145,7 +146,7 @@ class Kept:
         self._written |= self._weights.touched()
         with torch.inference_mode(False), torch.no_grad():
             changed = self._weights.restore()
-        self._written |= changed and self._copied
+        self._written |= changed and self.has_parameters
         return changed
 
     # -- finding ------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lightning_interactions.errors import InteractionsWarning
 from lightning_interactions.model.hooks import without_foreign_hooks
 from lightning_interactions.model.keep import Kept
 
@@ -55,6 +57,12 @@ class Quiet:
             self._kept.restore()
         finally:
             self.parameters_written |= self._kept.parameters_written
+        if self.parameters_written and not self._kept.has_parameters:
+            warnings.warn(
+                "The model wrote to its parameters in evaluation mode, and what was in them is lost.",
+                InteractionsWarning,
+                stacklevel=2,
+            )
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from models import mlp
 from torch import Tensor, nn
 from torchmetrics import CatMetric, SumMetric
 
+from lightning_interactions import InteractionsWarning
 from lightning_interactions.model.keep import Kept
 from lightning_interactions.model.quiet import quiet
 
@@ -178,6 +179,13 @@ def test_parameters_are_put_back_on_request(fails: bool) -> None:
     with quiet(model, parameters=True) as inside:
         model(torch.ones(1, 2))
     assert not inside.parameters_written
+
+
+def test_parameters_that_were_not_kept_and_are_lost_are_told_of() -> None:
+    model = nn.Linear(2, 2)
+    with pytest.warns(InteractionsWarning, match="wrote to its parameters"), quiet(model) as inside:
+        model.weight.mul_(2)
+    assert inside.parameters_written
 
 
 def test_metrics_go_on_where_they_were() -> None:
