@@ -10,9 +10,14 @@ import pytest
 import torch
 from models import mlp
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.nn.modules.module import (
+    _global_forward_hooks,
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
+from lightning_interactions.model.hooks import is_torchs_own
 from lightning_interactions.model.quiet import quiet
 
 
@@ -208,3 +213,41 @@ def test_compiled_models_with_state_and_hooks() -> None:
     assert (plain.calls, heard) == (1, [])
     model(x)
     assert (plain.calls, len(heard)) == (2, 1)
+
+
+class OwnLinear(nn.Linear):
+    """A user's class with torch's forward."""
+
+
+@pytest.mark.parametrize(
+    ("hook", "own"),
+    [
+        (torch.relu, False),  # of no module that could be told
+        (nn.functional.softmax, True),
+        (partial(partial(nn.functional.softmax), dim=1), True),
+        (partial(wandbs_hook), False),
+        (nn.Identity(), True),
+        (OwnLinear(1, 1), True),
+        (ListeningModule(), False),
+        (nn.LazyLinear(1)._infer_parameters, True),
+        (Listener().method, False),
+        (HEARD.append, False),
+    ],
+)
+def test_hooks_are_torchs_own_by_where_they_are_defined(hook: Callable[..., Any], own: bool) -> None:
+    assert is_torchs_own(hook) is own
+
+
+def test_hooks_for_all_modules_come_back_in_their_order() -> None:
+    def hook(*args: Any) -> None:
+        pass
+
+    handles = [register_module_forward_hook(each) for each in (hook, nn.functional.softmax, hook)]
+    try:
+        before = list(_global_forward_hooks.items())
+        with quiet(mlp()):
+            assert list(_global_forward_hooks.values()) == [nn.functional.softmax]
+        assert list(_global_forward_hooks.items()) == before
+    finally:
+        for handle in handles:
+            handle.remove()
