@@ -199,7 +199,7 @@ class ModulePart:
             module.__class__ = self._class
             changed = True
         now = module.__dict__
-        if not _same(list(now.values()), list(self.attributes.values())) or list(now) != list(self.attributes):
+        if not self._has_its_attributes():
             now.clear()
             now.update(self.attributes)
             changed = True
@@ -224,7 +224,7 @@ class ModulePart:
         elif changed:
             self.attributes["_buffers"].clear()
         now, was = self._module.__dict__, self.attributes
-        if _same(list(now.values()), list(was.values())):
+        if self._has_its_attributes():
             return changed
         for name in [*was, *now]:
             if now.get(name, _ABSENT) is not was.get(name, _ABSENT) and name not in _NOT_STATE:
@@ -242,6 +242,10 @@ class ModulePart:
                 self._module.__dict__[name] = others[id(value)]
         if "_buffers" in self._full:
             self._full["_buffers"].swap(others)
+
+    def _has_its_attributes(self) -> bool:
+        now, was = self._module.__dict__, self.attributes
+        return _same(list(now.values()), list(was.values())) and list(now) == list(was)
 
     def _registers_others(self, register: str) -> bool:
         part = self._full.get(register)

@@ -292,6 +292,20 @@ def test_attributes_come_go_and_change() -> None:
     assert "nothing" not in model._modules
 
 
+@pytest.mark.parametrize("back", [Kept.restore, Kept.rewind])
+def test_attributes_that_are_new_or_renamed(back: Callable[[Kept], object]) -> None:
+    model = nn.Sequential()
+    model.last = [1]
+    before = seen(model)
+    kept = Kept(model)
+    model.new = 1
+    back(kept)
+    assert seen(model) == before
+    model.renamed = vars(model).pop("last")  # the same values in the same order
+    back(kept)
+    assert seen(model) == before
+
+
 def test_what_is_registered_comes_goes_and_changes() -> None:
     model = Holding(None)
     model.register_buffer("kept", torch.zeros(2))
@@ -348,6 +362,7 @@ def test_lazy_layers_are_lazy_again() -> None:
         states.append((out, [type(part) for part in model]))
         kept.rewind()
         assert type(model[0]) is nn.Linear, "built once only, or every pass would have other weights"
+        assert model[0].in_features == 2
         kept.restore()
         assert [type(part) for part in model] == [nn.LazyLinear, nn.LazyBatchNorm1d]
         assert all(nn.parameter.is_lazy(tensor) for tensor in (*model.parameters(), model[1].running_mean))

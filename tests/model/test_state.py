@@ -45,19 +45,23 @@ class Remembering(nn.Module):
         self.generator = torch.Generator().manual_seed(3)
         self.averaged = [nn.Linear(1, 1)]
         self.register_buffer("count", torch.zeros(()))
+        self.register_buffer("total", torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
         self.calls += 1
+        self.total = self.total + x.sum()  # another tensor in its place
         self.hidden = x.mean() if self.hidden is None else self.hidden + x.mean()
         self.cache["seen"].append(len(x))
         self.count += 1
         self.averaged[0].weight.data += 1
-        return self.calls + self.hidden + len(self.cache["seen"]) + self.count + torch.rand(1, generator=self.generator)
+        kept = self.count + self.total
+        return self.calls + kept + self.hidden + len(self.cache["seen"]) + torch.rand(1, generator=self.generator)
 
     def state(self) -> tuple[Any, ...]:
         weight = self.averaged[0].weight
-        return (self.calls, self.hidden, list(self.cache["seen"]), self.generator.get_state().tolist(),
-                self.count.item(), weight.item(), id(weight), id(self.cache["seen"]), id(self.count))  # fmt: skip
+        kept = (self.calls, self.hidden, list(self.cache["seen"]), self.generator.get_state().tolist())
+        contents = (self.count.item(), self.total.item(), weight.item())
+        return (*kept, *contents, *map(id, (weight, self.cache["seen"], self.count, self.total)))
 
 
 @however
