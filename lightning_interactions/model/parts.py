@@ -8,7 +8,7 @@ A part writes only where something changed.
 from __future__ import annotations
 
 import random
-from collections import OrderedDict, defaultdict, deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import is_
 from typing import Any, Protocol
@@ -47,18 +47,15 @@ def _same(first: Sequence[Any], second: Sequence[Any]) -> bool:
 
 def _read_dict(held: Any) -> list[Any]:
     kind: Any = OrderedDict if isinstance(held, OrderedDict) else dict
-    factory = [held.default_factory] if isinstance(held, defaultdict) else []
-    return [*kind.keys(held), *kind.values(held), *factory]
+    return [*kind.keys(held), *kind.values(held)]
 
 
 def _write_dict(held: Any, was: list[Any]) -> None:
     kind: Any = OrderedDict if isinstance(held, OrderedDict) else dict
     kind.clear(held)
     half = len(was) // 2
-    for key, value in zip(was[:half], was[half:], strict=False):
+    for key, value in zip(was[:half], was[half:], strict=True):
         kind.__setitem__(held, key, value)
-    if isinstance(held, defaultdict):
-        held.default_factory = was[-1]
 
 
 def _read_list(held: Any) -> list[Any]:
@@ -88,7 +85,7 @@ def _write_deque(held: Any, was: list[Any]) -> None:
 
 
 def _slots(cls: type) -> Iterator[Any]:
-    """Find the descriptors of all slots of a class: private names are mangled, so they are found by kind."""
+    """Find all slots of a class by their kind, for private names are mangled; ``default_factory`` of a dict is one."""
     for base in cls.__mro__:
         yield from (d for d in vars(base).values() if type(d) is _SLOT and d.__objclass__ is base)
 

@@ -279,6 +279,18 @@ def test_modes_of_hidden_modules_come_back() -> None:
     assert model.thing[0].training
 
 
+@pytest.mark.parametrize("write", [lambda t: t.requires_grad_(), lambda t: t.mul_(torch.ones(2, requires_grad=True))])
+def test_tensors_that_came_to_need_gradients_do_not_any_more(write: Callable[[Tensor], object]) -> None:
+    model = nn.Sequential()
+    model.register_buffer("state", torch.ones(2))
+    before, kept = seen(model), Kept(model)
+    with torch.enable_grad():
+        write(model.state)
+    kept.restore()
+    assert seen(model) == before
+    assert model.state.is_leaf
+
+
 def test_attributes_come_go_and_change() -> None:
     model = Holding([1])
     model.number, model.gone, model.nothing = 1, "here", None
@@ -365,6 +377,7 @@ def test_lazy_layers_are_lazy_again() -> None:
         assert model[0].in_features == 2
         kept.restore()
         assert [type(part) for part in model] == [nn.LazyLinear, nn.LazyBatchNorm1d]
+        assert model[0].weight.data.numel() == 0
         assert all(nn.parameter.is_lazy(tensor) for tensor in (*model.parameters(), model[1].running_mean))
     assert torch.equal(states[0][0], states[1][0])
     model(torch.ones(4, 5))
