@@ -279,6 +279,16 @@ def test_modes_of_hidden_modules_come_back() -> None:
     assert model.thing[0].training
 
 
+@pytest.mark.parametrize("size", [3, 30_000])
+def test_content_is_compared_bit_by_bit(size: int) -> None:
+    model = Holding([torch.full((size,), torch.nan), torch.zeros(size)])
+    kept = Kept(model)
+    assert not kept.rewind(), "nan equals itself"
+    model.thing[1].neg_()
+    assert kept.rewind()
+    assert not model.thing[1].signbit().any()
+
+
 @pytest.mark.parametrize("write", [lambda t: t.requires_grad_(), lambda t: t.mul_(torch.ones(2, requires_grad=True))])
 def test_tensors_that_came_to_need_gradients_do_not_any_more(write: Callable[[Tensor], object]) -> None:
     model = nn.Sequential()
