@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lightning_interactions import InteractionsWarning, PhaseDetector, PhaseEvent, TwoPhaseMonitor
 from lightning_interactions.measure.ranks import Ranks
+from lightning_interactions.model.keep import Kept
 from lightning_interactions.model.model import Model
 
 # -- networks ---------------------------------------------------------------------------------------------------------
@@ -64,10 +65,15 @@ class Recorder(nn.Module):
         self.model = model
         self.limit = limit
         self.error = error or torch.OutOfMemoryError("out of memory")
-        self.rows: list[int] = []
+        rows: list[int] = []
+        self.note = rows.append  # not an attribute itself: the monitor would put it back as it was
+
+    @property
+    def rows(self) -> list[int]:
+        return self.note.__self__  # type: ignore
 
     def forward(self, inputs: Tensor) -> Tensor:
-        self.rows.append(len(inputs))
+        self.note(len(inputs))
         if self.limit is not None and len(inputs) > self.limit:
             raise self.error
         return self.model(inputs)
@@ -436,6 +442,6 @@ class Asked(Model):
     """
 
     @contextmanager
-    def quiet(self) -> Iterator[None]:
-        with _ONE_AT_A_TIME, super().quiet():
+    def quiet(self, start: Kept | None = None) -> Iterator[None]:
+        with _ONE_AT_A_TIME, super().quiet(start):
             yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,10 +17,15 @@ from lightning_interactions.measure.samples import Samples, draw_players, grow
 from lightning_interactions.measure.values import score_rows
 from lightning_interactions.model.batch import Batch, Field
 from lightning_interactions.model.call import Call
+from lightning_interactions.model.hooks import has_foreign_hooks
+from lightning_interactions.model.keep import Kept
 from lightning_interactions.model.model import Model, find_model
 from lightning_interactions.model.score import ScoreFn, read_logits, read_whole
 from lightning_interactions.model.task import Target, Task, find_task
-from lightning_interactions.players import Players, of_layer, player_counts, suited_players, two_samples
+from lightning_interactions.players import Players, of_layer, player_counts, suited_players, two_rows
+
+SAME = 0.03
+"""Two answers are the same if they differ by less than this fraction of the largest: half precision has two digits."""
 
 
 @dataclass
@@ -107,6 +113,7 @@ def find_rules(
     precision: Any = None,
     fallback: Any = None,
     seed: int = 0,
+    start: Kept | None = None,
 ) -> Rules:
     """Try everything that depends on data on two samples of a batch, while an error still costs nobody a run.
 
@@ -125,26 +132,27 @@ def find_rules(
         precision: As for `Model`.
         fallback: A precision to fall back to where the model cannot compute in full float32.
         seed: Seed of the players' draw.
+        start: The state of the model from which it is asked, that before the user's step.
     """
     chosen = suited_players(players, batch, module, tokenizer) if layer is None else None
-    few = two_samples(batch, chosen)
+    rows = two_rows(batch, chosen)
+    few = batch.rows(rows)
     if chosen is not None:  # before the model, which would say less clearly what is wrong with its inputs
         _try_players(chosen, few, num_players, seed)
     whole = batch.inputs.shape[1:] if is_reconstruction(batch) else None
-    model, notes = _ask_somehow(
-        module, few, batch, precision, fallback,
-        call=call, forward_fn=forward_fn, layer=layer, whole=whole,
-    )  # fmt: skip
+    how = {"call": call, "forward_fn": forward_fn, "layer": layer, "whole": whole, "start": start}
+    model, notes = _ask_somehow(module, few, batch, precision, fallback, **how)
+    seen = _seen_outputs(batch, whole)
+    model, outputs, doubts = _as_the_step(model, few, None if seen is None else seen[rows])
+    notes += doubts
     with model.quiet():
-        outputs = model.logits(few.inputs, None, few.carried)
-        notes += _unsteady(outputs, model.logits(few.inputs, None, few.carried))
         masked = replace(few, inputs=model.features(few.inputs, None, few.carried))
     if layer is not None:
         masked = replace(masked, fields=())
     if whole is not None:
         batch, few = with_whole_targets(batch), with_whole_targets(few)
-    seen = _all_outputs(batch, outputs, whole)
-    task = find_task(seen, batch.targets, score, target, whole=whole is not None, loss_fn=loss_fn)
+    known = outputs if seen is None or whole is not None else seen
+    task = find_task(known, batch.targets, score, target, whole=whole is not None, loss_fn=loss_fn)
     picked = task.pick(task.read(few.targets), outputs, torch.arange(len(outputs)))
     score_rows(outputs, picked, 1, task.follow)
     if chosen is None:
@@ -185,47 +193,76 @@ def with_whole_targets(batch: Batch) -> Batch:
     return replace(batch, targets=batch.inputs.flatten(1))
 
 
-def _all_outputs(batch: Batch, few: Tensor, whole: torch.Size | None) -> Tensor:
-    """Outputs for the whole batch, if they were seen; else those for a few samples."""
-    if batch.seen is None or whole is not None:
-        return few
+def _seen_outputs(batch: Batch, whole: torch.Size | None) -> Tensor | None:
+    """What the model was seen to answer for the whole batch, as `Model` gives it; ``None`` if that cannot be told."""
+    if batch.seen is None:
+        return None
+    if whole is not None:
+        return read_whole(batch.seen, whole)
     try:
-        seen = read_logits(batch.seen, len(batch.inputs))
+        return read_logits(batch.seen, len(batch.inputs))
     except ModelOutputError:
-        return few
-    return seen if seen.shape[1:] == few.shape[1:] else few
+        return None
 
 
 def _ask_somehow(
     module: nn.Module, few: Batch, batch: Batch, precision: Any, fallback: Any, **how: Any
 ) -> tuple[Model, list[str]]:
-    """Ask in full float32 or else in the Trainer's precision, a few samples or else as many as the user's own step."""
+    """Ask in full float32 or else in the Trainer's precision, a few samples or else as many as the user's own step.
+
+    The user's forward hooks are left out, unless it does not work without them.
+    """
     first: Exception | None = None
-    for own in (precision,) if fallback is None else (precision, fallback):
-        for some in (few, batch) if len(batch.inputs) > 2 else (few,):
-            try:
-                model = find_model(module, some, precision=own, **how)
-            except (ModelCallError, BatchError, ModelOutputError) as error:
-                first = first or error
-                continue
-            notes = [] if own is precision else [
+    hooks = (False, True) if has_foreign_hooks(module) else (False,)
+    precisions = (precision,) if fallback is None else (precision, fallback)
+    sizes = (few, batch) if len(batch.inputs) > 2 else (few,)
+    for own, some, hooked in itertools.product(precisions, sizes, hooks):
+        try:
+            model = find_model(module, some, precision=own, hooks=hooked, **how)
+        except (ModelCallError, BatchError, ModelOutputError) as error:
+            first = first or error
+            continue
+        notes = []
+        if own is not precision:
+            notes.append(
                 "the model cannot be asked in float32, so it is in the Trainer's precision, whose rounding looks like "
                 f"high orders ({_short(first)})"
-            ]  # fmt: skip
-            return replace(model, rows=len(batch.inputs) if some is batch else None), notes
+            )
+        return replace(model, rows=len(batch.inputs) if some is batch else None), notes
     assert first is not None
     raise first
 
 
-def _unsteady(outputs: Tensor, again: Tensor) -> list[str]:
-    """Say that two answers to one question differ."""
-    differ = float((outputs - again).abs().max()) if outputs.shape == again.shape else float("inf")
-    if not differ > 1e-3 * max(float(outputs.abs().max()), 1e-6):
-        return []
-    return [
-        "the model answers at random in evaluation mode (dropout that is left on, sampling, noise): two calls with the "
-        f"same inputs differ by up to {differ:.2g}, which looks like interactions of high order"
-    ]
+def _as_the_step(model: Model, few: Batch, seen: Tensor | None) -> tuple[Model, Tensor, list[str]]:
+    """Ask a few samples; make sure that the answers are those of the step, with the user's forward hooks if need be."""
+    with model.quiet():
+        outputs = model.logits(few.inputs, None, few.carried)
+        again = model.logits(few.inputs, None, few.carried)
+    if not _alike(outputs, again):
+        differ = float((outputs - again).abs().max())
+        return model, outputs, [
+            "the model answers at random in evaluation mode (dropout that is left on, sampling, noise): two calls with "
+            f"the same inputs differ by up to {differ:.2g}, which looks like interactions of high order"
+        ]  # fmt: skip
+    if seen is None or seen.shape != outputs.shape or _alike(outputs, seen):
+        return model, outputs, []
+    if not model.hooks and has_foreign_hooks(model.module):
+        hooked = replace(model, hooks=True)
+        with hooked.quiet():
+            others = hooked.logits(few.inputs, None, few.carried)
+        if _alike(others, seen):
+            return hooked, others, []
+    differ = float((outputs - seen).abs().max())
+    return model, outputs, [
+        f"the model answers otherwise than in the step, by up to {differ:.2g}: its outputs for a sample may depend on "
+        "the other samples of the batch (batch statistics), or on what it was called with before"
+    ]  # fmt: skip
+
+
+def _alike(outputs: Tensor, others: Tensor) -> bool:
+    """Whether answers are the same, but for rounding in whatever precision."""
+    size = float(others.abs().max())
+    return bool(((outputs - others).abs() <= SAME * max(size, 1e-6)).all()) or not bool(others.isfinite().all())
 
 
 def _short(error: Exception | None) -> str:

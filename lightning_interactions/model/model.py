@@ -14,8 +14,9 @@ from lightning_interactions.errors import InteractionsError, ModelCallError, Mod
 from lightning_interactions.model.batch import Batch
 from lightning_interactions.model.call import Call, call_plainly, find_call
 from lightning_interactions.model.chunks import ChunkSize, default_chunk_size, is_out_of_memory
+from lightning_interactions.model.keep import Kept
 from lightning_interactions.model.layer import LayerCut
-from lightning_interactions.model.quiet import Forward, device_of, float32_forward, in_format_of, quiet
+from lightning_interactions.model.quiet import Forward, Quiet, device_of, float32_forward, in_format_of, quiet
 from lightning_interactions.model.score import read_logits, read_whole
 
 ROUNDING = {"16": 2.0**-11, "bf16": 2.0**-8, "32": 2.0**-23, "64": 2.0**-52}
@@ -38,7 +39,10 @@ class Model:
     whole: torch.Size | None = None  # shape of its outputs where they are no logits but a sample each
     rows: int | None = None  # the only number of rows it can be called with
     hooks: bool = False  # whether it needs the forward hooks its user put on it
+    start: Kept | None = None  # the state from which its forward passes begin; that at hand, if `None`
     _forward: Forward | None = field(default=None, init=False)
+    _inside: Quiet | None = field(default=None, init=False)
+    _writes: bool | None = field(default=None, init=False)  # whether it writes to its parameters; None: not known yet
 
     def __call__(self, inputs: Tensor, *carried: Tensor) -> Tensor:
         """Return the logits ``(B, C)``, or outputs ``(B, numbers)`` where it returns a sample each."""
@@ -50,6 +54,8 @@ class Model:
 
     def _ask(self, *inputs: Tensor) -> Tensor:
         assert self._forward is not None
+        assert self._inside is not None
+        self._inside.rewind()
         try:
             output = self._forward(*inputs)
         except Exception as error:
@@ -65,18 +71,26 @@ class Model:
 
     def of(self, module: nn.Module) -> Model:
         """Ask another module of the same kind in the same way, for example an averaged copy."""
-        return replace(self, module=module, cut=None if self.cut is None else self.cut.of(module))
+        return replace(self, module=module, start=None, cut=None if self.cut is None else self.cut.of(module))
 
     @contextmanager
     def quiet(self) -> Iterator[None]:
-        """Leave no trace: see :func:`~lightning_interactions.model.quiet.quiet`. The weights are those at its begin."""
-        with quiet(self.module, full_precision=self.precision is None):
-            own = self.precision is not None
+        """Leave no trace: see :func:`~lightning_interactions.model.quiet.quiet`. The weights are those at its begin.
+
+        Every forward pass begins from ``start``. Parameters are copied the first time only, unless that shows that the
+        module writes to them.
+        """
+        own = self.precision is not None
+        copied = self._writes is not False
+        with quiet(
+            self.module, full_precision=not own, start=self.start, hooks=self.hooks, parameters=copied
+        ) as self._inside:
             self._forward = self._in_own_precision if own else float32_forward(self.module, self.call)
             try:
                 yield
             finally:
-                self._forward = None
+                self._forward, inside, self._inside = None, self._inside, None
+        self._writes = bool(self._writes) or inside.parameters_written
 
     def _in_own_precision(self, *inputs: Tensor) -> Any:
         with self.precision.forward_context():
@@ -144,6 +158,8 @@ def find_model(
     precision: Any = None,
     layer: str | None = None,
     whole: torch.Size | None = None,
+    hooks: bool = False,
+    start: Kept | None = None,
 ) -> Model:
     """Find out how a module takes its inputs, and whether it can be cut at a layer, by trying it on a few samples.
 
@@ -155,16 +171,18 @@ def find_model(
         precision: As for `Model`.
         layer: Where it is masked.
         whole: As for `Model`.
+        hooks: As for `Model`.
+        start: As for `Model`.
     """
     cut = LayerCut(module, layer) if layer is not None else None
 
     def ask(call: Call) -> Any:
-        attempt = Model(module, call, precision)
+        attempt = Model(module, call, precision, hooks=hooks, start=start)
         with attempt.quiet():
             return attempt(few.inputs)
 
     way = call if call is not None and forward_fn is None else find_call(module, few, forward_fn, ask)
-    model = Model(module, way, precision, cut, whole)
+    model = Model(module, way, precision, cut, whole, hooks=hooks, start=start)
     with model.quiet():
         model.logits(few.inputs, None, few.carried)
         if cut is not None:

@@ -15,17 +15,75 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lightning_interactions.errors import warn
+from lightning_interactions.model.hooks import without_foreign_hooks
+from lightning_interactions.model.keep import Kept
+
 Forward = Callable[..., Any]  # inputs (B, *shape), *carried (B, ...) -> whatever the model returns
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+class Quiet:
+    """What `quiet` gives: a way to let every forward pass begin from the same state.
+
+    Attributes:
+        parameters_written: At the end, whether the model's own parameters were found changed.
+    """
+
+    def __init__(self, kept: Kept, start: Kept | None) -> None:
+        self._kept, self._start = kept, start
+        self._forwards = 0
+        self._stateless = False
+        self.parameters_written = False
+
+    def rewind(self) -> None:
+        """Go back to the start; call it before every forward pass.
+
+        Where the first one has changed nothing at all, the model has no state, and nobody looks again.
+        """
+        if self._stateless:
+            return
+        if self._forwards or self._start is not None:
+            changed = (self._start or self._kept).rewind()
+            changed |= self._kept.rewind_parameters()
+            self._stateless = self._forwards == 1 and not changed
+        self._forwards += 1
+
+    def _leave(self) -> None:
+        self.parameters_written = self._kept.parameters_written
+        try:
+            self._kept.restore()
+        finally:
+            self.parameters_written |= self._kept.parameters_written
+        if self.parameters_written and not self._kept.has_parameters:
+            warn("The model wrote to its parameters in evaluation mode, and what was in them is lost.")
 
 
 @contextmanager
-def quiet(model: nn.Module, *, full_precision: bool = True) -> Iterator[None]:
+def quiet(
+    model: nn.Module,
+    *,
+    full_precision: bool = True,
+    start: Kept | None = None,
+    hooks: bool = False,
+    parameters: bool = False,
+) -> Iterator[Quiet]:
     """Evaluation mode without gradients, leaving the model and the process exactly as they were, also after an error.
 
-    Restored: the training flag of every submodule, buffers (some models count or average in evaluation mode too), the
-    random states (Python, NumPy, torch, the model's accelerator), grad and inference mode, TF32 settings. Inside,
-    ``log`` and ``log_dict`` of Lightning modules do nothing, autocast and (with ``full_precision``) TF32 are off, and
+    Restored: all that `Kept` keeps of the model (attributes, buffers, hidden states, metrics, random generators, by
+    identity and content), the random states (Python, NumPy, torch, the model's accelerator), grad and inference mode,
+    TF32 settings. Inside, ``log`` and ``log_dict`` of Lightning modules do nothing, forward hooks other than torch's
+    own do not run (they may write to what nobody can restore), autocast and (with ``full_precision``) TF32 are off, and
     ``torch.compile``-d parts run eagerly (new batch shapes would recompile them).
+
+    Args:
+        model: The model.
+        full_precision: Whether TF32 is off.
+        start: The state from which forward passes begin, see `Quiet.rewind`, for example that before the user's own
+            first forward pass of an epoch; by default the present one, which is restored at the end in any case.
+        hooks: Whether forward hooks run all the same; for models that collect features by hooks.
+        parameters: Whether the contents of parameters are kept too, for models that write to them in evaluation mode.
     """
     device = device_of(model)
     with ExitStack() as undo:
@@ -36,10 +94,16 @@ def quiet(model: nn.Module, *, full_precision: bool = True) -> Iterator[None]:
             _use_full_float32(undo)
         undo.enter_context(torch.autocast(device.type, enabled=False))
         for module in model.modules():
-            _keep_module(module, undo)
+            _set_aside(module, undo)
+        kept = Kept(model, parameters=parameters)
+        inside = Quiet(kept, start)
+        undo.callback(inside._leave)
+        kept.thaw()
+        if not hooks:
+            undo.enter_context(without_foreign_hooks(kept.modules))
         if "torch._dynamo" in sys.modules:  # nothing can be compiled if it was never imported
             undo.enter_context(torch.compiler.set_stance("force_eager"))
-        yield
+        yield inside
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -68,17 +132,20 @@ def float32_forward(model: nn.Module, call: Callable[..., Any] | None = None) ->
     kept in half precision are cast up for the call. Make a new one after every change of the weights.
     """
     run = call or (lambda module, *inputs: module(*inputs))
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    weights = [t for t in tensors.values() if t.is_floating_point() and isinstance(t, nn.Parameter)]
-    wide = bool(weights) and all(t.dtype == torch.float64 for t in weights)
+    weights = [p for p in model.parameters() if p.is_floating_point()]
+    wide = bool(weights) and all(p.dtype == torch.float64 for p in weights)
     dtype = torch.float64 if wide else torch.float32
-    half = {name: t.detach().to(dtype) for name, t in tensors.items() if t.dtype in (torch.float16, torch.bfloat16)}
+    half = {name: p.detach().to(dtype) for name, p in model.named_parameters() if p.dtype in _HALF}
+    count_in_half = any(buffer.dtype in _HALF for buffer in model.buffers())
 
     def forward(*inputs: Tensor) -> Any:
         wide_inputs = tuple(x.to(dtype) if x.is_floating_point() else x for x in inputs)
-        if not half:
+        cast = dict(half)
+        if count_in_half:  # each time anew: a forward pass may write to them, and the next begins from the model's own
+            cast |= {name: b.to(dtype) for name, b in model.named_buffers() if b.dtype in _HALF}
+        if not cast:
             return run(model, *wide_inputs)
-        return torch.func.functional_call(_Call(model, run), {f"model.{k}": v for k, v in half.items()}, wide_inputs)
+        return torch.func.functional_call(_Call(model, run), {f"model.{k}": v for k, v in cast.items()}, wide_inputs)
 
     return forward
 
@@ -127,14 +194,11 @@ def _use_full_float32(undo: ExitStack) -> None:
             place.fp32_precision = "ieee"
 
 
-def _keep_module(module: nn.Module, undo: ExitStack) -> None:
-    """Put one module into evaluation mode, its buffers and its ways of logging aside."""
+def _set_aside(module: nn.Module, undo: ExitStack) -> None:
+    """Put one module into evaluation mode, and its ways of logging aside."""
     # The flag is set by hand: eval() and train() would unfreeze what the user froze, and may be overridden.
     undo.callback(setattr, module, "training", module.training)
     module.training = False
-    for name, buffer in module._buffers.items():
-        if buffer is not None:
-            undo.callback(_restore, module, name, buffer, _version(buffer), buffer.clone())
     # A model that logs in `forward` must not mix our passes into the user's.
     if callable(getattr(module, "log", None)) and hasattr(module, "log_dict"):
         for name in ("log", "log_dict"):
@@ -142,16 +206,6 @@ def _keep_module(module: nn.Module, undo: ExitStack) -> None:
                 undo.callback(module.__dict__.__setitem__, name, module.__dict__[name])
             undo.callback(module.__dict__.pop, name)
             module.__dict__[name] = _ignore
-
-
-def _restore(module: nn.Module, name: str, buffer: Tensor, version: int, copy: Tensor) -> None:
-    module._buffers[name] = buffer
-    if _version(buffer) != version:  # not written to unless it has to be: autograd counts that
-        buffer.copy_(copy)
-
-
-def _version(tensor: Tensor) -> int:
-    return -1 if tensor.is_inference() else tensor._version
 
 
 def _ignore(*args: object, **kwargs: object) -> None:

@@ -19,6 +19,7 @@ from lightning_interactions.measure.measurement import measure
 from lightning_interactions.measure.ranks import Ranks
 from lightning_interactions.measure.watchlist import Watchlist
 from lightning_interactions.model.chunks import ChunkSize
+from lightning_interactions.model.keep import Kept
 from lightning_interactions.model.quiet import device_of
 from lightning_interactions.model.reader import Sight, Sighting, learn, seeing
 from lightning_interactions.model.task import Task
@@ -99,6 +100,7 @@ class InteractionMonitor(Results):
         """Forget how the model is called and who plays; the record and the watched samples stay."""
         self.rules: Rules | None = None
         self.tasks: dict[str, Task] = {}
+        self.start: Kept | None = None  # the state of the model before the step that was seen first in this pass
         self.intake.forget()
         self._chunks: ChunkSize | None = None
         self._games: dict[str, Game] = {}
@@ -156,7 +158,7 @@ class InteractionMonitor(Results):
             model, reader.first(options.splits[0], seen), call=reader.plan,
             players=options.players, num_players=options.num_players, layer=options.layer, score=options.score,
             target=options.target, forward_fn=options.forward_fn, loss_fn=options.loss_fn, seed=options.seed,
-            precision=precision, fallback=fallback,
+            precision=precision, fallback=fallback, start=self.start,
             tokenizer=tokenizer if tokenizer is not None else getattr(model, "tokenizer", None),
         )  # fmt: skip
         self.intake.reader = reader
@@ -345,6 +347,8 @@ class InteractionMonitor(Results):
             self.look(module, _to(first, device_of(module)))
         if self.rules is not None and self.rules.model.module is not module:
             self.rules = replace(self.rules, model=self.rules.model.of(module))
+        if self.rules is not None:
+            self.rules.model.start = self.start
         seen = self.ranks.gather_objects(self.rules.kind if self.rules is not None else "nothing usable")
         if self.rules is None or len(set(seen)) > 1:
             raise BatchError(f"the first batch showed {', '.join(f'{x} on rank {i}' for i, x in enumerate(seen))}")

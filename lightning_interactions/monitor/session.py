@@ -11,6 +11,7 @@ from typing import Any
 
 from lightning_interactions.errors import ArgumentError, BatchError, InteractionsError, ModelOutputError
 from lightning_interactions.functional import order_distribution
+from lightning_interactions.model.keep import Kept
 from lightning_interactions.model.reader import Sight, Sighting
 from lightning_interactions.model.refusal import why_not
 from lightning_interactions.monitor.faults import Faults
@@ -172,6 +173,8 @@ class Session:
         looks = self.trainer.sanity_checking and self.loop.rules is None
         if self.active and (looks or split == "train" or self.due):
             with self._contained("watching a step"):
+                if split == "val" and self.loop.start is None:
+                    self.loop.start = Kept(self.module)
                 sight = self.loop.sight(split, self.module)
                 self._sight = sight.open(batch) if sight is not None else None
 
@@ -246,6 +249,7 @@ class Session:
             asked = self.active and not again and self.should_probe(epoch, self.trainer.global_step)
             due = asked and self._budget.allows()
         self.due = same_on_all_ranks(self.trainer, due)
+        self.loop.start = None
         if self.due:
             self._before = {key: copy(value) for key, value in self.trainer.callback_metrics.items()}
             self._know_ranks()

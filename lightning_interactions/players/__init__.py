@@ -1,6 +1,6 @@
 """Who the players are and how absence looks, for each kind of input."""
 
-from lightning_interactions.players.auto import check_players, choose_players, of_layer, suited_players, two_samples
+from lightning_interactions.players.auto import check_players, choose_players, of_layer, suited_players, two_rows
 from lightning_interactions.players.base import MaskedRegions, Players, RegionPlayers, player_counts, with_background
 from lightning_interactions.players.image import ImagePatches
 from lightning_interactions.players.points import PointClusters
@@ -10,6 +10,6 @@ from lightning_interactions.players.text import Tokens
 
 __all__ = [
     "FeatureMask", "ImagePatches", "MaskedRegions", "Players", "PointClusters", "RegionPlayers", "TabularFeatures",
-    "Tokens", "check_players", "choose_players", "of_layer", "player_counts", "suited_players", "two_samples",
+    "Tokens", "check_players", "choose_players", "of_layer", "player_counts", "suited_players", "two_rows",
     "with_background",
 ]  # fmt: skip

@@ -104,8 +104,8 @@ def _windows(length: int, *, last: bool) -> str:
     return windows if last else f"({windows}).view(-1, 1)"
 
 
-def two_samples(batch: Batch, players: Players | None) -> Batch:
-    """Take two samples with players enough, to try things on; the same sample twice if there is only one.
+def two_rows(batch: Batch, players: Players | None) -> Tensor:
+    """Find two samples with players enough, to try things on; the same sample twice if there is only one.
 
     ``players`` are ``None`` where they cannot tell yet; a `BatchError` says that no sample has two of them.
     """
@@ -117,8 +117,7 @@ def two_samples(batch: Batch, players: Players | None) -> Batch:
             f"None of the {len(batch.inputs)} samples of the first batch has 2 players for {players!r}. Give other "
             "`players`, or `input_fn=batch -> inputs` if the wrong inputs were read."
         )
-    rows = usable[[0, min(1, len(usable) - 1)]]
-    return batch.rows(rows)
+    return usable[[0, min(1, len(usable) - 1)]]
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from identity import Spy, outcome
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import ModelParallelStrategy
 from models import ColumnNet, FullDisk, ScriptedDetector, column_data, listening, loaders, rank, small_monitor
+from stateful import STATEFUL
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
@@ -128,6 +129,9 @@ COMPARED: dict[str, dict[str, Any]] = {
 }
 """The Trainer's options of the runs that are compared bit by bit."""
 
+REMEMBERING = ("counter", "own-generators", "metrics", "cache", "features-outside", "averaged-copy")
+"""Models that keep something in forward, compared in the same way."""
+
 
 @contextmanager
 def collectives(pickled: list[int]) -> Iterator[list[str]]:
@@ -211,6 +215,23 @@ def compare(folder: Path) -> None:
             torch.save(found, folder / f"{name}_{monitored}.rank{trainer.global_rank}")
 
 
+def compare_stateful(folder: Path) -> None:
+    """Trainings of models that remember, with the monitor and without: the ranks make different forward passes."""
+    for name in REMEMBERING:
+        for monitored in (True, False):
+            L.seed_everything(0, verbose=False)
+            spy, monitor = Spy(), small_monitor(num_samples=7)
+            trainer = L.Trainer(
+                max_epochs=2, accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_progress_bar=False,
+                enable_model_summary=False, enable_checkpointing=False, default_root_dir=folder,
+                callbacks=[monitor, spy] if monitored else [spy],
+            )  # fmt: skip
+            model = STATEFUL[name]()
+            trainer.fit(model, **loaders())
+            found = {"left": outcome(trainer, spy) | {"memory": model.memory()}, "measured": len(monitor.history)}
+            torch.save(found, folder / f"{name}_{monitored}.rank{trainer.global_rank}")
+
+
 def train_sharded(folder: Path) -> None:
     """A model sharded over 2 ranks, with the monitor and without."""
     for name in ("with", "without"):
@@ -235,4 +256,5 @@ if __name__ == "__main__":
     for scenario_ in SCENARIOS:
         main(2, Path(sys.argv[1]), scenario_)
     compare(Path(sys.argv[1]))
+    compare_stateful(Path(sys.argv[1]))
     train_sharded(Path(sys.argv[1]))

@@ -175,7 +175,7 @@ def test_a_run_of_two_ranks_resumes_on_one(ranks: dict[str, list[Found]], launch
     assert_equal_histories(resumed.history.to_dict(), ranks["plain"][0]["history"], rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ddp_run.COMPARED)
+@pytest.mark.parametrize("name", [*ddp_run.COMPARED, *ddp_run.REMEMBERING])
 @pytest.mark.parametrize("rank", [0, 1])
 def test_training_on_two_ranks_is_bit_identical(name: str, rank: int, launched: Path) -> None:
     with_monitor, without = (

@@ -207,10 +207,15 @@ class FirstLayout(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.seen: set[torch.memory_format] = set()
+        seen: set[torch.memory_format] = set()
+        self.note = seen.add  # what is an attribute itself, `quiet` puts back
+
+    @property
+    def seen(self) -> set[torch.memory_format]:
+        return self.note.__self__
 
     def forward(self, x: Tensor) -> Tensor:
-        self.seen.add(memory_format_of(x))
+        self.note(memory_format_of(x))
         return self.model(x)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from lightning_interactions.errors import ArgumentError, BatchError, ModelOutputError
 from lightning_interactions.model.batch import Batch, read_batch
+from lightning_interactions.model.keep import Kept
 from lightning_interactions.model.layer import LayerCut
 from lightning_interactions.model.model import ROUNDING, Model, find_model
 
@@ -268,3 +270,99 @@ def test_named_inputs_that_find_no_way_are_told_of() -> None:
     few = read_batch({"pixels": torch.randn(2, 3), "label": torch.zeros(2)})
     with pytest.raises(BatchError, match=r"returned no logits when called with pixels .*forward_fn"):
         find_model(Fn(lambda **inputs: None), few)
+
+
+# -- state -----------------------------------------------------------------------------------------------------------
+
+
+class Counting(nn.Module):
+    """Counts its calls, and multiplies with their number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = mlp()
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.net(x) * self.calls
+
+
+@pytest.mark.parametrize("precision", [None, Precision()], ids=["full", "inherited"])
+def test_every_call_begins_from_the_same_state(precision: Any) -> None:
+    module, x = Counting(), torch.ones(2, 5)
+    start = Kept(module)
+    module(x)
+    model = Model(module, precision=precision)
+    for where, calls in ((None, 2), (start, 1), (None, 2)):
+        with model.quiet(where):
+            for _ in range(3):
+                assert torch.equal(model(x), module.net(x) * calls)
+        assert module.calls == 1
+
+
+def test_chunks_and_a_cut_begin_from_the_same_state() -> None:
+    module = Counting()
+    x = torch.randn(6, 5)
+    model = find_model(module, Batch(x, torch.zeros(6)), layer="net.1")
+    with model.quiet(), torch.no_grad():
+        assert torch.equal(model.logits(x, 2), module.net(x))
+        features = model.features(x, 2)
+        assert torch.allclose(model.cut.resume(model, x, features), module.net(x))
+    assert module.calls == 0
+
+
+def test_hooks_run_where_they_are_asked_for() -> None:
+    net, x = mlp(), torch.ones(2, 5)
+    heard: list[int] = []
+    net.register_forward_hook(lambda *args: heard.append(1))
+    for hooks, expected in ((False, 0), (True, 2)):
+        model = Model(net, hooks=hooks)
+        for asked in (model, model.of(net)):
+            with asked.quiet():
+                asked(x)
+        assert len(heard) == expected
+
+
+class Shrinking(nn.Module):
+    """Writes to its weights in every mode; autograd counts it or not."""
+
+    def __init__(self, counted: bool) -> None:
+        super().__init__()
+        self.net = mlp()
+        self.counted = counted
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.net[0].weight
+        with torch.no_grad():
+            (weight if self.counted else weight.data).mul_(0.5)
+        return self.net(x)
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_a_model_that_writes_to_its_parameters_leaves_no_trace(counted: bool) -> None:
+    module, x = Shrinking(counted), torch.ones(2, 5)
+    before = copy.deepcopy(module.state_dict())
+    model = Model(module)
+    for _ in range(3):
+        with model.quiet():
+            assert torch.equal(model(x), model(x))
+        assert all(torch.equal(before[key], value) for key, value in module.state_dict().items())
+
+
+def test_parameters_are_copied_the_first_time_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    copied: list[bool] = []
+    own = Kept.__init__
+
+    def noted(self: Kept, module: nn.Module, *, parameters: bool = False) -> None:
+        copied.append(parameters)
+        own(self, module, parameters=parameters)
+
+    monkeypatch.setattr(Kept, "__init__", noted)
+    for module, expected in ((mlp(), [True, False, False]), (Shrinking(False), [True, True, True])):
+        copied.clear()
+        model = Model(module)
+        for _ in expected:
+            with model.quiet():
+                model(torch.ones(2, 5))
+        assert copied == expected

@@ -376,6 +376,27 @@ def test_the_users_own_call_is_used(dtype: torch.dtype) -> None:
         torch.testing.assert_close(found["logits"], float32_forward(model)(x) * 2)
 
 
+def test_half_precision_buffers_begin_every_pass_as_they_are() -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = mlp()
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return self.inner(x) + self.calls
+
+    model, x = Counting().bfloat16(), torch.randn(2, 5)
+    with quiet(model):
+        forward = float32_forward(model)
+        first = forward(x)
+        assert torch.equal(forward(x), first)
+        model.calls += 1
+        assert not torch.equal(forward(x), first), "those of now, not those of when the forward was made"
+    assert model.calls == 0
+
+
 # -- compiled models -------------------------------------------------------------------------------------------------
 
 
