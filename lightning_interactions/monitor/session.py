@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 from lightning_interactions.functional import order_distribution
+from lightning_interactions.monitor.budget import Budget, timed
 from lightning_interactions.monitor.faults import Faults
 from lightning_interactions.monitor.loop import InteractionMonitor
 from lightning_interactions.monitor.run import Record
@@ -24,46 +24,17 @@ from lightning_interactions.monitor.trainer import (
     logged_value,
     ranks_of,
     same_on_all_ranks,
+    scalar_step,
     tokenizer_of,
 )
 from lightning_interactions.phases import PhaseEvent
 from lightning_interactions.report.alerts import WarnAlert, resolve_alerts
 from lightning_interactions.report.loggers import Loggers
+from lightning_interactions.report.record import RunRecord
 from lightning_interactions.report.words import short_sentence, summary, table
 
 DECISION_KEYS = ("phase", "boundary_epoch", "overfitting_risk", "val_loss_before_alarm")
 """Logged keys that other callbacks act on."""
-
-
-class Budget:
-    """Keeps the share of measuring in the time of training below ``max_overhead``, by skipping measurements."""
-
-    def __init__(self, max_overhead: float | None = None) -> None:
-        self.max_overhead = max_overhead
-        self.restart()
-
-    def restart(self) -> None:
-        """Begin to count: training starts now."""
-        self.measuring = self.last = 0.0
-        self.count = 0
-        self._started = time.perf_counter()
-
-    @property
-    def training(self) -> float:
-        """Seconds of training so far, measuring left out."""
-        return time.perf_counter() - self._started - self.measuring
-
-    def allows(self) -> bool:
-        """Whether one more measurement, as long as the last one, would stay within the limit; the first one does."""
-        if self.max_overhead is None or self.count == 0:
-            return True
-        return self.measuring + self.last <= self.max_overhead * self.training
-
-    def spend(self, seconds: float) -> None:
-        """Account for one measurement."""
-        self.measuring += seconds
-        self.last = seconds
-        self.count += 1
 
 
 def look_once(loop: InteractionMonitor, trainer: Any, module: Any, batch: Any) -> None:
@@ -93,9 +64,13 @@ class Session:
         loop.begin_fit()
         self._alerts = resolve_alerts(self.options.on_event)
         self._loggers = Loggers(trainer.loggers, self.options.log_key_prefix, self.options.log_figures)
-        self._budget = Budget(self.options.max_overhead)
+        self.budget = Budget(self.options.max_overhead)
         self._asks_to_stop = self._stop_is_ours = False
         self._waiting: Record | None = None
+        self._unwritten: tuple[Record, Sequence[PhaseEvent]] | None = None  # decided and logged, but not written
+        self._untold: list[PhaseEvent] = []  # faults no logger has been told of
+        self._places: dict[int, int] = {}  # where the scalars of a record, by its step, are on the x axis
+        self._drawn: int | None = None  # step of the record that was drawn last
         self.due = False  # whether the validation that is under way will be measured
         self._usable = check_trainer(trainer, module, self.options)
 
@@ -116,15 +91,17 @@ class Session:
 
     # -- before the first measurement --------------------------------------------------------------------------------
 
+    @timed
     def prepare(self) -> None:
         """Find the layer and the ranks: module and processes exist by now."""
         if self.active:
             check_layer(self.module, self.options)
             self.loop.ranks = ranks_of(self.trainer)
 
+    @timed
     def start(self) -> None:
         """Start the clock, and begin anew if this run does not continue the recorded one (known only by now)."""
-        self._budget.restart()
+        self.budget.start()
         last = self.loop.history.last
         if last is not None and (self.trainer.global_step == 0 or self.trainer.current_epoch < last["epoch"]):
             self.loop.reset()
@@ -140,16 +117,19 @@ class Session:
                         "file, and so does `lightning-interactions report RUN_DIR` where the logger keeps files"
                     )
 
+    @timed
     def look(self, batch: Any) -> None:
         """Look at a first batch, while an error still costs nobody a run."""
         if self.active:
             look_once(self.loop, self.trainer, self.module, batch)
 
+    @timed
     def observe(self, split: str, batch: Any) -> None:
         """Consider the samples of a passing batch."""
         if self.active and self.loop.rules is not None and (split == "train" or self.due):
             self.loop.observe(split, batch)
 
+    @timed
     def end_epoch(self) -> None:
         """Look for augmentation at the end of a training epoch."""
         if self.active:
@@ -158,6 +138,7 @@ class Session:
 
     # -- measuring ---------------------------------------------------------------------------------------------------
 
+    @timed
     def gate(self) -> None:
         """Decide, together with the other ranks, whether this validation is measured."""
         if not self._usable or not is_fitting(self.trainer):
@@ -166,11 +147,13 @@ class Session:
         with self._contained("should_probe"):
             epoch, last = self.trainer.current_epoch, self.loop.history.last
             # Then this validation was measured before the checkpoint this run resumed from.
-            again = last is not None and (last["epoch"], last["step"]) == (epoch, logged_step(self.trainer))
+            step, last_step = logged_step(self.trainer), None if last is None else last["step"]
+            again = last is not None and (last["epoch"], last_step) == (epoch, step)
             asked = self.active and not again and self.should_probe(epoch, self.trainer.global_step)
-            due = asked and self._budget.allows()
+            due = asked and self.budget.allows(step, last_step)
         self.due = same_on_all_ranks(self.trainer, due)
 
+    @timed
     def measure(self, *, wait: bool = False) -> None:
         """Measure if it is due; then decide, or with ``wait`` log what needs no validation loss and `settle` later."""
         if self.due:
@@ -179,9 +162,7 @@ class Session:
                 trainer, enabled = self.trainer, self.options.verbose
                 with measuring(trainer, self.loop.masked_rows(), enabled=enabled) as progress:
                     record = self.loop.take(self.module, trainer.current_epoch, logged_step(trainer), progress)
-                if enabled and self._budget.count == 0:
-                    self._tell_cost(record)
-                self._budget.spend(record.seconds)
+                record.scalars["seconds"] = self.budget.record()
                 self.faults.recovered()
                 self._waiting = record
                 if wait:
@@ -194,16 +175,17 @@ class Session:
             self._log(dict.fromkeys(keys, math.nan))
 
     def _tell_cost(self, record: Record) -> None:
-        """Say what the first measurement cost."""
+        """Say what the first measurement cost, and all that came with it."""
         samples, n = sum(len(m.gap) for m in record.found.values()), record.deciding.strength.shape[-1]
-        share = record.seconds / max(self._budget.training - record.seconds, 1e-9)
+        spent = self.budget.spent
         say(
             self.trainer,
-            f"TwoPhaseMonitor: the first measurement ({samples} samples x 2**{n} coalitions) took "
-            f"{record.seconds:.2f} s, {share:.0%} of the training time so far. max_overhead, every_n_epochs or "
-            "num_samples make it less.",
+            f"TwoPhaseMonitor: with the first measurement ({samples} samples x 2**{n} coalitions), logging and drawing "
+            f"it took {spent:.2f} s, {spent / max(self.budget.training, 1e-9):.0%} of the training time so far. "
+            "max_overhead, every_n_epochs or num_samples make it less.",
         )
 
+    @timed
     def settle(self, *, late: bool = False) -> None:
         """Decide on the record that waits, keep it, act on it and tell of it."""
         record, self._waiting = self._waiting, None
@@ -220,13 +202,28 @@ class Session:
                 self._act(events)
         with self._contained("logging"):
             self._log(record.scalars, late=late)
-        if self._writes:
-            with self._contained("writing histograms and texts"):
-                self._write(record, events)
-            count = len(self.loop.history)
-            if events or count & (count - 1) == 0:  # at records 1, 2, 4, 8, ... and whenever something happened
-                with self._contained("drawing the run"):
-                    self._draw(record.step)
+        self._unwritten = record, events
+
+    @timed
+    def write(self) -> None:
+        """Write what a record needs besides scalars, once Lightning has logged those: only then is known where.
+
+        A module may log ``step`` in its own `on_validation_epoch_end`, which runs after that of the callbacks.
+        """
+        waiting, self._unwritten = self._unwritten, None
+        if waiting is not None:
+            record, events = waiting
+            step = self._places[record.step] = scalar_step(self.trainer, record.step)
+            if self._writes:
+                with self._contained("writing histograms and texts"):
+                    self._write(record, events, step)
+                count = len(self.loop.history)
+                if events or count & (count - 1) == 0:  # at records 1, 2, 4, 8, ... and whenever something happened
+                    with self._contained("drawing the run"):
+                        self._draw(step)
+            if self.options.verbose and self.budget.records == 1:
+                self._tell_cost(record)
+        self._write_faults()
 
     def _losses(self, record: Record) -> tuple[float | None, float | None]:
         """Training and validation loss: those on the fixed samples, or the validation loss the user logs."""
@@ -278,37 +275,61 @@ class Session:
         named = {self.options.log_key_prefix + key: value for key, value in scalars.items()}
         log_scalars(self.trainer, self.module, named, late=late)
 
-    def _write(self, record: Record, events: Sequence[PhaseEvent]) -> None:
+    def _write(self, record: Record, events: Sequence[PhaseEvent], step: int) -> None:
         loggers = self._loggers
         for split, found in record.found.items():
             share = order_distribution(found.mean_strength)
-            loggers.histograms(record.part(split), found.histogram, found.edges, share, record.step)
+            loggers.histograms(record.part(split), found.histogram, found.edges, share, step)
         for event in events:
-            loggers.event(event, record.step)
+            loggers.event(event, step)
         if any(event.kind in ("boundary", "retracted") for event in events):
-            loggers.mark_boundary(self.loop.record())
+            loggers.mark_boundary(self._record(), self._place)
+
+    def _place(self, step: int) -> int | None:
+        """Where on the x axis the record of a step is; of one before a resume nobody knows if ``step`` is logged."""
+        own_axis = any(place != at for at, place in self._places.items())
+        return self._places.get(step, None if own_axis else step)
 
     def _draw(self, step: int) -> None:
-        run = self.loop.record()
+        run = self._record()
         self._loggers.keep(run)
+        self._drawn = run.history["step"][-1]
         self._loggers.draw(run, step)
 
+    def _record(self) -> RunRecord:
+        """Return the record of the run, with what was spent since its last measurement."""
+        self.loop.run.seconds_after = self.budget.unrecorded
+        return self.loop.record()
+
+    @timed
     def finish(self) -> None:
-        """Draw the run once more, and sum it up."""
-        if not self._speaks or not len(self.loop.history):
+        """Draw the run once more if that was not done since its last record, keep it, and sum it up."""
+        self.write()
+        last = self.loop.history.last
+        if not self._speaks or last is None:
             return
         with self._contained("drawing the run"):
-            self._draw(logged_step(self.trainer))
+            if self._drawn != last["step"]:
+                self._draw(self._places.get(last["step"], logged_step(self.trainer)))
+            self._loggers.keep(self._record())
         if self.options.verbose:
             with self._contained("summing up the run"):
-                say(self.trainer, "\n" + table("TwoPhaseMonitor", summary(self.loop.record())))
+                say(self.trainer, "\n" + table("TwoPhaseMonitor", summary(self._record())))
+        self._write_faults()
 
+    @timed
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state for a checkpoint, as long as the fit lasts: it is work too."""
+        return self.loop.state_dict()
+
+    @timed
     def interrupt(self) -> None:
         """Forget what was under way; keep what was measured."""
-        self._waiting, self.due = None, False
+        self._waiting, self._unwritten, self.due = None, None, False
         if self._speaks and len(self.loop.history):
             with self._contained("keeping the history"):
-                self._loggers.keep(self.loop.record())
+                self._loggers.keep(self._record())
+        self._write_faults()
 
     # -- faults ------------------------------------------------------------------------------------------------------
 
@@ -318,17 +339,19 @@ class Session:
         def happened(problem: str) -> None:
             event = self.loop.run.failed(self.trainer.current_epoch, logged_step(self.trainer), problem)
             if self._writes:
-                self._tell_fault(event)
+                self._send([event], warned=True)
+                self._untold.append(event)
 
         return self.faults.contain(what, happened, counts=counts)
 
-    def _tell_fault(self, event: PhaseEvent) -> None:
-        """Tell of a fault a warning has just told; what fails here becomes no event, or each would make another one."""
-        self._send([event], warned=True)
-        for logger in self.trainer.loggers:
+    def _write_faults(self) -> None:
+        """Write the faults a warning has told; what fails here becomes no event, or each would make another one."""
+        untold, self._untold = self._untold, []
+        for logger in self.trainer.loggers if untold else ():
             try:
                 one = Loggers([logger], self.options.log_key_prefix, self.options.log_figures)
-                one.event(event, event.step)
-                one.keep(self.loop.record())
+                for event in untold:
+                    one.event(event, scalar_step(self.trainer, event.step))
+                one.keep(self._record())
             except Exception as error:
                 self.faults.tell(f"{type(logger).__name__} could not keep an event ({error!r})")
