@@ -147,10 +147,11 @@ class Session:
         with self._contained("should_probe"):
             epoch, last = self.trainer.current_epoch, self.loop.history.last
             # Then this validation was measured before the checkpoint this run resumed from.
-            step, last_step = logged_step(self.trainer), None if last is None else last["step"]
-            again = last is not None and (last["epoch"], last_step) == (epoch, step)
+            again = last is not None and (last["epoch"], last["step"]) == (epoch, logged_step(self.trainer))
             asked = self.active and not again and self.should_probe(epoch, self.trainer.global_step)
-            due = asked and self.budget.allows(step, last_step)
+            uncounted = int(self.trainer.validating)  # a batch is counted after the validation that follows it
+            before = None if last is None else last["step"] + uncounted
+            due = asked and self.budget.allows(logged_step(self.trainer) + uncounted, before)
         self.due = same_on_all_ranks(self.trainer, due)
 
     @timed
@@ -213,14 +214,15 @@ class Session:
         waiting, self._unwritten = self._unwritten, None
         if waiting is not None:
             record, events = waiting
-            step = self._places[record.step] = scalar_step(self.trainer, record.step)
             if self._writes:
                 with self._contained("writing histograms and texts"):
-                    self._write(record, events, step)
+                    self._places[record.step] = scalar_step(self.trainer, record.step)
+                    self._write(record, events, self._places[record.step])
                 count = len(self.loop.history)
                 if events or count & (count - 1) == 0:  # at records 1, 2, 4, 8, ... and whenever something happened
                     with self._contained("drawing the run"):
-                        self._draw(step)
+                        self._loggers.keep(self._record())
+                        self._draw(record.step)
             if self.options.verbose and self.budget.records == 1:
                 self._tell_cost(record)
         self._write_faults()
@@ -286,15 +288,15 @@ class Session:
             loggers.mark_boundary(self._record(), self._place)
 
     def _place(self, step: int) -> int | None:
-        """Where on the x axis the record of a step is; of one before a resume nobody knows if ``step`` is logged."""
-        own_axis = any(place != at for at, place in self._places.items())
-        return self._places.get(step, None if own_axis else step)
+        """Where the record of a step is on the x axis; ``None``: it is from before a resume, on an axis of the user."""
+        shifts = {place - at for at, place in self._places.items()}
+        return self._places.get(step, step + shifts.pop() if shifts in ({0}, {-1}) else None)
 
     def _draw(self, step: int) -> None:
-        run = self._record()
-        self._loggers.keep(run)
-        self._drawn = run.history["step"][-1]
-        self._loggers.draw(run, step)
+        # Not on a thread of its own: matplotlib holds the interpreter, so that beside a small training it takes a tenth
+        # longer by the clock, and more of the CPU.
+        self._drawn = step
+        self._loggers.draw(self._record(), self._places.get(step, step))
 
     def _record(self) -> RunRecord:
         """Return the record of the run, with what was spent since its last measurement."""
@@ -310,7 +312,8 @@ class Session:
             return
         with self._contained("drawing the run"):
             if self._drawn != last["step"]:
-                self._draw(self._places.get(last["step"], logged_step(self.trainer)))
+                self._draw(last["step"])
+        with self._contained("keeping the history"):
             self._loggers.keep(self._record())
         if self.options.verbose:
             with self._contained("summing up the run"):

@@ -25,8 +25,9 @@ def order_distribution_figure(strength: Tensor, *, epoch: int | None = None) -> 
     if strength.ndim != 2 or strength.shape[0] != 2:
         raise ArgumentError(f"Expected `strength` to have shape (2, n), but got {tuple(strength.shape)}.")
     figure = _page(6.4, 4.2, dpi=100)
-    axes = _place(figure, left=0.8, bottom=0.55, width=5.45, height=3.3)
+    axes = _place(figure, left=0.95, bottom=0.55, width=5.3, height=3.3, numbers=0.72)
     drawing.draw_strength(axes, strength)
+    axes.yaxis.set_major_formatter(_short)
     order, n, low = mean_order(strength).item(), strength.shape[-1], 100 * low_order_share(strength).item()
     title = f"Mean order {order:.1f} of {n}, {low:.0f} % of the strength in orders 1 to {min(3, n)}"
     if order != order:
@@ -43,7 +44,7 @@ def run_figure(run: RunRecord) -> Figure:
     """
     order = mean_order(run.strength).tolist()
     figure, title = _page(8.4, 7.6, dpi=120), headline(run)
-    left, width, gap = 0.85, 6.8, 0.16
+    left, width, gap = 0.88, 6.72, 0.16
     panel = (width - 2 * gap) / 3
     # What the title's lines take, the panels below it have less.
     height = 1.76 - 0.24 * len(title.splitlines())
@@ -53,7 +54,8 @@ def run_figure(run: RunRecord) -> Figure:
     mesh = _draw_heat_map(heat, run, order)
     bar = figure.colorbar(mesh, cax=_place(figure, left=left + width + 0.09, bottom=2.64, width=0.12, height=1.8))
     bar.set_label("share of strength (%)")
-    losses = _place(figure, left=left, bottom=0.78, width=width, height=1.43, sharex=heat)
+    bar.ax.yaxis.set_label_coords(1 + 0.38 / 0.12, 0.5)
+    losses = _place(figure, left=left, bottom=0.78, width=width, height=1.43, numbers=0.68, sharex=heat)
     _draw_losses(losses, run)
     known, edges = _events(run), _edges(run.place)
     left = min([edges[0].item(), *(at - 0.5 for _, at, _ in known)])
@@ -75,10 +77,19 @@ def _page(width: float, height: float, *, dpi: float) -> Figure:
     return Figure(figsize=(width, height), dpi=dpi)
 
 
-def _place(figure: Figure, *, left: float, bottom: float, width: float, height: float, **options: Any) -> Axes:
-    """Add axes at a place given in inches, with room around them for the longest labels there are."""
+def _place(
+    figure: Figure, *, left: float, bottom: float, width: float, height: float, numbers: float = 0.4, **options: Any
+) -> Axes:
+    """Add axes at a place given in inches, with room around them for the longest labels there are.
+
+    The places of the axes' names are given too, that on the left by the room that the ``numbers`` at its ticks may
+    need: to find them, matplotlib would measure all of those.
+    """
     across, up = figure.get_size_inches()
-    return figure.add_axes((left / across, bottom / up, width / across, height / up), **options)
+    axes = figure.add_axes((left / across, bottom / up, width / across, height / up), **options)
+    axes.xaxis.set_label_coords(0.5, -0.29 / height)
+    axes.yaxis.set_label_coords(-numbers / width, 0.5)
+    return axes
 
 
 def curves_figure(run: RunRecord) -> Figure:
@@ -136,7 +147,7 @@ def _draw_panels(panels: list[Axes], run: RunRecord, orders: list[float]) -> Non
     shares = 100 * run.strength / run.strength.sum((-1, -2), keepdim=True)
     height = 1.12 * max(1.0, shares[list(chosen.values())].nan_to_num().max().item())
     for axes, (name, index) in zip(panels, chosen.items(), strict=True):
-        drawing.draw_bars(axes, shares[index])
+        drawing.draw_bars(axes, shares[index], every=1 + (shares.shape[-1] > 8))
         axes.set_ylim(-height, height)
         axes.yaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
         axes.tick_params(labelleft=axes is panels[0])
@@ -145,7 +156,6 @@ def _draw_panels(panels: list[Axes], run: RunRecord, orders: list[float]) -> Non
             axes.axvline(order, color="black", linestyle=":", linewidth=1.6)
             title += f"\nmean order {order:.1f}"
         axes.set_title(title, fontsize=12, y=1)  # given, or matplotlib would measure what may be in its way
-        axes.set_xticks(range(1, shares.shape[-1] + 1, 1 + (shares.shape[-1] > 8)))
     # The direction is in the label: a legend would cover bars in one run or another.
     panels[0].set_ylabel("share of strength (%)\n\u2190 negative  positive \u2192")
 
@@ -191,7 +201,7 @@ def _draw_losses(axes: Axes, run: RunRecord) -> None:
         axes.plot(place[lowest], val[lowest].item(), "*", label=label, **star)
     axes.set_xlabel("epoch")
     axes.set_ylabel("loss")
-    axes.ticklabel_format(axis="y", scilimits=(-3, 4))  # longer numbers would need more room on the left
+    axes.yaxis.set_major_formatter(_short)
     axes.grid(axis="y", color="0.9")
     if axes.get_legend_handles_labels()[0]:
         # Below the axes, where it covers neither curves nor event lines.
@@ -200,6 +210,11 @@ def _draw_losses(axes: Axes, run: RunRecord) -> None:
     else:
         axes.set_yticks([])
         axes.text(0.5, 0.5, "no losses recorded", transform=axes.transAxes, ha="center", va="center")
+
+
+def _short(value: float, _: Any) -> str:
+    """A number at a tick, in no more room than there is, and without a common factor that would stand elsewhere."""
+    return f"{value:.6g}"
 
 
 def _tick_whole_epochs(axes: Axes) -> None:
