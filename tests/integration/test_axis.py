@@ -35,7 +35,7 @@ class InTraining(ColumnNet):
     """Only training is logged at it: validation stays where it was."""
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        self.log("step", 1000.0 + self.current_epoch, on_step=True, on_epoch=True)
+        self.log("step", 1000.0 + self.current_epoch)
         return super().training_step(batch, batch_idx)
 
 
