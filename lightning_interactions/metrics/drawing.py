@@ -33,14 +33,14 @@ def draw_strength(ax: Axes, strength: Tensor) -> None:
     ax.legend(frameon=False)
 
 
-def draw_bars(ax: Axes, strength: Tensor) -> None:
-    """Draw positive strength upwards and negative strength downwards, ``(2, n)``, one bar pair per order."""
+def draw_bars(ax: Axes, strength: Tensor, every: int = 1) -> None:
+    """Draw positive strength ``(2, n)`` upwards, negative downwards, a bar pair per order; ticks at ``every`` n-th."""
     positive, negative = strength.detach().cpu().double()
     order = list(range(1, strength.shape[-1] + 1))
     ax.bar(order, positive.tolist(), color=BLUE, label="positive")
     ax.bar(order, (-negative).tolist(), color=VERMILLION, label="negative")
     ax.axhline(0, color="black", linewidth=0.8)
-    ax.set_xticks(order)
+    ax.set_xticks(order[::every])
     ax.set_xlim(0.4, len(order) + 0.6)
     ax.set_xlabel(ORDER_LABEL)
     if not torch.isfinite(strength).all():

@@ -53,7 +53,10 @@ class TwoPhaseMonitor(Base, Results):
         noise_bound: Leave up to this fraction of ``|v(N) - v(empty)|`` unexplained (the papers: 0.02).
         salience: Interactions below this fraction of ``mean |v(N) - v(empty)|`` do not count.
         every_n_epochs: Measure at validations at least this many epochs apart.
-        max_overhead: Skip measurements to keep their time below this share of the training time.
+        max_overhead: Skip measurements to keep all time the monitor takes (looking at batches, measuring, logging,
+            drawing, alerts) below this share of the training time. None is skipped once training is twice as long as it
+            was at the last record: a run of ``T`` validations has at least ``1 + log2(T)`` records, evenly spaced on a
+            logarithmic axis. Only these may exceed the share.
         detector: A `PhaseDetector` with another ``false_alarm_rate``.
         monitor: Key of a logged validation loss, instead of the loss on up to 512 fixed validation samples.
         on_event: ``"warn"``, a callable ``(PhaseEvent) -> None``, an `Alert`, a list of them, or ``None``.
@@ -98,11 +101,12 @@ class TwoPhaseMonitor(Base, Results):
         ``onset/turned`` (share of the watched samples whose own mean order has turned and risen), ``onset/q10``,
         ``onset/q50``, ``onset/q90`` (epoch by which a tenth, half, nine tenths of them had; -1 while fewer have; none
         of the four with ``resample=True``), ``skipped_samples``, ``mean_players`` (texts may have fewer than
-        ``num_players``), ``seconds``. With ``watch="both"`` those of the interactions and onsets have a part
-        ``train/`` or ``val/``. Loggers that can take them also get histograms (``histogram/order_01``, ...,
-        ``order_distribution``), figures (``run``, ``strength_by_order``; at records 1, 2, 4, 8, ..., at events and at
-        the end) and the events with their evidence (``events``); TensorBoard the three charts of *Custom Scalars* too,
-        with ``boundary_line``. Those that keep files get ``interactions.json``, which `write_report` reads.
+        ``num_players``), ``seconds`` (all the monitor took since the record before: measuring, logging, drawing). With
+        ``watch="both"`` those of the interactions and onsets have a part ``train/`` or ``val/``. Loggers that can take
+        them also get histograms (``histogram/order_01``, ..., ``order_distribution``), figures (``run``,
+        ``strength_by_order``; at records 1, 2, 4, 8, ..., at events and at the end) and the events with their evidence
+        (``events``), all at the step of the scalars; TensorBoard the three charts of *Custom Scalars* too, with
+        ``boundary_line``. Those that keep files get ``interactions.json``, which `write_report` reads.
 
         The state key is made of ``watch`` and ``log_key_prefix``; give two monitors different prefixes.
 
@@ -196,8 +200,9 @@ class TwoPhaseMonitor(Base, Results):
             self._session.start()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take note that the training samples pass by once more."""
+        """Take note that the training samples pass by once more; write what was measured after the last epoch."""
         if self._session is not None:
+            self._session.write()
             self._session.begin_epoch()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -238,9 +243,10 @@ class TwoPhaseMonitor(Base, Results):
             self._session.measure()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Decide now if the validation loss had to be waited for."""
+        """Decide now if the validation loss had to be waited for; write histograms, figures and texts."""
         if self._session is not None:
             self._session.settle(late=True)
+            self._session.write()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look for augmentation; measure here where no validation runs."""
@@ -276,7 +282,7 @@ class TwoPhaseMonitor(Base, Results):
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a resumed run needs, in builtin containers and tensors."""
-        return self._loop.state_dict()
+        return self._loop.state_dict() if self._session is None else self._session.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue where the checkpoint left off; with settings that cannot be compared that is a `StateError`."""

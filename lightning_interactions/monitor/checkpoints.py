@@ -33,7 +33,7 @@ from lightning_interactions.monitor.callback import TwoPhaseMonitor
 from lightning_interactions.monitor.faults import Faults
 from lightning_interactions.monitor.loop import InteractionMonitor
 from lightning_interactions.monitor.options import Options
-from lightning_interactions.monitor.session import look_once
+from lightning_interactions.monitor.sights import look_once
 from lightning_interactions.monitor.trainer import check_forward, check_layer
 from lightning_interactions.report.words import short_sentence
 

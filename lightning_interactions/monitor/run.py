@@ -65,6 +65,7 @@ class Run:
         self.events: list[PhaseEvent] = []
         self._onsets = SampleTracks()
         self._keys = torch.zeros(0, dtype=torch.int64)
+        self.seconds_after = 0.0  # spent since the last record
         self.augmented = False  # whether the training samples look different in every epoch
         self.judged = False  # whether the validation loss was compared with the logged one
         self.judge: str | None = None  # the logged validation loss that decides in its place
@@ -147,6 +148,7 @@ class Run:
             self.detector.overfitting_epoch,
             dict(settings),
             self.history.samples if with_samples else (),
+            seconds_after=self.seconds_after,
         )
 
     def state_dict(self, *, with_samples: bool) -> dict[str, Any]:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from copy import copy
 from typing import Any
 
-from lightning_interactions.errors import ArgumentError, BatchError, InteractionsError, ModelOutputError
 from lightning_interactions.functional import order_distribution
-from lightning_interactions.model.keep import Kept
-from lightning_interactions.model.reader import Sight, Sighting
-from lightning_interactions.model.refusal import why_not
+from lightning_interactions.monitor.budget import Budget, timed
 from lightning_interactions.monitor.faults import Faults
 from lightning_interactions.monitor.loop import InteractionMonitor
 from lightning_interactions.monitor.run import Record
+from lightning_interactions.monitor.sights import Sights
 from lightning_interactions.monitor.terminal import bars_cleared, measuring, say
 from lightning_interactions.monitor.trainer import (
     check_layer,
@@ -25,66 +22,22 @@ from lightning_interactions.monitor.trainer import (
     is_fast_dev_run,
     is_fitting,
     lacks_validation,
-    loaders_of,
     log_scalars,
     logged_losses,
     logged_step,
     logged_value,
-    own_rows,
     ranks_of,
     same_on_all_ranks,
-    tokenizer_of,
+    scalar_step,
 )
 from lightning_interactions.phases import PhaseEvent
 from lightning_interactions.report.alerts import WarnAlert, resolve_alerts
 from lightning_interactions.report.loggers import Loggers
+from lightning_interactions.report.record import RunRecord
 from lightning_interactions.report.words import short_sentence, summary, table
 
 DECISION_KEYS = ("phase", "boundary_epoch", "overfitting_risk", "val_loss_before_alarm")
 """Logged keys that other callbacks act on."""
-
-
-class Budget:
-    """Keeps the share of measuring in the time of training below ``max_overhead``, by skipping measurements."""
-
-    def __init__(self, max_overhead: float | None = None) -> None:
-        self.max_overhead = max_overhead
-        self.restart()
-
-    def restart(self) -> None:
-        """Begin to count: training starts now."""
-        self.measuring = self.last = 0.0
-        self.count = 0
-        self._started = time.perf_counter()
-
-    @property
-    def training(self) -> float:
-        """Seconds of training so far, measuring left out."""
-        return time.perf_counter() - self._started - self.measuring
-
-    def allows(self) -> bool:
-        """Whether one more measurement, as long as the last one, would stay within the limit; the first one does."""
-        if self.max_overhead is None or self.count == 0:
-            return True
-        return self.measuring + self.last <= self.max_overhead * self.training
-
-    def spend(self, seconds: float) -> None:
-        """Account for one measurement."""
-        self.measuring += seconds
-        self.last = seconds
-        self.count += 1
-
-
-def look_once(loop: InteractionMonitor, trainer: Any, module: Any, batch: Any) -> None:
-    """Let the loop object look at its first batch, with what the Trainer knows, and say what was chosen."""
-    if loop.rules is not None:
-        return
-    own = trainer.precision_plugin
-    precision, fallback = (own, None) if loop.options.precision == "inherit" else (None, own)
-    tokenizer = tokenizer_of(trainer, module)
-    chosen = loop.look(module, batch, tokenizer=tokenizer, precision=precision, fallback=fallback)
-    if loop.options.verbose:
-        say(trainer, f"TwoPhaseMonitor: {chosen}.")
 
 
 class Session:
@@ -104,12 +57,15 @@ class Session:
         loop.begin_fit()
         self._alerts = resolve_alerts(self.options.on_event)
         self._loggers = Loggers(trainer.loggers, self.options.log_key_prefix, self.options.log_figures)
-        self._budget = Budget(self.options.max_overhead)
+        self.budget = Budget(self.options.max_overhead)
         self._asks_to_stop = self._stop_is_ours = False
         self._waiting: Record | None = None
+        self._unwritten: tuple[Record, Sequence[PhaseEvent]] | None = None  # decided and logged, but not written
+        self._untold: list[PhaseEvent] = []  # faults no logger has been told of
+        self._places: dict[int, int] = {}  # where the scalars of a record, by its step, are on the x axis
+        self._drawn: int | None = None  # step of the record that was drawn last
         self.due = False  # whether the validation that is under way will be measured
-        self._sight: Sight | None = None
-        self._tried = False  # whether the user's choices were tried out on a training batch
+        self._sights = Sights(trainer, module, loop, self.faults)
         self._before: dict[str, Any] = {}  # metrics logged before the validation that is under way
         self._usable = check_trainer(trainer, module, self.options)
         missing = lacks_validation(trainer, self.options) if self._usable else None
@@ -135,23 +91,17 @@ class Session:
 
     # -- before the first measurement --------------------------------------------------------------------------------
 
+    @timed
     def prepare(self) -> None:
         """Find the layer and the ranks: module and processes exist by now."""
         if self.active:
             check_layer(self.module, self.options)
             self.loop.ranks = ranks_of(self.trainer)
 
-    def _know_ranks(self) -> None:
-        """Find out which samples a distributed sampler repeats; loaders are known by now."""
-        ranks = self.loop.ranks
-        for split, loader in loaders_of(self.trainer).items():
-            own = own_rows(loader, ranks.rank, ranks.world_size)
-            if own is not None:
-                self.loop.intake.own[split] = own
-
+    @timed
     def start(self) -> None:
         """Start the clock, and begin anew if this run does not continue the recorded one (known only by now)."""
-        self._budget.restart()
+        self.budget.start()
         last = self.loop.history.last
         if last is not None and (self.trainer.global_step == 0 or self.trainer.current_epoch < last["epoch"]):
             self.loop.reset()
@@ -167,68 +117,30 @@ class Session:
                         "file, and so does `lightning-interactions report RUN_DIR` where the logger keeps files"
                     )
 
+    @timed
     def begin_step(self, split: str, batch: Any) -> None:
         """See what the step that comes does with a batch, if that is of interest."""
-        self.end_sight()
         looks = self.trainer.sanity_checking and self.loop.rules is None
         if self.active and (looks or split == "train" or self.due):
             with self._contained("watching a step"):
-                if split == "val" and self.loop.start is None:
-                    self.loop.start = Kept(self.module)
-                sight = self.loop.sight(split, self.module)
-                self._sight = sight.open(batch) if sight is not None else None
+                self._sights.open(split, batch)
 
+    @timed
     def end_step(self, split: str) -> None:
         """Look at the first batch that was seen; consider the samples of each, but for those of the sanity check."""
-        seen = self.end_sight()
-        if seen is None or not self.active:
-            return
-        if self.loop.rules is None and split == self.options.splits[0]:
-            self._look(seen)
-        elif self.loop.rules is None and self.options.explicit and not self._tried:
-            self._try_out(seen)
-        if self.active and not self.trainer.sanity_checking:
+        seen = self._sights.close()
+        if seen is not None and self.active:
+            self._sights.look(split, seen)
+        if seen is not None and self.active and not self.trainer.sanity_checking:
             with self._contained("taking in samples"):
                 self.loop.observe(split, seen)
-
-    def end_sight(self) -> Sighting | None:
-        """Look no longer."""
-        sight, self._sight = self._sight, None
-        return None if sight is None else sight.close()
-
-    def _look(self, seen: Sighting) -> None:
-        """Look at what was seen first: mistakes in what the user chose are errors while they cost nobody a run."""
-        try:
-            look_once(self.loop, self.trainer, self.module, seen)
-        except Exception as error:
-            early = self.options.explicit and self.trainer.global_step == 0
-            if early or self.options.on_error == "raise":
-                raise
-            reason = why_not(seen, len(self.trainer.optimizers)) if isinstance(error, InteractionsError) else None
-            self.faults.switch_off(reason or (str(error) if isinstance(error, InteractionsError) else repr(error)))
-
-    def _try_out(self, seen: Sighting) -> None:
-        """Try the user's own choices on the first training step, where no sanity check has shown a validation batch.
-
-        Only what is wrong with these is an error; training batches may differ from those of validation.
-        """
-        self._tried = True
-        try:
-            self.loop.look(self.module, seen, tokenizer=tokenizer_of(self.trainer, self.module))
-        except InteractionsError as error:
-            own = {BatchError: self.options.players != "auto", ModelOutputError: callable(self.options.score)}
-            if isinstance(error, ArgumentError) or any(own[cls] for cls in own if isinstance(error, cls)):
-                raise
-        except Exception:  # said when a validation batch has been seen
-            return
-        finally:
-            self.loop.begin_fit()
 
     def begin_epoch(self) -> None:
         """Take note that the training samples pass by once more."""
         self.loop.watchlist.recurrence.begin_epoch()
-        self.loop.intake.begin_pass("train")
+        self._sights.begin_pass("train")
 
+    @timed
     def end_epoch(self) -> None:
         """Look for augmentation at the end of a training epoch."""
         if self.active:
@@ -237,6 +149,7 @@ class Session:
 
     # -- measuring ---------------------------------------------------------------------------------------------------
 
+    @timed
     def gate(self) -> None:
         """Decide, together with the other ranks, whether this validation is measured."""
         if not self._usable or not is_fitting(self.trainer):
@@ -247,14 +160,15 @@ class Session:
             # Then this validation was measured before the checkpoint this run resumed from.
             again = last is not None and (last["epoch"], last["step"]) == (epoch, logged_step(self.trainer))
             asked = self.active and not again and self.should_probe(epoch, self.trainer.global_step)
-            due = asked and self._budget.allows()
+            uncounted = int(self.trainer.validating)  # a batch is counted after the validation that follows it
+            before = None if last is None else last["step"] + uncounted
+            due = asked and self.budget.allows(logged_step(self.trainer) + uncounted, before)
         self.due = same_on_all_ranks(self.trainer, due)
-        self.loop.start = None
         if self.due:
             self._before = {key: copy(value) for key, value in self.trainer.callback_metrics.items()}
-            self._know_ranks()
-            self.loop.intake.begin_pass("val")
+            self._sights.begin_pass("val")
 
+    @timed
     def measure(self) -> None:
         """Measure if it is due; then decide, or log what needs no validation loss and `settle` when that is logged."""
         wait = False
@@ -268,9 +182,7 @@ class Session:
                     self._compare()
                     record = self.loop.take(self.module, trainer.current_epoch, logged_step(trainer), progress)
                     wait = self._awaits_loss
-                if enabled and self._budget.count == 0:
-                    self._tell_cost(record)
-                self._budget.spend(record.seconds)
+                record.scalars["seconds"] = self.budget.record()
                 self.faults.recovered()
                 self._waiting = record
                 if wait:
@@ -302,16 +214,17 @@ class Session:
         return self.options.monitor or self.loop.run.judge
 
     def _tell_cost(self, record: Record) -> None:
-        """Say what the first measurement cost."""
+        """Say what the first measurement cost, and all that came with it."""
         samples, n = sum(len(m.gap) for m in record.found.values()), record.deciding.strength.shape[-1]
-        share = record.seconds / max(self._budget.training - record.seconds, 1e-9)
+        spent = self.budget.spent
         say(
             self.trainer,
-            f"TwoPhaseMonitor: the first measurement ({samples} samples x 2**{n} coalitions) took "
-            f"{record.seconds:.2f} s, {share:.0%} of the training time so far. max_overhead, every_n_epochs or "
-            "num_samples make it less.",
+            f"TwoPhaseMonitor: with the first measurement ({samples} samples x 2**{n} coalitions), logging and drawing "
+            f"it took {spent:.2f} s, {spent / max(self.budget.training, 1e-9):.0%} of the training time so far. "
+            "max_overhead, every_n_epochs or num_samples make it less.",
         )
 
+    @timed
     def settle(self, *, late: bool = False) -> None:
         """Decide on the record that waits, keep it, act on it and tell of it."""
         record, self._waiting = self._waiting, None
@@ -335,13 +248,29 @@ class Session:
                 self._act(events)
         with self._contained("logging"):
             self._log(record.scalars, late=late)
-        if self._writes:
-            with self._contained("writing histograms and texts"):
-                self._write(record, events)
-            count = len(self.loop.history)
-            if events or count & (count - 1) == 0:  # at records 1, 2, 4, 8, ... and whenever something happened
-                with self._contained("drawing the run"):
-                    self._draw(record.step)
+        self._unwritten = record, events
+
+    @timed
+    def write(self) -> None:
+        """Write what a record needs besides scalars, once Lightning has logged those: only then is known where.
+
+        A module may log ``step`` in its own `on_validation_epoch_end`, which runs after that of the callbacks.
+        """
+        waiting, self._unwritten = self._unwritten, None
+        if waiting is not None:
+            record, events = waiting
+            if self._writes:
+                with self._contained("writing histograms and texts"):
+                    self._places[record.step] = scalar_step(self.trainer, record.step)
+                    self._write(record, events, self._places[record.step])
+                count = len(self.loop.history)
+                if events or count & (count - 1) == 0:  # at records 1, 2, 4, 8, ... and whenever something happened
+                    with self._contained("drawing the run"):
+                        self._loggers.keep(self._record())
+                        self._draw(record.step)
+            if self.options.verbose and self.budget.records == 1:
+                self._tell_cost(record)
+        self._write_faults()
 
     def _losses(self, record: Record) -> tuple[float | None, float | None]:
         """Training and validation loss: those on the fixed samples, or the validation loss the user logs."""
@@ -393,38 +322,63 @@ class Session:
         named = {self.options.log_key_prefix + key: value for key, value in scalars.items()}
         log_scalars(self.trainer, self.module, named, late=late)
 
-    def _write(self, record: Record, events: Sequence[PhaseEvent]) -> None:
+    def _write(self, record: Record, events: Sequence[PhaseEvent], step: int) -> None:
         loggers = self._loggers
         for split, found in record.found.items():
             share = order_distribution(found.mean_strength)
-            loggers.histograms(record.part(split), found.histogram, found.edges, share, record.step)
+            loggers.histograms(record.part(split), found.histogram, found.edges, share, step)
         for event in events:
-            loggers.event(event, record.step)
+            loggers.event(event, step)
         if any(event.kind in ("boundary", "retracted") for event in events):
-            loggers.mark_boundary(self.loop.record())
+            loggers.mark_boundary(self._record(), self._place)
+
+    def _place(self, step: int) -> int | None:
+        """Where the record of a step is on the x axis; ``None``: it is from before a resume, on an axis of the user."""
+        shifts = {place - at for at, place in self._places.items()}
+        return self._places.get(step, step + shifts.pop() if shifts in ({0}, {-1}) else None)
 
     def _draw(self, step: int) -> None:
-        run = self.loop.record()
-        self._loggers.keep(run)
-        self._loggers.draw(run, step)
+        # Not on a thread of its own: matplotlib holds the interpreter, so that beside a small training it takes a tenth
+        # longer by the clock, and more of the CPU.
+        self._drawn = step
+        self._loggers.draw(self._record(), self._places.get(step, step))
 
+    def _record(self) -> RunRecord:
+        """Return the record of the run, with what was spent since its last measurement."""
+        self.loop.run.seconds_after = self.budget.unrecorded
+        return self.loop.record()
+
+    @timed
     def finish(self) -> None:
-        """Draw the run once more, and sum it up."""
-        if not self._speaks or not len(self.loop.history):
+        """Draw the run once more if that was not done since its last record, keep it, and sum it up."""
+        self.write()
+        last = self.loop.history.last
+        if not self._speaks or last is None:
             return
         with self._contained("drawing the run"):
-            self._draw(logged_step(self.trainer))
+            if self._drawn != last["step"]:
+                self._draw(last["step"])
+        with self._contained("keeping the history"):
+            self._loggers.keep(self._record())
         if self.options.verbose:
             with self._contained("summing up the run"):
-                say(self.trainer, "\n" + table("TwoPhaseMonitor", summary(self.loop.record())))
+                say(self.trainer, "\n" + table("TwoPhaseMonitor", summary(self._record())))
+        self._write_faults()
 
+    @timed
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state for a checkpoint, as long as the fit lasts: it is work too."""
+        return self.loop.state_dict()
+
+    @timed
     def interrupt(self) -> None:
         """Forget what was under way; keep what was measured."""
-        self._waiting, self.due = None, False
-        self.end_sight()
+        self._sights.close()
+        self._waiting, self._unwritten, self.due = None, None, False
         if self._speaks and len(self.loop.history):
             with self._contained("keeping the history"):
-                self._loggers.keep(self.loop.record())
+                self._loggers.keep(self._record())
+        self._write_faults()
 
     # -- faults ------------------------------------------------------------------------------------------------------
 
@@ -434,17 +388,19 @@ class Session:
         def happened(problem: str) -> None:
             event = self.loop.run.failed(self.trainer.current_epoch, logged_step(self.trainer), problem)
             if self._writes:
-                self._tell_fault(event)
+                self._send([event], warned=True)
+                self._untold.append(event)
 
         return self.faults.contain(what, happened, counts=counts)
 
-    def _tell_fault(self, event: PhaseEvent) -> None:
-        """Tell of a fault a warning has just told; what fails here becomes no event, or each would make another one."""
-        self._send([event], warned=True)
-        for logger in self.trainer.loggers:
+    def _write_faults(self) -> None:
+        """Write the faults a warning has told; what fails here becomes no event, or each would make another one."""
+        untold, self._untold = self._untold, []
+        for logger in self.trainer.loggers if untold else ():
             try:
                 one = Loggers([logger], self.options.log_key_prefix, self.options.log_figures)
-                one.event(event, event.step)
-                one.keep(self.loop.record())
+                for event in untold:
+                    one.event(event, scalar_step(self.trainer, event.step))
+                one.keep(self._record())
             except Exception as error:
                 self.faults.tell(f"{type(logger).__name__} could not keep an event ({error!r})")

@@ -119,6 +119,19 @@ def logged_step(trainer: Any) -> int:
     return int(getattr(loop, "_batches_that_stepped", trainer.global_step))
 
 
+def scalar_step(trainer: Any, step: int) -> int:
+    """Return the step at which Lightning has just logged the scalars of an epoch, where ours belong too.
+
+    That is the value of a metric called ``step`` if one was logged with them. Else it is the step given, by which they
+    were measured; at the end of a training epoch Lightning steps back by one, since the last batch has been counted.
+    """
+    if not trainer.validating:
+        return int(trainer.logged_metrics.get("step", max(step - 1, 0)))
+    # Not `logged_metrics`, where a step from training would still stand. All of them have been computed by now, so that
+    # no rank waits for others here.
+    return int(trainer._results.metrics(on_step=False)["log"].get("step", step))
+
+
 def is_fast_dev_run(trainer: Any) -> bool:
     """Whether the run is only a smoke test: nobody wants files or alerts of it."""
     return bool(getattr(trainer, "fast_dev_run", False))
@@ -210,6 +223,6 @@ def log_scalars(trainer: Any, module: Any, metrics: Mapping[str, float], *, late
     if late:
         trainer.callback_metrics.update({key: torch.tensor(value) for key, value in metrics.items()})
         for logger in trainer.loggers:
-            logger.log_metrics(dict(metrics), step=logged_step(trainer))
+            logger.log_metrics(dict(metrics), step=scalar_step(trainer, logged_step(trainer)))
     elif not getattr(trainer, "barebones", False):  # there Lightning would warn that it logs nothing
         module.log_dict(dict(metrics), on_step=False, on_epoch=True, batch_size=1, sync_dist=trainer.world_size > 1)

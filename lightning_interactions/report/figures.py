@@ -24,13 +24,15 @@ def order_distribution_figure(strength: Tensor, *, epoch: int | None = None) -> 
     strength = torch.as_tensor(strength).detach().cpu().double()
     if strength.ndim != 2 or strength.shape[0] != 2:
         raise ArgumentError(f"Expected `strength` to have shape (2, n), but got {tuple(strength.shape)}.")
-    figure, axes = drawing.figure_and_axes(None)
+    figure = _page(6.4, 4.2, dpi=100)
+    axes = _place(figure, left=0.95, bottom=0.55, width=5.3, height=3.3, numbers=0.72)
     drawing.draw_strength(axes, strength)
+    axes.yaxis.set_major_formatter(_short)
     order, n, low = mean_order(strength).item(), strength.shape[-1], 100 * low_order_share(strength).item()
     title = f"Mean order {order:.1f} of {n}, {low:.0f} % of the strength in orders 1 to {min(3, n)}"
     if order != order:
         title = "No salient interactions measured"
-    axes.set_title(title if epoch is None else f"Epoch {epoch}: {title[0].lower()}{title[1:]}", fontsize=11)
+    axes.set_title(title if epoch is None else f"Epoch {epoch}: {title[0].lower()}{title[1:]}", fontsize=11, y=1)
     return figure
 
 
@@ -40,17 +42,20 @@ def run_figure(run: RunRecord) -> Figure:
     On top the strength by order at three epochs (as figure 2 of arXiv 2407.19198), in the middle the share of every
     order over time, at the bottom the losses. It is drawn to be read as a thumbnail too.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8.4, 7.6), dpi=120, layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.06, hspace=0.03)  # type: ignore[union-attr, call-arg]
-    grid = figure.add_gridspec(3, 4, height_ratios=[1.0, 1.35, 1.1], width_ratios=[1, 1, 1, 0.05])
-    _draw_panels([figure.add_subplot(grid[0, i]) for i in range(3)], run)
-    heat = figure.add_subplot(grid[1, :3])
-    mesh = _draw_heat_map(heat, run)
-    bar = figure.colorbar(mesh, cax=figure.add_subplot(grid[1, 3]))
+    order = mean_order(run.strength).tolist()
+    figure, title = _page(8.4, 7.6, dpi=120), headline(run)
+    left, width, gap = 0.88, 6.72, 0.16
+    panel = (width - 2 * gap) / 3
+    # What the title's lines take, the panels below it have less.
+    height = 1.76 - 0.24 * len(title.splitlines())
+    places = [left + i * (panel + gap) for i in range(3)]
+    _draw_panels([_place(figure, left=x, bottom=5.2, width=panel, height=height) for x in places], run, order)
+    heat = _place(figure, left=left, bottom=2.64, width=width, height=1.8)
+    mesh = _draw_heat_map(heat, run, order)
+    bar = figure.colorbar(mesh, cax=_place(figure, left=left + width + 0.09, bottom=2.64, width=0.12, height=1.8))
     bar.set_label("share of strength (%)")
-    losses = figure.add_subplot(grid[2, :3], sharex=heat)
+    bar.ax.yaxis.set_label_coords(1 + 0.38 / 0.12, 0.5)
+    losses = _place(figure, left=left, bottom=0.78, width=width, height=1.43, numbers=0.68, sharex=heat)
     _draw_losses(losses, run)
     known, edges = _events(run), _edges(run.place)
     left = min([edges[0].item(), *(at - 0.5 for _, at, _ in known)])
@@ -61,8 +66,30 @@ def run_figure(run: RunRecord) -> Figure:
         heat.axvline(at, color="white", linestyle=style, linewidth=1.8, gid=name)
         losses.axvline(at, color="black", linestyle=style, linewidth=1.8, gid=name)
     _label_events(losses, known, left, right)
-    figure.suptitle(headline(run), fontsize=14, fontweight="bold")
+    figure.suptitle(title, y=1 - 0.08 / 7.6, va="top", fontsize=14, fontweight="bold")
     return figure
+
+
+def _page(width: float, height: float, *, dpi: float) -> Figure:
+    """An empty figure of so many inches. No layout engine: finding room for the texts would take most of the time."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=dpi)
+
+
+def _place(
+    figure: Figure, *, left: float, bottom: float, width: float, height: float, numbers: float = 0.4, **options: Any
+) -> Axes:
+    """Add axes at a place given in inches, with room around them for the longest labels there are.
+
+    The places of the axes' names are given too, that on the left by the room that the ``numbers`` at its ticks may
+    need: to find them, matplotlib would measure all of those.
+    """
+    across, up = figure.get_size_inches()
+    axes = figure.add_axes((left / across, bottom / up, width / across, height / up), **options)
+    axes.xaxis.set_label_coords(0.5, -0.29 / height)
+    axes.yaxis.set_label_coords(-numbers / width, 0.5)
+    return axes
 
 
 def curves_figure(run: RunRecord) -> Figure:
@@ -113,14 +140,14 @@ def _edges(place: Tensor) -> Tensor:
     return torch.cat([2 * place[:1] - between[:1], between, 2 * place[-1:] - between[-1:]])
 
 
-def _draw_panels(panels: list[Axes], run: RunRecord) -> None:
-    orders, epochs = mean_order(run.strength).tolist(), run.history["epoch"]
+def _draw_panels(panels: list[Axes], run: RunRecord, orders: list[float]) -> None:
+    epochs = run.history["epoch"]
     middle = middle_record(run, orders) or ("Half-way", len(epochs) // 2)
     chosen = dict([("Start", 0), middle, ("Now", len(epochs) - 1)])
     shares = 100 * run.strength / run.strength.sum((-1, -2), keepdim=True)
     height = 1.12 * max(1.0, shares[list(chosen.values())].nan_to_num().max().item())
     for axes, (name, index) in zip(panels, chosen.items(), strict=True):
-        drawing.draw_bars(axes, shares[index])
+        drawing.draw_bars(axes, shares[index], every=1 + (shares.shape[-1] > 8))
         axes.set_ylim(-height, height)
         axes.yaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
         axes.tick_params(labelleft=axes is panels[0])
@@ -128,13 +155,12 @@ def _draw_panels(panels: list[Axes], run: RunRecord) -> None:
         if order == order:
             axes.axvline(order, color="black", linestyle=":", linewidth=1.6)
             title += f"\nmean order {order:.1f}"
-        axes.set_title(title, fontsize=12)
-        axes.set_xticks(range(1, shares.shape[-1] + 1, 1 + (shares.shape[-1] > 8)))
+        axes.set_title(title, fontsize=12, y=1)  # given, or matplotlib would measure what may be in its way
     # The direction is in the label: a legend would cover bars in one run or another.
     panels[0].set_ylabel("share of strength (%)\n\u2190 negative  positive \u2192")
 
 
-def _draw_heat_map(axes: Axes, run: RunRecord) -> Any:
+def _draw_heat_map(axes: Axes, run: RunRecord, order: list[float]) -> Any:
     from matplotlib.colors import PowerNorm
     from matplotlib.patheffects import Normal, Stroke
 
@@ -147,12 +173,11 @@ def _draw_heat_map(axes: Axes, run: RunRecord) -> Any:
     norm = PowerNorm(0.7, vmin=0, vmax=top)
     mesh = axes.pcolormesh(_edges(run.place).numpy(), border.numpy(), shares.numpy(), cmap="viridis", norm=norm)
     marker = "o" if len(run.place) < 3 else None
-    order = mean_order(run.strength).tolist()
     (line,) = axes.plot(run.place.tolist(), order, color="white", linewidth=2.4, marker=marker, zorder=3)
     line.set_path_effects([Stroke(linewidth=4.5, foreground="black"), Normal()])
     axes.set_yticks(range(1, n + 1, 1 + (n > 8)))
     axes.set_ylabel(drawing.ORDER_LABEL)
-    axes.set_title("Share of every order over time; the line is the mean order", fontsize=12)
+    axes.set_title("Share of every order over time; the line is the mean order", fontsize=12, y=1)
     axes.tick_params(labelbottom=False)
     if not torch.isfinite(shares).any():
         axes.text(0.5, 0.5, "no salient interactions", transform=axes.transAxes, ha="center", va="center")
@@ -176,6 +201,7 @@ def _draw_losses(axes: Axes, run: RunRecord) -> None:
         axes.plot(place[lowest], val[lowest].item(), "*", label=label, **star)
     axes.set_xlabel("epoch")
     axes.set_ylabel("loss")
+    axes.yaxis.set_major_formatter(_short)
     axes.grid(axis="y", color="0.9")
     if axes.get_legend_handles_labels()[0]:
         # Below the axes, where it covers neither curves nor event lines.
@@ -184,6 +210,11 @@ def _draw_losses(axes: Axes, run: RunRecord) -> None:
     else:
         axes.set_yticks([])
         axes.text(0.5, 0.5, "no losses recorded", transform=axes.transAxes, ha="center", va="center")
+
+
+def _short(value: float, _: Any) -> str:
+    """A number at a tick, in no more room than there is, and without a common factor that would stand elsewhere."""
+    return f"{value:.6g}"
 
 
 def _tick_whole_epochs(axes: Axes) -> None:

@@ -124,8 +124,8 @@ def _trust(run: RunRecord) -> dict[str, str]:
         )
     if seconds:
         rows["Cost"] = (
-            f"{len(seconds)} measurements, {sum(seconds):.1f} s in all; median {seconds[len(seconds) // 2]:.2f} s, "
-            f"longest {seconds[-1]:.2f} s"
+            f"{len(seconds)} measurements, {run.seconds:.1f} s in all, logging and drawing included; median "
+            f"{seconds[len(seconds) // 2]:.2f} s, longest {seconds[-1]:.2f} s"
         )
     if skipped:
         rows["Skipped samples"] = f"{max(skipped):.0f} at most in one measurement (scores that were not finite)"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any
 
@@ -84,8 +84,11 @@ class Loggers:
         for sink in self.sinks:
             sink.text(f"{self.prefix}events", event_markdown(event), step)
 
-    def mark_boundary(self, run: RunRecord) -> None:
-        """Draw the boundary, found or withdrawn just now, into the chart of the mean order."""
+    def mark_boundary(self, run: RunRecord, place: Callable[[int], int | None] = int) -> None:
+        """Draw the boundary, found or withdrawn just now, into the chart of the mean order.
+
+        Where the record of a step is on the x axis ``place`` says, or ``None``: then no line is drawn.
+        """
         epochs, orders = run.history["epoch"], [x for x in run.column("mean_order") if math.isfinite(x)]
         if run.boundary_epoch is None:
             # A gap, or a line would join the boundary that was withdrawn to the next one.
@@ -94,8 +97,10 @@ class Loggers:
             step, ends = run.history["step"][epochs.index(run.boundary_epoch)], (min(orders), max(orders))
         else:
             return
-        for sink in self.sinks:
-            sink.line(f"{self.prefix}boundary_line", step, ends)
+        at = place(step)
+        if at is not None:
+            for sink in self.sinks:
+                sink.line(f"{self.prefix}boundary_line", at, ends)
 
     def keep(self, run: RunRecord) -> None:
         """Leave all that is known of the run where the loggers keep files."""

@@ -8,7 +8,7 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,12 @@ PACKAGES = ("lightning-interactions", "torch", "lightning", "pytorch-lightning",
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and the packages that matter."""
+    return dict(_versions())
+
+
+@cache
+def _versions() -> dict[str, str]:
+    # Looked up once: with many packages installed, finding one takes milliseconds.
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -47,6 +53,7 @@ class RunRecord:
         settings: The monitor's settings by name.
         samples: What is known of single watched samples, a row each; may be empty.
         versions: Of the packages in use.
+        seconds_after: What the monitor took after its last record, which ``seconds`` of the records leave out.
     """
 
     history: Mapping[str, Sequence[Any]]
@@ -56,6 +63,7 @@ class RunRecord:
     settings: Mapping[str, Any] = field(default_factory=dict)
     samples: Sequence[Mapping[str, Any]] = ()
     versions: Mapping[str, str] = field(default_factory=versions)
+    seconds_after: float = 0.0
 
     def to_json(self) -> str:
         """Return all of it as JSON; numbers JSON does not have become ``null``."""
@@ -66,6 +74,7 @@ class RunRecord:
             "events": [event.to_dict() for event in self.events],
             "settings": dict(self.settings),
             "versions": dict(self.versions),
+            "seconds_after": self.seconds_after,
             "samples": list(map(dict, self.samples)),
             "history": dict(self.history),
         }
@@ -91,6 +100,7 @@ class RunRecord:
                 content["settings"],
                 content.get("samples", []),
                 content["versions"],
+                content.get("seconds_after", 0.0),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise StateError(f"Expected a {FORMAT}, but it cannot be read: {error!r}.") from error
@@ -103,6 +113,11 @@ class RunRecord:
         """Return a column of numbers, ``nan`` where there is none; with several splits that of the deciding one."""
         values = deciding(self.history, key) or [None] * len(self.history["epoch"])
         return [math.nan if value is None else float(value) for value in values]
+
+    @property
+    def seconds(self) -> float:
+        """All seconds the monitor took."""
+        return sum(filter(math.isfinite, self.column("seconds"))) + self.seconds_after
 
     @cached_property
     def strength(self) -> Tensor:

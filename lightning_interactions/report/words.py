@@ -86,7 +86,7 @@ def summary(run: RunRecord) -> dict[str, str]:
     """Return the numbers one looks for first, by name; at least one epoch was measured."""
     epochs, losses, orders = run.history["epoch"], run.column("val_loss"), run.column("mean_order")
     lowest, low = lowest_index(losses), lowest_index(orders)
-    seconds, gaps = finite(run.column("seconds")), finite(run.column("solver_gap"))
+    gaps = finite(run.column("solver_gap"))
     risk = run.column("overfitting_risk")[-1]
     rows = {
         "Phase boundary": "none found"
@@ -102,8 +102,8 @@ def summary(run: RunRecord) -> dict[str, str]:
         else f"{orders[0]:.2f} at the start, {orders[low]:.2f} at its lowest (epoch {epochs[low]}), "
         f"{orders[-1]:.2f} at the end",
     }
-    if seconds:
-        rows["Time spent measuring"] = f"{sum(seconds):.0f} s, {sum(seconds) / len(seconds):.2f} s a measurement"
+    if run.seconds:
+        rows["Time spent"] = f"{run.seconds:.0f} s with logging and drawing, {run.seconds / len(epochs):.2f} s a record"
     if gaps:
         rows["Certificate"] = f"every split within {max(gaps):.1%} of the sparsest"
     return rows

@@ -120,7 +120,7 @@ def test_the_summary_has_the_numbers() -> None:
     assert rows["Phase boundary"] == "epoch 10"
     assert rows["Overfitting"] == "found in epoch 25"
     assert rows["Lowest validation loss"] == "epoch 15 (0.500; at the end 1.371)"
-    assert rows["Time spent measuring"] == "45 s, 1.50 s a measurement"
+    assert rows["Time spent"] == "45 s with logging and drawing, 1.50 s a record"
     assert "lowest (epoch 10)" in rows["Mean order"]
     assert summary(RunRecord({"epoch": [0]}))["Phase boundary"] == "none found"
 

@@ -26,8 +26,6 @@ from lightning_interactions.model.chunks import ChunkSize
 from lightning_interactions.model.layer import LayerCut
 from lightning_interactions.model.model import Model
 from lightning_interactions.model.task import Task
-from lightning_interactions.monitor import session as session_module
-from lightning_interactions.monitor.session import Budget
 from lightning_interactions.players import Players, TabularFeatures
 
 N = 4
@@ -508,46 +506,3 @@ def test_noise_is_mentioned_where_it_could_be_the_high_orders(
     mean = torch.tensor([strength, [0.0] * N], dtype=torch.float64)
     measurement = replace(measured()[0]["val"], mean_strength=mean, noise=noise)
     assert measurement.is_noisy is expected
-
-
-# -- the budget ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    now = [100.0]
-    monkeypatch.setattr(session_module.time, "perf_counter", lambda: now[0])
-    return now
-
-
-def test_without_a_limit_every_measurement_is_allowed(clock: list[float]) -> None:
-    budget = Budget()
-    for _ in range(3):
-        budget.spend(50.0)
-        assert budget.allows()
-
-
-@pytest.mark.parametrize("share", [0.1, 0.5, 1.0])
-def test_measuring_keeps_its_share_of_the_training_time(clock: list[float], share: float) -> None:
-    budget, measured, trained = Budget(share), 0, 0.0
-    for _ in range(200):  # epochs of one second, measurements of two
-        clock[0] += 1.0
-        trained += 1.0
-        if budget.allows():
-            clock[0] += 2.0
-            budget.spend(2.0)
-            measured += 1
-            assert measured == 1 or budget.measuring <= share * budget.training
-        assert budget.training == pytest.approx(trained)
-    assert measured == budget.count
-    assert measured == pytest.approx(share * 200 / 2, abs=1)
-
-
-def test_the_budget_begins_with_the_training(clock: list[float]) -> None:
-    budget = Budget(0.1)
-    budget.spend(10.0)
-    assert not budget.allows()
-    clock[0] += 1000.0
-    budget.restart()
-    assert (budget.measuring, budget.count, budget.training) == (0.0, 0, 0.0)
-    assert budget.allows()

@@ -1,0 +1,94 @@
+"""What the user's steps do with their batches: seen, looked at the first time, and taken in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning_interactions.errors import ArgumentError, BatchError, InteractionsError, ModelOutputError
+from lightning_interactions.model.keep import Kept
+from lightning_interactions.model.reader import Sight, Sighting
+from lightning_interactions.model.refusal import why_not
+from lightning_interactions.monitor.faults import Faults
+from lightning_interactions.monitor.loop import InteractionMonitor
+from lightning_interactions.monitor.terminal import say
+from lightning_interactions.monitor.trainer import loaders_of, own_rows, tokenizer_of
+
+
+def look_once(loop: InteractionMonitor, trainer: Any, module: Any, batch: Any) -> None:
+    """Let the loop object look at its first batch, with what the Trainer knows, and say what was chosen."""
+    if loop.rules is not None:
+        return
+    own = trainer.precision_plugin
+    precision, fallback = (own, None) if loop.options.precision == "inherit" else (None, own)
+    tokenizer = tokenizer_of(trainer, module)
+    chosen = loop.look(module, batch, tokenizer=tokenizer, precision=precision, fallback=fallback)
+    if loop.options.verbose:
+        say(trainer, f"TwoPhaseMonitor: {chosen}.")
+
+
+class Sights:
+    """Sees the steps of one fit; faults of what only data can show switch the monitor off."""
+
+    def __init__(self, trainer: Any, module: Any, loop: InteractionMonitor, faults: Faults) -> None:
+        self.trainer, self.module, self.loop, self.faults = trainer, module, loop, faults
+        self._sight: Sight | None = None
+        self._tried = False  # whether the user's choices were tried out on a training batch
+
+    def begin_pass(self, split: str) -> None:
+        """Take note that the data of a split begin to pass once more; what repeats others is known by now."""
+        ranks = self.loop.ranks
+        for name, loader in loaders_of(self.trainer).items():
+            own = own_rows(loader, ranks.rank, ranks.world_size)
+            if own is not None:
+                self.loop.intake.own[name] = own
+        self.loop.start = None
+        self.loop.intake.begin_pass(split)
+
+    def open(self, split: str, batch: Any) -> None:
+        """See what the step that comes does with a batch."""
+        self.close()
+        if split == "val" and self.loop.start is None:
+            self.loop.start = Kept(self.module)
+        sight = self.loop.sight(split, self.module)
+        self._sight = sight.open(batch) if sight is not None else None
+
+    def close(self) -> Sighting | None:
+        """Look no longer."""
+        sight, self._sight = self._sight, None
+        return None if sight is None else sight.close()
+
+    def look(self, split: str, seen: Sighting) -> None:
+        """Look at what was seen first: mistakes in what the user chose are errors while they cost nobody a run."""
+        if self.loop.rules is not None:
+            return
+        options = self.loop.options
+        if split != options.splits[0]:
+            if options.explicit and not self._tried:
+                self._try_out(seen)
+            return
+        try:
+            look_once(self.loop, self.trainer, self.module, seen)
+        except Exception as error:
+            if options.on_error == "raise" or (options.explicit and self.trainer.global_step == 0):
+                raise
+            ours = isinstance(error, InteractionsError)
+            reason = why_not(seen, len(self.trainer.optimizers)) if ours else None
+            self.faults.switch_off(reason or (str(error) if ours else repr(error)))
+
+    def _try_out(self, seen: Sighting) -> None:
+        """Try the user's own choices on the first training step, where no sanity check has shown a validation batch.
+
+        Only what is wrong with these is an error; training batches may differ from those of validation.
+        """
+        self._tried = True
+        options = self.loop.options
+        try:
+            self.loop.look(self.module, seen, tokenizer=tokenizer_of(self.trainer, self.module))
+        except InteractionsError as error:
+            own = {BatchError: options.players != "auto", ModelOutputError: callable(options.score)}
+            if isinstance(error, ArgumentError) or any(own[cls] for cls in own if isinstance(error, cls)):
+                raise
+        except Exception:  # said when a validation batch has been seen
+            return
+        finally:
+            self.loop.begin_fit()
