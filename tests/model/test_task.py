@@ -42,7 +42,7 @@ def test_kinds_are_told_apart(outputs: int, targets: Tensor, kind: str) -> None:
 @pytest.mark.parametrize(
     ("outputs", "targets", "says"),
     [
-        (3, torch.tensor([[0.2, 0.8, 0.0], [1.0, 0.0, 0.0]]), r"not one-hot.*argmax.*score=\"output\""),
+        (3, torch.tensor([[0.2, 0.9, -0.1], [1.0, 0.0, 0.0]]), r"not one-hot.*argmax.*score=\"output\""),
         (3, torch.tensor([0.5, 1.0]), r"fractional.*target_fn.*score=\"output\""),
         (3, torch.tensor([0, -100]), "from 0 to 2.*from -100"),
         (1, torch.tensor([0, 4]), r"from 0 to 1.*score=\"output\""),

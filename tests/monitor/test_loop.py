@@ -184,7 +184,7 @@ def test_only_as_many_samples_wait_as_can_be_used() -> None:
     monitor = InteractionMonitor(Options(**OPTIONS))
     for _ in range(100):
         monitor.observe("val", (torch.zeros(100, 6), torch.zeros(100, dtype=torch.long)))
-    assert sum(len(batch[0]) for _, _, batch in monitor._waiting) == 600
+    assert monitor.intake._waits("val") == 600
 
 
 def test_a_bad_batch_in_between_is_told_and_left_out() -> None:

@@ -26,7 +26,7 @@ from lightning_interactions import (
 )
 from lightning_interactions.monitor.checkpoints import CheckpointMonitor
 from lightning_interactions.monitor.options import Options
-from lightning_interactions.monitor.trainer import check_trainer
+from lightning_interactions.monitor.trainer import check_forward, check_trainer, lacks_validation
 
 BAD: dict[str, list[Any]] = {
     "resample": ["yes", None, 2],
@@ -38,6 +38,8 @@ BAD: dict[str, list[Any]] = {
     "keep_samples": ["all", "Keys", None, True, ("keys",)],
     "watch": ["test", "VAL", None, True, ("train", "val")],
     "layer": [4, True, ["features.4"]],
+    "loss_fn": ["mse", 0],
+    "input": [True, 1.0, ["image"], ("image", "mask")],
     "score": ["logodds", None, 1],
     "target": ["class", None, -1, True, 1.0],
     "noise_bound": [-0.1, math.nan, math.inf, "0.02", None, True],
@@ -65,6 +67,8 @@ GOOD: dict[str, list[Any]] = {
     "watch": ["val", "train", "both"],
     "resample": [True],
     "layer": ["features.4"],
+    "loss_fn": [lambda outputs, targets: (outputs - targets).square()],
+    "input": ["image", 0, 3],
     "target": ["label", "predicted", 0, 7],
     "score": ["logit", "probability", "output", lambda z, y: z[:, 0]],
     "noise_bound": [0, 0.02],
@@ -213,25 +217,33 @@ def test_a_forward_given_to_the_instance_counts() -> None:
     assert check_trainer(trainer_with(), module, Options())
 
 
-def test_a_module_without_forward_is_refused() -> None:
+def test_a_module_without_forward_is_fine_for_its_step_is_seen() -> None:
+    assert check_trainer(trainer_with(), Module(), Options())
+
+
+def test_where_no_step_is_seen_a_forward_is_needed() -> None:
     with pytest.raises(ArgumentError, match=r"Module defines no `forward`.*`forward_fn="):
-        check_trainer(trainer_with(), Module(), Options())
+        check_forward(Module(), Options())
+    check_forward(Calling(), Options())
+    check_forward(Module(), Options(forward_fn=lambda module, x: module.inner(x)))
+    own = Module()
+    own.forward = own.inner.forward  # type: ignore[method-assign]
+    check_forward(own, Options())
 
 
 @pytest.mark.parametrize("watch", ["val", "both"])
-def test_missing_validation_is_refused(watch: str) -> None:
-    with pytest.raises(ArgumentError, match=r'no validation loader.*watch="train"'):
-        check_trainer(trainer_with(enable_validation=False), Calling(), Options(watch=watch))
+def test_missing_validation_is_told(watch: Any) -> None:
+    missing = trainer_with(enable_validation=False)
+    assert check_trainer(missing, Calling(), Options(watch=watch)), "the training samples are watched instead"
+    assert "no validation loader" in str(lacks_validation(missing, Options(watch=watch)))
+    switched_off = trainer_with(enable_validation=False, limit_val_batches=0)
+    assert "limit_val_batches=0" in str(lacks_validation(switched_off, Options(watch=watch)))
+    assert lacks_validation(trainer_with(), Options(watch=watch)) is None
 
 
 def test_training_samples_need_no_validation() -> None:
     assert check_trainer(trainer_with(enable_validation=False), Calling(), Options(watch="train"))
-
-
-def test_validation_switched_off_switches_the_monitor_off() -> None:
-    trainer = trainer_with(enable_validation=False, limit_val_batches=0)
-    with pytest.warns(InteractionsWarning, match="limit_val_batches=0"):
-        assert not check_trainer(trainer, Calling(), Options())
+    assert lacks_validation(trainer_with(enable_validation=False), Options(watch="train")) is None
 
 
 @pytest.mark.parametrize("name", ["FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy", "XLAStrategy"])
@@ -248,5 +260,5 @@ def test_a_real_trainer_is_understood(tmp_path: Any) -> None:
     )  # fmt: skip
     module = Calling()
     trainer.strategy.connect(module)
-    with pytest.warns(InteractionsWarning, match="limit_val_batches=0"):
-        assert not check_trainer(trainer, module, Options())
+    assert check_trainer(trainer, module, Options())
+    assert "limit_val_batches=0" in str(lacks_validation(trainer, Options()))
