@@ -55,9 +55,8 @@ def output_of(plan: Plan, calls: Sequence[SeenCall]) -> Any:
 
 # -- models and steps ------------------------------------------------------------------------------------------------
 
-IDS = torch.tensor(
-    [[3, 4, 5, 6, 7], [5, 6, 7, 0, 0], [9, 8, 0, 0, 0], [3, 3, 3, 3, 0], [4, 7, 0, 0, 0], [8, 0, 0, 0, 0]]
-)
+TEXTS = [[3, 4, 5, 6, 7], [5, 6, 7], [9, 8], [3, 3, 3, 3], [4, 7], [8]]
+IDS = torch.tensor([text + [0] * (5 - len(text)) for text in TEXTS])
 PRESENT = IDS != 0
 LENGTHS = PRESENT.sum(1)
 LABELS = torch.tensor([0, 2, 1, 1, 0, 2])
