@@ -21,18 +21,19 @@ from torch.profiler import ProfilerActivity, profile
 
 from lightning_interactions.errors import BatchError, MeasureError
 from lightning_interactions.measure import keys as hashing
-from lightning_interactions.measure.keys import HASHED_AT_ONCE, content_keys, with_targets
+from lightning_interactions.measure.keys import HASHED_AT_ONCE, content_keys, with_targets, without_targets
 from lightning_interactions.measure.ranks import Ranks
 from lightning_interactions.measure.samples import (
     Pool,
     Samples,
     draw_players,
+    join,
     smallest_keys,
 )
 from lightning_interactions.measure.watchlist import LOSS_SAMPLES, STATE_LIMIT_BYTES, Recurrence, Watchlist
 from lightning_interactions.model.batch import Batch, Padding
 from lightning_interactions.model.tree import tensors
-from lightning_interactions.players import TabularFeatures
+from lightning_interactions.players import ImagePatches, TabularFeatures
 
 # -- keys ------------------------------------------------------------------------------------------------------------
 
@@ -607,6 +608,271 @@ def test_a_failure_on_one_rank_ends_the_choice_on_all() -> None:
     assert isinstance(healthy, MeasureError)
     assert isinstance(broken, MeasureError)
     assert "on rank 0: KeyError: 'no padding here'" in str(healthy)
+
+
+# -- how often samples occur -------------------------------------------------------------------------------------------
+
+rows_of_data = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), min_size=1, max_size=40)
+
+
+def in_batches(pool: Pool, x: Tensor, y: Tensor, sizes: list[int], carried: tuple[Tensor, ...] = ()) -> None:
+    start = 0
+    while start < len(x):
+        size = sizes[start % len(sizes)]
+        some = slice(start, start + size)
+        pool.offer(Batch(x[some], y[some], carried=tuple(tensor[some] for tensor in carried)))
+        start += size
+
+
+@given(
+    rows_of_data, st.integers(1, 12), st.integers(1, 4), st.booleans(),
+    st.lists(st.integers(1, 7), min_size=1, max_size=4), st.randoms(use_true_random=False), st.integers(0, 40),
+)  # fmt: skip
+def test_equal_samples_are_one_that_counts_as_often_as_it_occurs_in_a_pass(
+    rows: list[tuple[int, int]], size: int, passes: int, balanced: bool, sizes: list[int],
+    shuffler: random.Random, before: int,
+) -> None:  # fmt: skip
+    pool = Pool(size, balanced=balanced)
+
+    def go_through(part: list[tuple[int, int]]) -> None:
+        if part:
+            x, y = torch.tensor(part).unbind(1)
+            in_batches(pool, x.float().unsqueeze(1), y, sizes)
+        pool.begin_pass()
+
+    go_through(rows[:before])  # a first pass that was cut short, as a sanity check is
+    for _ in range(passes):
+        shuffler.shuffle(rows)
+        go_through(rows)
+    found = pool.result()
+    assert found is not None
+    assert found.counts is not None
+    if balanced:  # it looks at the inputs only
+        often: Any = Counter(x for x, _ in rows)
+        own = [int(x) for x in found.inputs[:, 0]]
+    else:
+        often = Counter(rows)
+        own = [(int(x), int(y)) for x, y in zip(found.inputs[:, 0], found.targets, strict=True)]
+    assert len(set(own)) == len(own) == min(size, len(often))
+    assert found.counts.tolist() == [often[row] for row in own]
+
+
+@given(rows_of_data, st.integers(1, 4))
+def test_ranks_add_up_how_often_samples_occur(rows: list[tuple[int, int]], world_size: int) -> None:
+    x, y = torch.tensor(rows).unbind(1)
+
+    def fill_rank(rank: int, watchlist: Watchlist) -> None:
+        if len(x[rank::world_size]):
+            watchlist.offer("val", Batch(x[rank::world_size].float().unsqueeze(1), y[rank::world_size]))
+
+    often = Counter(rows)
+    for found in frozen_on(world_size, fill_rank):
+        losses = found.losses["val"]
+        own = [(int(x), int(y)) for x, y in zip(losses.inputs[:, 0], losses.targets, strict=True)]
+        assert sorted(own) == sorted(often)
+        assert losses.counts.tolist() == [often[row] for row in own]
+
+
+def test_samples_that_differ_in_their_targets_only_both_count_in_the_loss() -> None:
+    x, y = torch.tensor([[1.0, 2.0], [1.0, 2.0], [3.0, 4.0]]), torch.tensor([0, 1, 0])
+    watchlist = Watchlist(["val"], ["val"], num_samples=3)
+    watchlist.offer("val", Batch(x, y))
+    watchlist.freeze()
+    losses, watched = watchlist.losses["val"], watchlist.watched["val"]
+    assert sorted(zip(losses.inputs[:, 0].tolist(), losses.targets.tolist(), strict=True)) == [(1, 0), (1, 1), (3, 0)]
+    assert len(losses.keys.unique()) == 3
+    assert sorted(watched.inputs[:, 0].tolist()) == [1, 3], "the game is played on the inputs"
+    assert dict(zip(watched.inputs[:, 0].tolist(), watched.counts.tolist(), strict=True)) == {1: 2, 3: 1}
+
+
+@given(st.integers(0, 10**6))
+def test_targets_change_the_lowest_bits_of_a_key_only(seed: int) -> None:
+    torch.manual_seed(seed)
+    x = torch.randn(20, 3)
+    keys = content_keys(x)
+    for targets in (torch.arange(20), torch.randn(20), torch.randn(20, 4), torch.tensor([True, False] * 10)):
+        own = with_targets(keys, targets)
+        assert torch.equal(without_targets(own), without_targets(keys))
+        assert torch.equal(own.argsort(), keys.argsort()), "so the choice stays"
+        assert not torch.equal(own, with_targets(keys, targets.flip(0)))
+        assert torch.equal(with_targets(own, targets), own)
+
+
+# -- what is carried along ---------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 8), st.booleans(), st.lists(st.integers(1, 7), min_size=1, max_size=3))
+def test_what_is_carried_along_stays_with_its_sample(size: int, balanced: bool, sizes: list[int]) -> None:
+    x = torch.arange(20.0).unsqueeze(1).repeat(1, 2)
+    carried = (torch.arange(20) * 7, torch.arange(60.0).view(20, 3) + 100)
+    pool = Pool(size, balanced=balanced)
+    in_batches(pool, x, torch.arange(20) % 3, sizes, carried)
+    found = pool.result()
+    assert found is not None
+    own = found.inputs[:, 0].long()
+    assert len(own) == size
+    assert torch.equal(found.targets, own % 3)
+    assert torch.equal(found.carried[0], carried[0][own])
+    assert torch.equal(found.carried[1], carried[1][own])
+    some = found[torch.tensor([size - 1, 0])]
+    assert torch.equal(some.carried[1], carried[1][some.inputs[:, 0].long()])
+
+
+def test_what_is_carried_along_is_part_of_the_key() -> None:
+    x, along = torch.ones(4, 2), (torch.tensor([0, 0, 1, 1]), torch.tensor([0.5, 0.5, 0.5, 0.7]))
+    assert len(content_keys(x, carried=along).unique()) == 3
+    assert len(content_keys(x, carried=along[:1]).unique()) == 2
+    assert not torch.equal(content_keys(x, carried=along), content_keys(x, carried=along[::-1]))
+    pool = Pool(9, balanced=True)
+    pool.offer(Batch(x, torch.zeros(4).long(), carried=along))
+    found = pool.result()
+    assert found is not None
+    assert found.counts is not None
+    rows = zip(found.carried[0].tolist(), found.carried[1].tolist(), found.counts.tolist(), strict=True)
+    assert sorted((a, round(b, 1), c) for a, b, c in rows) == [(0, 0.5, 2), (1, 0.5, 1), (1, 0.7, 1)]
+
+
+def test_carried_tensors_may_be_overwritten_later_and_must_keep_their_shape() -> None:
+    along = torch.arange(3)
+    pool = Pool(9)
+    pool.offer(Batch(torch.ones(3, 2), torch.zeros(3), carried=(along,)))
+    along.zero_()
+    found = pool.result()
+    assert found is not None
+    assert sorted(found.carried[0].tolist()) == [0, 1, 2]
+    with pytest.raises(BatchError, match="what goes with the inputs"):
+        pool.offer(Batch(torch.ones(3, 2), torch.zeros(3), carried=(along.view(3, 1),)))
+    with pytest.raises(BatchError, match="what goes with the inputs"):
+        pool.offer(Batch(torch.ones(3, 2), torch.zeros(3)))
+
+
+def test_ranks_exchange_what_is_carried_along() -> None:
+    x, y = data()
+    along = (torch.arange(60), torch.randn(60, 2))
+
+    def some(rows: slice) -> Batch:
+        return Batch(x[rows], y[rows], carried=tuple(tensor[rows] for tensor in along))
+
+    single = Watchlist(["val"], ["val"], num_samples=10)
+    single.offer("val", some(slice(None)))
+    single.freeze()
+    for found in frozen_on(3, lambda rank, watchlist: watchlist.offer("val", some(slice(rank, None, 3)))):
+        assert same(found.watched["val"], single.watched["val"])
+        assert same(found.losses["val"], single.losses["val"])
+    restored = Watchlist(["val"], ["val"], num_samples=10, keep="inputs")
+    single._keep = "inputs"
+    assert restored.load_state_dict(through_a_file(single.state_dict()))
+    assert same(restored.watched["val"], single.watched["val"])
+
+
+# -- images of different sizes -----------------------------------------------------------------------------------------
+
+shapes = st.lists(st.tuples(st.integers(2, 6), st.integers(2, 6), st.integers(1, 3)), min_size=1, max_size=6)
+
+
+def pictures(sizes: list[tuple[int, int, int]]) -> list[Tensor]:
+    """Batches of equal images each, no two images alike."""
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(count, 2, height, width, generator=generator) for height, width, count in sizes]
+
+
+def originals(found: Samples) -> list[Tensor]:
+    """The samples one by one as `of_one_shape` gives them back, in their order."""
+    images: dict[int, Tensor] = {}
+    for rows, some in found.of_one_shape():
+        assert some.sizes is None
+        assert torch.equal(found.keys[rows], some.keys)
+        assert torch.equal(found.targets[rows], some.targets)
+        images |= dict(zip(rows.tolist(), some.inputs, strict=True))
+    assert sorted(images) == list(range(len(found)))
+    return [images[row] for row in range(len(found))]
+
+
+@given(shapes, st.integers(1, 10))
+def test_images_of_any_size_come_back_as_they_were(sizes: list[tuple[int, int, int]], size: int) -> None:
+    batches = pictures(sizes)
+    every = {int(key): image for batch in batches for key, image in zip(content_keys(batch), batch, strict=True)}
+    pool = Pool(size, balanced=True)
+    for batch in batches:
+        pool.offer(Batch(batch, torch.zeros(len(batch)).long()), any_size=True)
+    found = pool.result()
+    assert found is not None
+    assert found.keys.tolist() == sorted(every)[:size]
+    for key, image in zip(found.keys.tolist(), originals(found), strict=True):
+        assert torch.equal(image, every[key])
+    back = found[torch.arange(len(found)).flip(0)]
+    assert all(torch.equal(a, b) for a, b in zip(originals(back), originals(found)[::-1], strict=True))
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 4), (3, 1, 4), (3, 4, 1)], ids=str)
+def test_a_dimension_may_be_one(shape: tuple[int, ...]) -> None:
+    """A grey image among coloured ones, for example."""
+    pool, small, large = Pool(4, balanced=True), torch.randn(2, *shape), torch.randn(2, 3, 4, 4)
+    for batch in (small, large):
+        pool.offer(Batch(batch, torch.zeros(2).long()), any_size=True)
+    found = pool.result()
+    assert found is not None
+    expected = {int(key): x for images in (small, large) for key, x in zip(content_keys(images), images, strict=True)}
+    for key, image in zip(found.keys.tolist(), originals(found), strict=True):
+        assert torch.equal(image, expected[key])
+
+
+def test_images_of_another_size_are_refused_unless_any_will_do() -> None:
+    pool = Pool(4)
+    pool.offer(Batch(torch.zeros(2, 1, 3, 3), torch.zeros(2)))
+    with pytest.raises(BatchError, match="one shape"):
+        pool.offer(Batch(torch.zeros(2, 1, 3, 4), torch.zeros(2)))
+    with pytest.raises(BatchError, match="one shape"):
+        pool.offer(Batch(torch.zeros(2, 3), torch.zeros(2)), any_size=True)
+
+
+def test_samples_of_one_size_stay_as_they_are() -> None:
+    found = collected(Pool(10), *data(), 7)
+    assert found.sizes is None
+    ((rows, some),) = found.of_one_shape()
+    assert some is found
+    assert rows.tolist() == list(range(10))
+
+
+@pytest.mark.parametrize("heights", [(4, 4, 4), (4, 6, 4), (6, 4, 5)], ids=str)
+def test_ranks_may_have_images_of_other_sizes(heights: tuple[int, ...]) -> None:
+    batches = pictures([(height, 5, 4) for height in heights])
+    single = Watchlist(["val"], ["val"], num_samples=8)
+    for batch in batches:
+        single.offer("val", Batch(batch, torch.arange(4)), any_size=True)
+    single.freeze(any_size=True)
+
+    def work(ranks: Ranks) -> Watchlist:
+        watchlist = Watchlist(["val"], ["val"], num_samples=8)
+        if ranks.rank < 3:
+            watchlist.offer("val", Batch(batches[ranks.rank], torch.arange(4)), any_size=True)
+        watchlist.freeze(ranks, any_size=True)
+        return watchlist
+
+    for found in on_ranks(4, work):
+        for kind in ("watched", "losses"):
+            own, alone = getattr(found, kind)["val"], getattr(single, kind)["val"]
+            assert torch.equal(own.keys, alone.keys)
+            assert torch.equal(own.targets, alone.targets)
+            assert all(torch.equal(a, b) for a, b in zip(originals(own), originals(alone), strict=True))
+
+
+@given(shapes)
+def test_players_of_an_image_do_not_depend_on_the_others(sizes: list[tuple[int, int, int]]) -> None:
+    batches = pictures(sizes)
+    parts = [Samples(x, torch.zeros(len(x)), content_keys(x)) for x in batches]
+    together, players = join(parts), ImagePatches(grid=2)
+    labels, n = draw_players(players, together, 3)
+    assert n == 3
+    assert labels.shape[0] == len(together)
+    row = 0
+    for part in parts:
+        alone, _ = draw_players(players, part, 3)
+        for own in alone:
+            inner = labels[row][tuple(slice(0, size) for size in own.shape)]
+            assert torch.equal(inner, own)
+            assert int((labels[row] >= 0).sum()) == int((own >= 0).sum()), "padding is nobody's"
+            row += 1
 
 
 # -- do the training samples come again? -------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lightning_interactions.errors import ModelOutputError
 from lightning_interactions.measure.keys import content_keys
-from lightning_interactions.measure.samples import Samples, draw_players
+from lightning_interactions.measure.samples import Samples, draw_players, join
 from lightning_interactions.measure.values import count_cells, evaluate_coalitions, score_rows, table_of
 from lightning_interactions.model.chunks import MAX_CHUNK, default_chunk_size, is_out_of_memory
 from lightning_interactions.model.layer import LayerCut
@@ -251,3 +251,99 @@ def test_scores_of_another_shape_are_refused(score: ScoreFn, shape: tuple[int, .
 def test_a_score_sees_matching_logits_and_targets() -> None:
     rows = score_rows(torch.eye(4), torch.tensor([0, 2]), 2, lambda z, y: z.argmax(1) * 10.0 + y)
     assert rows.tolist() == [[0.0, 10.0], [22.0, 32.0]]
+
+
+# -- what is carried along, and images of different sizes --------------------------------------------------------------
+
+
+class Carrying(nn.Module):
+    """Needs two more tensors of every sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = mlp(features=6)
+
+    def forward(self, x: Tensor, kind: Tensor, weights: Tensor) -> Tensor:
+        return self.net(x * (1 + kind.unsqueeze(1))) + weights
+
+
+CARRIED = (torch.tensor([0, 2, 1, 1, 3]), torch.randn(5, 3, generator=torch.Generator().manual_seed(4)))
+
+
+@pytest.mark.parametrize("layer", [None, "net.0", "net.1"])
+@pytest.mark.parametrize("chunk_size", [1, 7, 16, 40, None])
+def test_what_is_carried_along_goes_with_every_coalition(layer: str | None, chunk_size: int | None) -> None:
+    model = Carrying().eval()
+    cut = LayerCut(model, layer) if layer else None
+    with torch.no_grad():
+        masked = SAMPLES if cut is None else cut.features(model, SAMPLES, CARRIED)
+        if cut is not None:
+            cut.check(model, SAMPLES, CARRIED)
+        players = draw_players(MASKER, Samples(masked, TARGETS, content_keys(SAMPLES)), N)[0]
+        options = {"masker": MASKER, "num_players": N, "score": log_odds, "cut": cut}
+        found = evaluate_coalitions(
+            model, SAMPLES, players, TARGETS, chunk_size=chunk_size, carried=CARRIED, **options
+        )  # fmt: skip
+        for i in range(5):
+            own = slice(i, i + 1)
+            alone = evaluate_coalitions(
+                model, SAMPLES[own], players[own], TARGETS[own], carried=[x[own] for x in CARRIED], **options
+            )  # fmt: skip
+            torch.testing.assert_close(found[own], alone, rtol=1e-5, atol=1e-5)
+    if cut is None:
+        for i in range(5):
+            fixed = lambda x, i=i: model(x, CARRIED[0][i : i + 1], CARRIED[1][i : i + 1])  # noqa: E731
+            expected = values_by_loops(fixed, SAMPLES[i : i + 1], players[i : i + 1], TARGETS[i : i + 1], N)
+            torch.testing.assert_close(found[i : i + 1], expected, rtol=1e-5, atol=1e-5)
+
+
+class AnySize(nn.Module):
+    """Takes images of any size, and tells whether they were padded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 4, 3, padding=1)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        hidden = self.conv(x).tanh().mean((2, 3))
+        return self.head(hidden) + x.shape[-1] * torch.tensor([1.0, 0.0, 0.1]) + bias.unsqueeze(1)
+
+
+@given(
+    st.lists(st.tuples(st.integers(2, 6), st.integers(2, 6), st.integers(1, 3)), min_size=1, max_size=4),
+    st.sampled_from([1, 5, 16, None]), st.data(),
+)  # fmt: skip
+def test_images_of_different_sizes_are_evaluated_as_they_were(
+    sizes: list[tuple[int, int, int]], chunk_size: int | None, data: st.DataObject
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    batches = [torch.randn(count, 2, height, width, generator=generator) for height, width, count in sizes]
+    total = sum(map(len, batches))
+    bias, targets = torch.randn(total, generator=generator), torch.arange(total) % 3
+    parts = [Samples(x, torch.zeros(len(x)), content_keys(x)) for x in batches]
+    together, masker, model = join(parts), ImagePatches(grid=2), AnySize().eval()
+    order = torch.randperm(total, generator=generator)
+    some, bias = together[order], bias[order]
+    players, n = draw_players(masker, some, 3)
+    options = {"masker": masker, "num_players": n, "score": log_odds}
+    with torch.no_grad():
+        found = evaluate_coalitions(
+            model, some.inputs, players, targets, chunk_size=chunk_size, carried=[bias], sizes=some.sizes, **options
+        )  # fmt: skip
+        images = [image for x in batches for image in x]
+        for row, place in enumerate(order.tolist()):
+            image, own = images[place].unsqueeze(0), slice(row, row + 1)
+            labels, _ = draw_players(masker, Samples(image, torch.zeros(1), some.keys[own]), 3)
+            alone = evaluate_coalitions(model, image, labels, targets[own], carried=[bias[own]], **options)
+            torch.testing.assert_close(found[own], alone, rtol=1e-4, atol=1e-5)
+        cells = count_cells(players)
+        cuts = sorted({0, cells, *data.draw(st.lists(st.integers(0, cells), max_size=2))})
+        shares = [
+            evaluate_coalitions(
+                model, some.inputs, players, targets,
+                carried=[bias], sizes=some.sizes, cells=range(*ends), **options,
+            ) for ends in pairwise(cuts)
+        ]  # fmt: skip
+    whole = table_of(torch.cat(shares), players, n, some.sizes)
+    torch.testing.assert_close(whole, found, rtol=1e-4, atol=1e-5)
