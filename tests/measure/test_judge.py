@@ -96,7 +96,7 @@ def test_options_of_the_task_are_kept() -> None:
 
 def test_outputs_come_in_the_order_of_the_samples() -> None:
     net = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4, 3))
-    images = [torch.randn(1, 1, size, 9 - size) for size in (4, 5, 4, 6, 5)]
+    images = [torch.randn(1, 1, size, 9 - size) for size in (5, 6, 4, 6, 5)]
     together = join([Samples(x, torch.zeros(1), torch.tensor([i])) for i, x in enumerate(images)])
     model = Model(net)
     with model.quiet():

@@ -78,6 +78,7 @@ FOUND: dict[str, tuple[Step, Any, Tensor]] = {
     "an unusual name": (lambda m, b: m(b["pixels"]), {"grade": Y, "pixels": X}, Y),
     "index 1": (plainly, [X, Y], Y),
     "index 1 of three": (plainly, (X, Y, OTHER), Y),
+    "index 1 before whole numbers": (lambda m, b: m(b[0]), (X, X[:, 0] * 2, OTHER), X[:, 0] * 2),
     "inputs inside": (lambda m, b: m(b[0]["x"]), ({"x": X}, Y), Y),
     "what a loss is given": (meta, (X, OTHER, Y), Y),
     "a loss that wants another type": (
