@@ -22,7 +22,8 @@ from models import PatchTransformer, lenet, load_or_noise, machine, mlp, table, 
 from torch import Tensor, nn
 
 from lightning_interactions.functional import SPLIT_TOLERANCE, sparse_and_or
-from lightning_interactions.measure.samples import draw_players
+from lightning_interactions.measure.keys import content_keys
+from lightning_interactions.measure.samples import Samples, draw_players
 from lightning_interactions.measure.values import evaluate_coalitions
 from lightning_interactions.model.chunks import ChunkSize
 from lightning_interactions.model.layer import LayerCut
@@ -131,10 +132,10 @@ def measure(
         cut = LayerCut(model, layer) if layer else None
         masked = x if cut is None else cut.features(forward, x)
         masker.fit(masked.cpu())
-        labels = draw_players(masker, masked.cpu(), content_keys(x.cpu()), N)[0].to(device)
+        labels = draw_players(masker, Samples(masked.cpu(), y.cpu(), content_keys(x.cpu())), N)[0].to(device)
         plain = ImagePatches() if x.ndim == 4 else TabularFeatures()
         plain.fit(x.cpu())
-        ids = draw_players(plain, x.cpu(), content_keys(x.cpu()), N)[0].to(device)
+        ids = draw_players(plain, Samples(x.cpu(), y.cpu(), content_keys(x.cpu())), N)[0].to(device)
         coalitions = (
             (torch.arange(2**N, device=device)[:, None] >> torch.arange(N, device=device)).bitwise_and(1).bool()
         )

@@ -56,7 +56,7 @@ def test_columns_are_found() -> None:
     assert (rules.task.kind, rules.task.outputs) == ("classes", 3)
     assert rules.fields == ()
     assert rules.masked == "inputs of shape (B, 5)"
-    assert rules.kind == "TabularFeatures and 3 outputs for classes"
+    assert rules.kind == "TabularFeatures and 3 outputs"
     assert rules.describe().startswith(f"players are {rules.players.describe()} of inputs of shape (B, 5); ")
     assert rules.describe().endswith("their game is the log_odds of the label, of 3 classes")
 
@@ -109,7 +109,7 @@ def test_options_are_passed_on() -> None:
     assert rules.task.target == 1
     batch = columns()
     with rules.model.quiet(), torch.no_grad():
-        torch.testing.assert_close(rules.model(batch.inputs), mlp()(batch.inputs) + 1)
+        torch.testing.assert_close(rules.model(batch.inputs), (mlp()(batch.inputs) + 1).double())
 
 
 def test_the_players_of_the_run_stay_unfitted_and_the_users_untouched() -> None:
@@ -176,14 +176,14 @@ def test_players_that_do_not_suit_are_told_of_before_the_model_is_asked() -> Non
 
 def test_a_game_has_the_players_of_its_samples() -> None:
     batch, pool = columns(), Pool(4)
-    pool.offer(batch.inputs, batch.targets)
+    pool.offer(batch)
     samples = pool.result()
     assert samples is not None
     model, players = Model(mlp()), TabularFeatures("mean")
     with model.quiet():
         game = Game.draw(model, samples, players, 3)
     assert (game.samples, game.players, game.num_players) == (samples, players, 3)
-    assert torch.equal(game.labels, draw_players(players, samples.inputs, content_keys(samples.inputs), 3)[0])
+    assert torch.equal(game.labels, draw_players(players, samples, 3)[0])
     assert game.player_counts.tolist() == [3] * 4
     absent = game.players.mask(samples.inputs[0], game.labels[0], torch.zeros(1, 3).bool())
     playing = game.labels[0] >= 0

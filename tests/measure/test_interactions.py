@@ -389,7 +389,7 @@ GOOD: dict[str, Any] = {"model": mlp(), "inputs": torch.randn(2, 5), "targets": 
         ({"targets": [0, 1]}, BatchError, "list"),
         ({"targets": None}, BatchError, "NoneType"),
         ({"model": Game(lambda x: x.sum())}, ModelOutputError, r"shape \(\)"),
-        ({"model": Game(lambda x: (x, x))}, ModelOutputError, "tuple"),
+        ({"model": Game(lambda x: (x.sum(), x.long()))}, ModelOutputError, "tuple"),
         ({"score": lambda z, y: z}, ModelOutputError, "`score`"),
     ],
 )

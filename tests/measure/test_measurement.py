@@ -15,13 +15,14 @@ from models import Asked, Exchange, Recorder, mlp, on_ranks
 from torch import Tensor, nn
 
 from lightning_interactions import compute_interactions
-from lightning_interactions.errors import MeasureError
+from lightning_interactions.errors import MeasureError, ModelCallError
 from lightning_interactions.functional import interaction_histogram, mean_order, salient_count
 from lightning_interactions.measure import ranks as ranks_module
 from lightning_interactions.measure.games import Game
 from lightning_interactions.measure.measurement import Measurement, measure
 from lightning_interactions.measure.ranks import CELLS, Ranks
 from lightning_interactions.measure.samples import Pool, Samples
+from lightning_interactions.model.batch import Batch
 from lightning_interactions.model.chunks import ChunkSize
 from lightning_interactions.model.layer import LayerCut
 from lightning_interactions.model.model import Model
@@ -35,8 +36,9 @@ NETWORK = mlp(features=6)
 
 def probe(size: int, features: int = 6, seed: int = 0) -> Samples:
     generator = torch.Generator().manual_seed(seed)
-    collector = Pool(size)
-    collector.offer(torch.randn(size, features, generator=generator), torch.randint(3, (size,), generator=generator))
+    x, y = torch.randn(size, features, generator=generator), torch.randint(3, (size,), generator=generator)
+    collector = Pool(size, balanced=True)  # keys are those of `compute_interactions`
+    collector.offer(Batch(x, y))
     found = collector.result()
     assert found is not None
     return found
@@ -59,7 +61,7 @@ def measured(
     game = Game.draw(asked, watched, players or TabularFeatures("zero"), num_players)
     return measure(
         asked, {"val": game}, {"val": watched, "train": probe(7, features, seed=1)}, ranks or Ranks(),
-        task=task, salience=salience, chunks=ChunkSize(chunk_size),
+        tasks={"val": task, "train": task}, salience=salience, chunks=ChunkSize(chunk_size),
     )  # fmt: skip
 
 
@@ -183,7 +185,7 @@ def test_models_that_squeeze_their_output(classes: int, world_size: int) -> None
             watched = Samples(watched.inputs, watched.targets.clamp(max=1), watched.keys)
         game = Game(watched, TabularFeatures("zero"), torch.arange(6).clamp(max=3).expand(6, 6), N)
         task = Task("binary", 1) if classes == 1 else TASK
-        return measure(Asked(model), {"val": game}, {"val": watched}, ranks, task=task, salience=0.03)
+        return measure(Asked(model), {"val": game}, {"val": watched}, ranks, tasks={"val": task}, salience=0.03)
 
     expected, expected_losses = binary(plain, Ranks())
     squeezing = Squeezing()
@@ -249,10 +251,14 @@ def test_a_failure_on_one_rank_stops_all_of_them() -> None:
     models = [NETWORK, Recorder(NETWORK, 0, ValueError("broken here"))]
     healthy, broken = on_ranks(2, lambda ranks: measured(ranks, model=models[ranks.rank]))
     assert isinstance(healthy, MeasureError)
-    assert str(healthy) == "on rank 1: ValueError: broken here"
+    reason = (
+        "ModelCallError: TwoPhaseMonitor called Recorder with float32 (5, 6), and it raised ValueError: broken here."
+    )
+    assert str(healthy).startswith(f"on rank 1: {reason}")
     assert isinstance(broken, MeasureError)
-    assert str(broken) == "ValueError: broken here"
-    assert isinstance(broken.__cause__, ValueError)
+    assert str(broken).startswith(reason)
+    assert isinstance(broken.__cause__, ModelCallError)
+    assert isinstance(broken.__cause__.__cause__, ValueError)
 
 
 @pytest.mark.parametrize(
@@ -459,7 +465,7 @@ def test_measuring_a_layer_equals_compute_interactions(world_size: int) -> None:
         network, watched.inputs, watched.targets, TabularFeatures("mean"), num_players=N, layer="1"
     )
     for found, losses in on_ranks(
-        world_size, lambda ranks: measure(model, {"val": game}, {}, ranks, task=TASK, salience=0.03)
+        world_size, lambda ranks: measure(model, {"val": game}, {}, ranks, tasks={"val": TASK}, salience=0.03)
     ):
         torch.testing.assert_close(found["val"].strength, result.strength(), rtol=1e-5, atol=1e-7)
         assert losses == {}
@@ -471,7 +477,7 @@ def test_measuring_a_layer_equals_compute_interactions(world_size: int) -> None:
 def test_progress_counts_the_masked_rows() -> None:
     model, rows, watched = Asked(NETWORK), list[int](), probe(5)
     game = Game.draw(model, watched, TabularFeatures("zero"), N)
-    measure(model, {"val": game}, {}, Ranks(), task=TASK, salience=0.03, progress=rows.append)
+    measure(model, {"val": game}, {}, Ranks(), tasks={"val": TASK}, salience=0.03, progress=rows.append)
     assert sum(rows) == 5 * 2**N + 2**N, "the rounding noise is measured on one more sample"
 
 
@@ -481,7 +487,7 @@ def test_the_chunk_size_that_was_found_is_kept() -> None:
     game = Game.draw(model, watched, TabularFeatures("zero"), N)
     for _ in range(2):
         recorder.rows.clear()
-        measure(model, {"val": game}, {"val": watched}, Ranks(), task=TASK, salience=0.03, chunks=chunks)
+        measure(model, {"val": game}, {"val": watched}, Ranks(), tasks={"val": TASK}, salience=0.03, chunks=chunks)
     assert max(recorder.rows) <= 6, "no second try at what needs too much memory"
 
 

@@ -7,6 +7,7 @@ import math
 import pickle
 import random
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,19 +20,20 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from lightning_interactions.errors import BatchError, MeasureError
-from lightning_interactions.measure import samples as probes
+from lightning_interactions.measure import keys as hashing
+from lightning_interactions.measure.keys import HASHED_AT_ONCE, content_keys, with_targets, without_targets
 from lightning_interactions.measure.ranks import Ranks
 from lightning_interactions.measure.samples import (
-    HASHED_AT_ONCE,
     Pool,
     Samples,
-    content_keys,
     draw_players,
+    join,
     smallest_keys,
 )
 from lightning_interactions.measure.watchlist import LOSS_SAMPLES, STATE_LIMIT_BYTES, Recurrence, Watchlist
-from lightning_interactions.model.batch import Padding
-from lightning_interactions.players import TabularFeatures
+from lightning_interactions.model.batch import Batch, Padding
+from lightning_interactions.model.tree import tensors
+from lightning_interactions.players import ImagePatches, TabularFeatures
 
 # -- keys ------------------------------------------------------------------------------------------------------------
 
@@ -101,7 +103,7 @@ def test_memory_format_and_blocks_do_not_matter(shape: tuple[int, ...], monkeypa
     if x.ndim == 4:
         assert torch.equal(content_keys(x.to(memory_format=torch.channels_last)), keys)
     for block in (1, 7, 1000) if x.numel() < 1000 else (1000,):
-        monkeypatch.setattr(probes, "HASHED_AT_ONCE", {"cpu": block})
+        monkeypatch.setattr(hashing, "HASHED_AT_ONCE", {"cpu": block})
         assert torch.equal(content_keys(x), keys)
 
 
@@ -195,29 +197,34 @@ def data(size: int = 60, classes: int = 3) -> tuple[Tensor, Tensor]:
 
 def collected(collector: Pool, x: Tensor, y: Tensor, batch: int) -> Samples:
     for inputs, targets in zip(x.split(batch), y.split(batch), strict=True):
-        collector.offer(inputs, targets)
+        collector.offer(Batch(inputs, targets))
     found = collector.result()
     assert found is not None
     return found
 
 
+def plain(x: Tensor, keys: Tensor) -> Samples:
+    return Samples(x, torch.zeros(len(x)), keys)
+
+
 def same(first: Samples, second: Samples) -> bool:
-    pairs = zip(vars(first).values(), vars(second).values(), strict=True)
-    return all(torch.equal(a, b) for a, b in pairs)
+    own, other = tensors(vars(first)), tensors(vars(second))
+    return own.keys() == other.keys() and all(torch.equal(own[name], other[name]) for name in own)
 
 
 @pytest.mark.parametrize("balanced", [True, False], ids=["balanced", "evenly"])
 def test_a_collector_keeps_the_same_samples_for_every_order_and_batch_size(balanced: bool) -> None:
     x, y = data()
     expected = collected(Pool(10, balanced=balanced), x, y, 60)
-    assert torch.equal(expected.keys, content_keys(x).sort().values[:10]) or balanced
+    keys = content_keys(x) if balanced else with_targets(content_keys(x), y)
+    assert torch.equal(expected.keys, keys.sort().values[:10]) or balanced
     for batch in (1, 7, 10):
         order = torch.randperm(60)
         assert same(collected(Pool(10, balanced=balanced), x[order], y[order], batch), expected)
     again = collected(Pool(10, balanced=balanced), torch.cat([x, x]), torch.cat([y, y]), 7)
-    assert same(again, expected)  # a sampler that repeats samples changes nothing
+    assert same(again, replace(expected, counts=torch.full((10,), 2)))  # one that comes twice is one that counts twice
     for i, key in enumerate(expected.keys.tolist()):
-        row = content_keys(x).tolist().index(key)
+        row = keys.tolist().index(key)
         assert torch.equal(expected.inputs[i], x[row])
         assert expected.targets[i] == y[row]
     if balanced:
@@ -235,7 +242,7 @@ def test_nothing_collected_is_none() -> None:
 @pytest.mark.parametrize("batch", [1, 7, 60])
 def test_wanted_samples_come_before_all_others(balanced: bool, batch: int) -> None:
     x, y = data()
-    keys = content_keys(x)
+    keys = content_keys(x) if balanced else with_targets(content_keys(x), y)
     wanted = keys.sort().values[-8::2]  # without being wanted, none of them would be taken
     collector = Pool(10, balanced=balanced)
     collector.wanted = torch.cat([wanted, torch.tensor([12345])])  # one is nowhere
@@ -252,7 +259,7 @@ def test_wanted_samples_come_before_all_others(balanced: bool, batch: int) -> No
 def test_as_many_are_wanted_as_there_is_room_for() -> None:
     x, y = data()
     collector = Pool(10, max_bytes=3 * 16)
-    collector.wanted = content_keys(x).sort().values[20:30]
+    collector.wanted = with_targets(content_keys(x), y).sort().values[20:30]
     assert torch.equal(collected(collector, x, y, 7).keys, collector.wanted[:3])
 
 
@@ -262,14 +269,14 @@ def test_memory_is_limited_but_two_samples_stay(limit: int, expected: int) -> No
     found = collected(Pool(10, max_bytes=limit), x, y, 8)
     assert len(found) == expected
     assert found.inputs.nbytes == expected * 16
-    assert torch.equal(found.keys, content_keys(x).sort().values[:expected])
+    assert torch.equal(found.keys, with_targets(content_keys(x), y).sort().values[:expected])
 
 
 def test_samples_of_another_shape_are_refused() -> None:
     collector = Pool(4)
-    collector.offer(torch.zeros(2, 3), torch.zeros(2))
+    collector.offer(Batch(torch.zeros(2, 3), torch.zeros(2)))
     with pytest.raises(BatchError, match=r"got \(4,\) after \(3,\).*input_fn"):
-        collector.offer(torch.zeros(2, 4), torch.zeros(2))
+        collector.offer(Batch(torch.zeros(2, 4), torch.zeros(2)))
 
 
 @pytest.mark.parametrize("size", [2, 100])
@@ -277,7 +284,7 @@ def test_batches_may_be_overwritten_later(size: int) -> None:
     x, y = data()
     batch, labels = x.clone(), y.clone()
     collector = Pool(size, balanced=True)
-    collector.offer(batch, labels)
+    collector.offer(Batch(batch, labels))
     batch.zero_()
     labels.zero_()
     found = collector.result()
@@ -290,16 +297,16 @@ def test_no_random_numbers_are_drawn() -> None:
     x, y = data()
     before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
     found = collected(Pool(10, balanced=True), x, y, 8)
-    draw_players(TabularFeatures("zero"), found.inputs, found.keys, 3)
+    draw_players(TabularFeatures("zero"), found, 3)
     assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before
 
 
 def test_batches_with_gradients_and_of_inference_mode_are_taken() -> None:
     x, y = data()
     collector = Pool(10)
-    collector.offer(x[:30].requires_grad_(), y[:30])
+    collector.offer(Batch(x[:30].requires_grad_(), y[:30]))
     with torch.inference_mode():
-        collector.offer(x[30:] * 1, y[30:])
+        collector.offer(Batch(x[30:] * 1, y[30:]))
     found = collector.result()
     assert found is not None
     assert not found.inputs.requires_grad
@@ -323,12 +330,12 @@ def test_targets_keep_their_form(targets: Tensor) -> None:
 def test_players_belong_to_the_sample_not_to_its_place() -> None:
     x = torch.randn(6, 20)
     keys = content_keys(x)
-    labels, n = draw_players(TabularFeatures("zero"), x, keys, 5)
+    labels, n = draw_players(TabularFeatures("zero"), plain(x, keys), 5)
     assert n == 5
     order = torch.tensor([3, 1, 5])
-    assert torch.equal(draw_players(TabularFeatures("zero"), x[order], keys[order], 5)[0], labels[order])
+    assert torch.equal(draw_players(TabularFeatures("zero"), plain(x[order], keys[order]), 5)[0], labels[order])
     assert len({tuple(row) for row in labels.tolist()}) == 6
-    other = draw_players(TabularFeatures("zero"), x, content_keys(x, seed=1), 5)[0]
+    other = draw_players(TabularFeatures("zero"), plain(x, content_keys(x, seed=1)), 5)[0]
     assert not torch.equal(other, labels)
 
 
@@ -338,7 +345,7 @@ def test_the_richest_sample_gives_the_number_of_players() -> None:
             return torch.arange(4).clamp(max=int(sample[0]))
 
     x = torch.tensor([[1.0, 0, 0, 0], [2.0, 0, 0, 0]])
-    labels, n = draw_players(Ragged("zero"), x, content_keys(x), 10)
+    labels, n = draw_players(Ragged("zero"), plain(x, content_keys(x)), 10)
     assert n == 3
     assert labels.tolist() == [[0, 1, 1, 1], [0, 1, 2, 2]]
 
@@ -350,7 +357,7 @@ def test_partitions_of_other_shapes_are_refused() -> None:
 
     x = torch.tensor([[0.0, 0, 0], [1.0, 0, 0]])
     with pytest.raises(BatchError, match=r"Ragged\.partition must return the same shape"):
-        draw_players(Ragged("zero"), x, content_keys(x), 3)
+        draw_players(Ragged("zero"), plain(x, content_keys(x)), 3)
 
 
 @given(st.integers(1, 50), st.integers(1, 9))
@@ -370,7 +377,7 @@ def fill(watchlist: Watchlist, seed: int = 1) -> None:
     for split in ("val", "train"):
         if watchlist.wants(split):
             for inputs, targets in zip(x.split(9), y.split(9), strict=True):
-                watchlist.offer(split, inputs, targets)
+                watchlist.offer(split, Batch(inputs, targets))
 
 
 def through_a_file(state: Any) -> Any:
@@ -400,7 +407,7 @@ def test_a_frozen_watchlist_wants_no_more() -> None:
 
 def test_a_split_without_samples_stays_open() -> None:
     watchlist = Watchlist(["val", "train"], [], num_samples=6)
-    watchlist.offer("val", torch.randn(8, 4), torch.zeros(8))
+    watchlist.offer("val", Batch(torch.randn(8, 4), torch.zeros(8)))
     watchlist.freeze()
     assert list(watchlist.watched) == ["val"]
     assert watchlist.wants("train")
@@ -408,7 +415,7 @@ def test_a_split_without_samples_stays_open() -> None:
 
 def test_loss_probes_are_limited() -> None:
     watchlist = Watchlist([], ["val"], num_samples=2)
-    watchlist.offer("val", torch.randn(LOSS_SAMPLES + 5, 4), torch.zeros(LOSS_SAMPLES + 5))
+    watchlist.offer("val", Batch(torch.randn(LOSS_SAMPLES + 5, 4), torch.zeros(LOSS_SAMPLES + 5)))
     watchlist.freeze()
     assert len(watchlist.losses["val"]) == LOSS_SAMPLES
 
@@ -505,18 +512,22 @@ def frozen_on(world_size: int, fill_rank: Any, padding: Padding | None = None, *
 def test_ranks_together_choose_what_one_would(world_size: int, empty: int) -> None:
     x, y = data()
     single = Watchlist(["val"], ["val"], num_samples=10)
-    single.offer("val", x, y)
+    single.offer("val", Batch(x, y))
     single.freeze()
 
     def fill_rank(rank: int, watchlist: Watchlist) -> None:
         if rank < world_size:
             for inputs, targets in zip(x[rank::world_size].split(4), y[rank::world_size].split(4), strict=True):
-                watchlist.offer("val", inputs, targets)
-            watchlist.offer("val", x[:2], y[:2])  # a sampler repeats some
+                watchlist.offer("val", Batch(inputs, targets))
+            watchlist.offer("val", Batch(x[:2], y[:2]))  # each of them has two more
 
+    often = torch.ones(60, dtype=torch.long)
+    often[:2] += world_size
     for found in frozen_on(world_size + empty, fill_rank):
-        assert same(found.watched["val"], single.watched["val"])
-        assert same(found.losses["val"], single.losses["val"])
+        for kind in ("watched", "losses"):
+            own, alone = getattr(found, kind)["val"], getattr(single, kind)["val"]
+            rows = [x.tolist().index(row) for row in alone.inputs.tolist()]
+            assert same(own, replace(alone, counts=often[rows]))
 
 
 def test_wanted_samples_are_found_on_whichever_rank_they_are() -> None:
@@ -525,7 +536,7 @@ def test_wanted_samples_are_found_on_whichever_rank_they_are() -> None:
 
     def fill_rank(rank: int, watchlist: Watchlist) -> None:
         watchlist.load_state_dict({"keys": {"watched": {"val": wanted}}})
-        watchlist.offer("val", x[rank::2], y[rank::2])
+        watchlist.offer("val", Batch(x[rank::2], y[rank::2]))
 
     for found in frozen_on(2, fill_rank):
         assert torch.isin(wanted, found.watched["val"].keys).all()
@@ -545,7 +556,7 @@ def test_only_what_is_chosen_is_exchanged_and_only_once(monkeypatch: pytest.Monk
             return ranks.gather_objects(item)
 
         watchlist = Watchlist(["val"], [], num_samples=4)
-        watchlist.offer("val", x[ranks.rank :: 2], y[ranks.rank :: 2])
+        watchlist.offer("val", Batch(x[ranks.rank :: 2], y[ranks.rank :: 2]))
         watchlist.freeze(Ranks(ranks.rank, 2, gather, gather_objects))
 
     assert on_ranks(2, work) == [None, None]
@@ -558,12 +569,12 @@ def test_texts_of_different_length_are_brought_to_the_longest() -> None:
     ids = torch.randint(1, 50, (24, 6))
     single = Watchlist(["val"], ["val"], num_samples=10)
     long = torch.cat([ids, torch.zeros(24, 3, dtype=torch.long)], 1)
-    single.offer("val", long, torch.zeros(24), padding=padding)
+    single.offer("val", Batch(long, torch.zeros(24)), padding=padding)
     single.freeze()
 
     def fill_rank(rank: int, watchlist: Watchlist) -> None:
         inputs = (ids, long)[rank][rank::2]
-        watchlist.offer("val", inputs, torch.zeros(12), padding=padding)
+        watchlist.offer("val", Batch(inputs, torch.zeros(12)), padding=padding)
 
     for found in frozen_on(3, lambda rank, watchlist: fill_rank(rank, watchlist) if rank < 2 else None, padding):
         assert same(found.watched["val"], single.watched["val"])
@@ -574,7 +585,7 @@ def test_ranks_with_other_shapes_all_give_up_and_keep_what_they_have() -> None:
 
     def fill_rank(rank: int, watchlist: Watchlist) -> None:
         lists[rank] = watchlist
-        watchlist.offer("val", torch.randn(8, 4 + rank // 2), torch.zeros(8))
+        watchlist.offer("val", Batch(torch.randn(8, 4 + rank // 2), torch.zeros(8)))
 
     errors = frozen_on(3, fill_rank)
     assert all(isinstance(error, BatchError) for error in errors)
@@ -586,15 +597,283 @@ def test_ranks_with_other_shapes_all_give_up_and_keep_what_they_have() -> None:
 def test_a_failure_on_one_rank_ends_the_choice_on_all() -> None:
     class Broken(Padding):
         def extend(self, inputs: Tensor, length: int) -> Tensor:
+            if not len(inputs):  # forms, which every rank has
+                return super().extend(inputs, length)
             raise KeyError("no padding here")
 
     def fill_rank(rank: int, watchlist: Watchlist) -> None:
-        watchlist.offer("val", torch.randint(1, 9, (4, 5 + rank)), torch.zeros(4), padding=Padding(0))
+        watchlist.offer("val", Batch(torch.randint(1, 9, (4, 5 + rank)), torch.zeros(4)), padding=Padding(0))
 
     healthy, broken = reversed(frozen_on(2, fill_rank, Broken(0)))  # the rank of the longer texts need not pad
     assert isinstance(healthy, MeasureError)
     assert isinstance(broken, MeasureError)
     assert "on rank 0: KeyError: 'no padding here'" in str(healthy)
+
+
+# -- how often samples occur -------------------------------------------------------------------------------------------
+
+rows_of_data = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), min_size=1, max_size=40)
+
+
+def in_batches(pool: Pool, x: Tensor, y: Tensor, sizes: list[int], carried: tuple[Tensor, ...] = ()) -> None:
+    start = 0
+    while start < len(x):
+        size = sizes[start % len(sizes)]
+        some = slice(start, start + size)
+        pool.offer(Batch(x[some], y[some], carried=tuple(tensor[some] for tensor in carried)))
+        start += size
+
+
+@given(
+    rows_of_data, st.integers(1, 12), st.integers(1, 4), st.booleans(),
+    st.lists(st.integers(1, 7), min_size=1, max_size=4), st.randoms(use_true_random=False), st.integers(0, 40),
+)  # fmt: skip
+def test_equal_samples_are_one_that_counts_as_often_as_it_occurs_in_a_pass(
+    rows: list[tuple[int, int]], size: int, passes: int, balanced: bool, sizes: list[int],
+    shuffler: random.Random, before: int,
+) -> None:  # fmt: skip
+    pool = Pool(size, balanced=balanced)
+
+    def go_through(part: list[tuple[int, int]]) -> None:
+        if part:
+            x, y = torch.tensor(part).unbind(1)
+            in_batches(pool, x.float().unsqueeze(1), y, sizes)
+        pool.begin_pass()
+
+    go_through(rows[:before])  # a first pass that was cut short, as a sanity check is
+    for _ in range(passes):
+        shuffler.shuffle(rows)
+        go_through(rows)
+    go_through(rows[before:])  # and a last one
+    found = pool.result()
+    assert found is not None
+    assert found.counts is not None
+    if balanced:  # it looks at the inputs only
+        often: Any = Counter(x for x, _ in rows)
+        own = [int(x) for x in found.inputs[:, 0]]
+    else:
+        often = Counter(rows)
+        own = [(int(x), int(y)) for x, y in zip(found.inputs[:, 0], found.targets, strict=True)]
+    assert len(set(own)) == len(own) == min(size, len(often))
+    assert found.counts.tolist() == [often[row] for row in own]
+
+
+@given(rows_of_data, st.integers(1, 4))
+def test_ranks_add_up_how_often_samples_occur(rows: list[tuple[int, int]], world_size: int) -> None:
+    x, y = torch.tensor(rows).unbind(1)
+
+    def fill_rank(rank: int, watchlist: Watchlist) -> None:
+        if len(x[rank::world_size]):
+            watchlist.offer("val", Batch(x[rank::world_size].float().unsqueeze(1), y[rank::world_size]))
+
+    often = Counter(rows)
+    for found in frozen_on(world_size, fill_rank):
+        losses = found.losses["val"]
+        own = [(int(x), int(y)) for x, y in zip(losses.inputs[:, 0], losses.targets, strict=True)]
+        assert sorted(own) == sorted(often)
+        assert losses.counts.tolist() == [often[row] for row in own]
+
+
+def test_samples_that_differ_in_their_targets_only_both_count_in_the_loss() -> None:
+    x, y = torch.tensor([[1.0, 2.0], [1.0, 2.0], [3.0, 4.0]]), torch.tensor([0, 1, 0])
+    watchlist = Watchlist(["val"], ["val"], num_samples=3)
+    watchlist.offer("val", Batch(x, y))
+    watchlist.freeze()
+    losses, watched = watchlist.losses["val"], watchlist.watched["val"]
+    assert sorted(zip(losses.inputs[:, 0].tolist(), losses.targets.tolist(), strict=True)) == [(1, 0), (1, 1), (3, 0)]
+    assert len(losses.keys.unique()) == 3
+    assert sorted(watched.inputs[:, 0].tolist()) == [1, 3], "the game is played on the inputs"
+    assert dict(zip(watched.inputs[:, 0].tolist(), watched.counts.tolist(), strict=True)) == {1: 2, 3: 1}
+
+
+@given(st.integers(0, 10**6))
+def test_targets_change_the_lowest_bits_of_a_key_only(seed: int) -> None:
+    torch.manual_seed(seed)
+    x = torch.randn(20, 3)
+    keys = content_keys(x)
+    for targets in (torch.arange(20), torch.randn(20), torch.randn(20, 4), torch.tensor([True, False] * 10)):
+        own = with_targets(keys, targets)
+        assert torch.equal(without_targets(own), without_targets(keys))
+        assert torch.equal(own.argsort(), keys.argsort()), "so the choice stays"
+        assert not torch.equal(own, with_targets(keys, targets.flip(0)))
+        assert torch.equal(with_targets(own, targets), own)
+
+
+# -- what is carried along ---------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 8), st.booleans(), st.lists(st.integers(1, 7), min_size=1, max_size=3))
+def test_what_is_carried_along_stays_with_its_sample(size: int, balanced: bool, sizes: list[int]) -> None:
+    x = torch.arange(20.0).unsqueeze(1).repeat(1, 2)
+    carried = (torch.arange(20) * 7, torch.arange(60.0).view(20, 3) + 100)
+    pool = Pool(size, balanced=balanced)
+    in_batches(pool, x, torch.arange(20) % 3, sizes, carried)
+    found = pool.result()
+    assert found is not None
+    own = found.inputs[:, 0].long()
+    assert len(own) == size
+    assert torch.equal(found.targets, own % 3)
+    assert torch.equal(found.carried[0], carried[0][own])
+    assert torch.equal(found.carried[1], carried[1][own])
+    some = found[torch.tensor([size - 1, 0])]
+    assert torch.equal(some.carried[1], carried[1][some.inputs[:, 0].long()])
+
+
+def test_what_is_carried_along_is_part_of_the_key() -> None:
+    x, along = torch.ones(4, 2), (torch.tensor([0, 0, 1, 1]), torch.tensor([0.5, 0.5, 0.5, 0.7]))
+    assert len(content_keys(x, carried=along).unique()) == 3
+    assert len(content_keys(x, carried=along[:1]).unique()) == 2
+    assert not torch.equal(content_keys(x, carried=along), content_keys(x, carried=along[::-1]))
+    pool = Pool(9, balanced=True)
+    pool.offer(Batch(x, torch.zeros(4).long(), carried=along))
+    found = pool.result()
+    assert found is not None
+    assert found.counts is not None
+    rows = zip(found.carried[0].tolist(), found.carried[1].tolist(), found.counts.tolist(), strict=True)
+    assert sorted((a, round(b, 1), c) for a, b, c in rows) == [(0, 0.5, 2), (1, 0.5, 1), (1, 0.7, 1)]
+
+
+def test_carried_tensors_may_be_overwritten_later_and_must_keep_their_shape() -> None:
+    along = torch.arange(3)
+    pool = Pool(9)
+    pool.offer(Batch(torch.ones(3, 2), torch.zeros(3), carried=(along,)))
+    along.zero_()
+    found = pool.result()
+    assert found is not None
+    assert sorted(found.carried[0].tolist()) == [0, 1, 2]
+    with pytest.raises(BatchError, match="what goes with the inputs"):
+        pool.offer(Batch(torch.ones(3, 2), torch.zeros(3), carried=(along.view(3, 1),)))
+    with pytest.raises(BatchError, match="what goes with the inputs"):
+        pool.offer(Batch(torch.ones(3, 2), torch.zeros(3)))
+
+
+def test_ranks_exchange_what_is_carried_along() -> None:
+    x, y = data()
+    along = (torch.arange(60), torch.randn(60, 2))
+
+    def some(rows: slice) -> Batch:
+        return Batch(x[rows], y[rows], carried=tuple(tensor[rows] for tensor in along))
+
+    single = Watchlist(["val"], ["val"], num_samples=10)
+    single.offer("val", some(slice(None)))
+    single.freeze()
+    for found in frozen_on(3, lambda rank, watchlist: watchlist.offer("val", some(slice(rank, None, 3)))):
+        assert same(found.watched["val"], single.watched["val"])
+        assert same(found.losses["val"], single.losses["val"])
+    restored = Watchlist(["val"], ["val"], num_samples=10, keep="inputs")
+    single._keep = "inputs"
+    assert restored.load_state_dict(through_a_file(single.state_dict()))
+    assert same(restored.watched["val"], single.watched["val"])
+
+
+# -- images of different sizes -----------------------------------------------------------------------------------------
+
+shapes = st.lists(st.tuples(st.integers(2, 6), st.integers(2, 6), st.integers(1, 3)), min_size=1, max_size=6)
+
+
+def pictures(sizes: list[tuple[int, int, int]]) -> list[Tensor]:
+    """Batches of equal images each, no two images alike."""
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(count, 2, height, width, generator=generator) for height, width, count in sizes]
+
+
+def originals(found: Samples) -> list[Tensor]:
+    """The samples one by one as `of_one_shape` gives them back, in their order."""
+    images: dict[int, Tensor] = {}
+    for rows, some in found.of_one_shape():
+        assert some.sizes is None
+        assert torch.equal(found.keys[rows], some.keys)
+        assert torch.equal(found.targets[rows], some.targets)
+        images |= dict(zip(rows.tolist(), some.inputs, strict=True))
+    assert sorted(images) == list(range(len(found)))
+    return [images[row] for row in range(len(found))]
+
+
+@given(shapes, st.integers(1, 10))
+def test_images_of_any_size_come_back_as_they_were(sizes: list[tuple[int, int, int]], size: int) -> None:
+    batches = pictures(sizes)
+    every = {int(key): image for batch in batches for key, image in zip(content_keys(batch), batch, strict=True)}
+    pool = Pool(size, balanced=True)
+    for batch in batches:
+        pool.offer(Batch(batch, torch.zeros(len(batch)).long()), any_size=True)
+    found = pool.result()
+    assert found is not None
+    assert found.keys.tolist() == sorted(every)[:size]
+    for key, image in zip(found.keys.tolist(), originals(found), strict=True):
+        assert torch.equal(image, every[key])
+    back = found[torch.arange(len(found)).flip(0)]
+    assert all(torch.equal(a, b) for a, b in zip(originals(back), originals(found)[::-1], strict=True))
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 4), (3, 1, 4), (3, 4, 1)], ids=str)
+def test_a_dimension_may_be_one(shape: tuple[int, ...]) -> None:
+    """A grey image among coloured ones, for example."""
+    pool, small, large = Pool(4, balanced=True), torch.randn(2, *shape), torch.randn(2, 3, 4, 4)
+    for batch in (small, large):
+        pool.offer(Batch(batch, torch.zeros(2).long()), any_size=True)
+    found = pool.result()
+    assert found is not None
+    expected = {int(key): x for images in (small, large) for key, x in zip(content_keys(images), images, strict=True)}
+    for key, image in zip(found.keys.tolist(), originals(found), strict=True):
+        assert torch.equal(image, expected[key])
+
+
+def test_images_of_another_size_are_refused_unless_any_will_do() -> None:
+    pool = Pool(4)
+    pool.offer(Batch(torch.zeros(2, 1, 3, 3), torch.zeros(2)))
+    with pytest.raises(BatchError, match="one shape"):
+        pool.offer(Batch(torch.zeros(2, 1, 3, 4), torch.zeros(2)))
+    with pytest.raises(BatchError, match="one shape"):
+        pool.offer(Batch(torch.zeros(2, 3), torch.zeros(2)), any_size=True)
+
+
+def test_samples_of_one_size_stay_as_they_are() -> None:
+    found = collected(Pool(10), *data(), 7)
+    assert found.sizes is None
+    ((rows, some),) = found.of_one_shape()
+    assert some is found
+    assert rows.tolist() == list(range(10))
+
+
+@pytest.mark.parametrize("heights", [(4, 4, 4), (4, 6, 4), (6, 4, 5)], ids=str)
+def test_ranks_may_have_images_of_other_sizes(heights: tuple[int, ...]) -> None:
+    batches = pictures([(height, 5, 4) for height in heights])
+    single = Watchlist(["val"], ["val"], num_samples=8)
+    for batch in batches:
+        single.offer("val", Batch(batch, torch.arange(4)), any_size=True)
+    single.freeze(any_size=True)
+
+    def work(ranks: Ranks) -> Watchlist:
+        watchlist = Watchlist(["val"], ["val"], num_samples=8)
+        if ranks.rank < 3:
+            watchlist.offer("val", Batch(batches[ranks.rank], torch.arange(4)), any_size=True)
+        watchlist.freeze(ranks, any_size=True)
+        return watchlist
+
+    for found in on_ranks(4, work):
+        for kind in ("watched", "losses"):
+            own, alone = getattr(found, kind)["val"], getattr(single, kind)["val"]
+            assert torch.equal(own.keys, alone.keys)
+            assert torch.equal(own.targets, alone.targets)
+            assert all(torch.equal(a, b) for a, b in zip(originals(own), originals(alone), strict=True))
+
+
+@given(shapes)
+def test_players_of_an_image_do_not_depend_on_the_others(sizes: list[tuple[int, int, int]]) -> None:
+    batches = pictures(sizes)
+    parts = [Samples(x, torch.zeros(len(x)), content_keys(x)) for x in batches]
+    together, players = join(parts), ImagePatches(grid=2)
+    labels, n = draw_players(players, together, 3)
+    assert n == 3
+    assert labels.shape[0] == len(together)
+    row = 0
+    for part in parts:
+        alone, _ = draw_players(players, part, 3)
+        for own in alone:
+            inner = labels[row][tuple(slice(0, size) for size in own.shape)]
+            assert torch.equal(inner, own)
+            assert int((labels[row] >= 0).sum()) == int((own >= 0).sum()), "padding is nobody's"
+            row += 1
 
 
 # -- do the training samples come again? -------------------------------------------------------------------------------
@@ -608,7 +887,7 @@ def test_a_failure_on_one_rank_ends_the_choice_on_all() -> None:
 def test_ranks_judge_together_whether_samples_come_again(
     seen: tuple[int, int], batches: int, expected: tuple[int, int] | None
 ) -> None:
-    keys = torch.arange(16)
+    keys = torch.arange(16) << 20
 
     def work(ranks: Ranks) -> Any:
         recurrence = Recurrence()

@@ -13,7 +13,8 @@ from oracles import values_by_loops
 from torch import Tensor, nn
 
 from lightning_interactions.errors import ModelOutputError
-from lightning_interactions.measure.samples import draw_players
+from lightning_interactions.measure.keys import content_keys
+from lightning_interactions.measure.samples import Samples, draw_players, join
 from lightning_interactions.measure.values import count_cells, evaluate_coalitions, score_rows, table_of
 from lightning_interactions.model.chunks import MAX_CHUNK, default_chunk_size, is_out_of_memory
 from lightning_interactions.model.layer import LayerCut
@@ -24,7 +25,7 @@ N = 4
 SAMPLES = torch.randn(5, 6, generator=torch.Generator().manual_seed(3))
 TARGETS = torch.tensor([0, 1, 2, 0, 1])
 MASKER = TabularFeatures("zero")
-PLAYERS = draw_players(MASKER, SAMPLES, content_keys(SAMPLES), N)[0]
+PLAYERS = draw_players(MASKER, Samples(SAMPLES, TARGETS, content_keys(SAMPLES)), N)[0]
 
 
 def evaluate(model: nn.Module, chunk_size: int | None = None, score: ScoreFn = log_odds, **kwargs) -> Tensor:
@@ -46,7 +47,7 @@ def test_values_equal_a_plain_double_loop(chunk_size: int | None) -> None:
 def test_values_of_images_equal_a_plain_double_loop() -> None:
     model, samples, targets = cnn(), torch.randn(2, 1, 8, 8), torch.tensor([2, 0])
     masker = ImagePatches(grid=3)
-    players = draw_players(masker, samples, content_keys(samples), N)[0]
+    players = draw_players(masker, Samples(samples, targets, content_keys(samples)), N)[0]
     with torch.no_grad():
         found = evaluate_coalitions(
             model, samples, players, targets, masker=masker, num_players=N, score=log_odds, chunk_size=9
@@ -114,7 +115,7 @@ def test_no_forward_is_larger_than_the_chunk(layer: str | None, chunk_size: int)
     masker = TabularFeatures("zero")
     cut = LayerCut(model, layer) if layer else None
     masked = SAMPLES if cut is None else cut.features(model, SAMPLES)
-    players = draw_players(masker, masked, content_keys(SAMPLES), N)[0]
+    players = draw_players(masker, Samples(masked, TARGETS, content_keys(SAMPLES)), N)[0]
     largest.clear()
     with torch.no_grad():
         evaluate_coalitions(
@@ -156,7 +157,7 @@ def test_chunks_are_halved_until_memory_suffices(error: Exception, limit: int) -
 def test_memory_may_run_out_before_the_layer() -> None:
     model = mlp(features=6)
     cut, masker = LayerCut(model, "1"), TabularFeatures("zero")
-    players = draw_players(masker, cut.features(model, SAMPLES), content_keys(SAMPLES), N)[0]
+    players = draw_players(masker, Samples(cut.features(model, SAMPLES), TARGETS, content_keys(SAMPLES)), N)[0]
     found = []
     for forward in (model, Recorder(model, 2)):
         with torch.no_grad():
@@ -225,7 +226,7 @@ def test_values_that_are_not_finite_stay_in_the_row_of_their_sample(bad: float, 
         (lambda x: x[:-1, :3], r"one row of logits per input \(16\).*returned 15"),
         (lambda x: x[:1, :3], "returned 1"),
         (lambda x: x.mean(), r"shape \(\)"),
-        (lambda x: (x, x), "tuple"),
+        (lambda x: (x.sum(), x.long()), "tuple"),
         (lambda x: x.long(), "int64"),
     ],
     ids=["a row short", "one row", "a loss", "tuple", "integers"],
@@ -250,3 +251,99 @@ def test_scores_of_another_shape_are_refused(score: ScoreFn, shape: tuple[int, .
 def test_a_score_sees_matching_logits_and_targets() -> None:
     rows = score_rows(torch.eye(4), torch.tensor([0, 2]), 2, lambda z, y: z.argmax(1) * 10.0 + y)
     assert rows.tolist() == [[0.0, 10.0], [22.0, 32.0]]
+
+
+# -- what is carried along, and images of different sizes --------------------------------------------------------------
+
+
+class Carrying(nn.Module):
+    """Needs two more tensors of every sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = mlp(features=6)
+
+    def forward(self, x: Tensor, kind: Tensor, weights: Tensor) -> Tensor:
+        return self.net(x * (1 + kind.unsqueeze(1))) + weights
+
+
+CARRIED = (torch.tensor([0, 2, 1, 1, 3]), torch.randn(5, 3, generator=torch.Generator().manual_seed(4)))
+
+
+@pytest.mark.parametrize("layer", [None, "net.0", "net.1"])
+@pytest.mark.parametrize("chunk_size", [1, 7, 16, 40, None])
+def test_what_is_carried_along_goes_with_every_coalition(layer: str | None, chunk_size: int | None) -> None:
+    model = Carrying().eval()
+    cut = LayerCut(model, layer) if layer else None
+    with torch.no_grad():
+        masked = SAMPLES if cut is None else cut.features(model, SAMPLES, CARRIED)
+        if cut is not None:
+            cut.check(model, SAMPLES, CARRIED)
+        players = draw_players(MASKER, Samples(masked, TARGETS, content_keys(SAMPLES)), N)[0]
+        options = {"masker": MASKER, "num_players": N, "score": log_odds, "cut": cut}
+        found = evaluate_coalitions(
+            model, SAMPLES, players, TARGETS, chunk_size=chunk_size, carried=CARRIED, **options
+        )  # fmt: skip
+        for i in range(5):
+            own = slice(i, i + 1)
+            alone = evaluate_coalitions(
+                model, SAMPLES[own], players[own], TARGETS[own], carried=[x[own] for x in CARRIED], **options
+            )  # fmt: skip
+            torch.testing.assert_close(found[own], alone, rtol=1e-5, atol=1e-5)
+    if cut is None:
+        for i in range(5):
+            fixed = lambda x, i=i: model(x, CARRIED[0][i : i + 1], CARRIED[1][i : i + 1])  # noqa: E731
+            expected = values_by_loops(fixed, SAMPLES[i : i + 1], players[i : i + 1], TARGETS[i : i + 1], N)
+            torch.testing.assert_close(found[i : i + 1], expected, rtol=1e-5, atol=1e-5)
+
+
+class AnySize(nn.Module):
+    """Takes images of any size, and tells whether they were padded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 4, 3, padding=1)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        hidden = self.conv(x).tanh().mean((2, 3))
+        return self.head(hidden) + x.shape[-1] * torch.tensor([1.0, 0.0, 0.1]) + bias.unsqueeze(1)
+
+
+@given(
+    st.lists(st.tuples(st.integers(2, 6), st.integers(2, 6), st.integers(1, 3)), min_size=1, max_size=4),
+    st.sampled_from([1, 5, 16, None]), st.data(),
+)  # fmt: skip
+def test_images_of_different_sizes_are_evaluated_as_they_were(
+    sizes: list[tuple[int, int, int]], chunk_size: int | None, data: st.DataObject
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    batches = [torch.randn(count, 2, height, width, generator=generator) for height, width, count in sizes]
+    total = sum(map(len, batches))
+    bias, targets = torch.randn(total, generator=generator), torch.arange(total) % 3
+    parts = [Samples(x, torch.zeros(len(x)), content_keys(x)) for x in batches]
+    together, masker, model = join(parts), ImagePatches(grid=2), AnySize().eval()
+    order = torch.randperm(total, generator=generator)
+    some, bias = together[order], bias[order]
+    players, n = draw_players(masker, some, 3)
+    options = {"masker": masker, "num_players": n, "score": log_odds}
+    with torch.no_grad():
+        found = evaluate_coalitions(
+            model, some.inputs, players, targets, chunk_size=chunk_size, carried=[bias], sizes=some.sizes, **options
+        )  # fmt: skip
+        images = [image for x in batches for image in x]
+        for row, place in enumerate(order.tolist()):
+            image, own = images[place].unsqueeze(0), slice(row, row + 1)
+            labels, _ = draw_players(masker, Samples(image, torch.zeros(1), some.keys[own]), 3)
+            alone = evaluate_coalitions(model, image, labels, targets[own], carried=[bias[own]], **options)
+            torch.testing.assert_close(found[own], alone, rtol=1e-4, atol=1e-5)
+        cells = count_cells(players)
+        cuts = sorted({0, cells, *data.draw(st.lists(st.integers(0, cells), max_size=2))})
+        shares = [
+            evaluate_coalitions(
+                model, some.inputs, players, targets,
+                carried=[bias], sizes=some.sizes, cells=range(*ends), **options,
+            ) for ends in pairwise(cuts)
+        ]  # fmt: skip
+    whole = table_of(torch.cat(shares), players, n, some.sizes)
+    torch.testing.assert_close(whole, found, rtol=1e-4, atol=1e-5)

@@ -236,9 +236,9 @@ def test_batches_of_different_length_are_collected_together(side: str) -> None:
 
     collector = Pool(10)
     padding = Padding(0, 1, packed=True)
-    collector.offer(batch([[1, 2], [3]], 2), torch.tensor([0, 1]), padding)
-    collector.offer(batch([[4, 5, 6, 7], [8]], 4), torch.tensor([2, 3]), padding)
-    collector.offer(batch([[9, 9], [3]], 3), torch.tensor([4, 1]), padding)  # one of them is known already
+    collector.offer(Batch(batch([[1, 2], [3]], 2), torch.tensor([0, 1])), padding)
+    collector.offer(Batch(batch([[4, 5, 6, 7], [8]], 4), torch.tensor([2, 3])), padding)
+    collector.offer(Batch(batch([[9, 9], [3]], 3), torch.tensor([4, 1])), padding)  # one of them is known already
     found = collector.result()
     assert found is not None
     by_target = {int(t): row.tolist() for t, row in zip(found.targets, found.inputs, strict=True)}
@@ -248,6 +248,6 @@ def test_batches_of_different_length_are_collected_together(side: str) -> None:
 
 def test_without_padding_lengths_must_agree() -> None:
     collector = Pool(10)
-    collector.offer(torch.ones(2, 3).long(), torch.zeros(2))
+    collector.offer(Batch(torch.ones(2, 3).long(), torch.zeros(2)))
     with pytest.raises(BatchError, match=r"one shape, but got \(4,\) after \(3,\)"):
-        collector.offer(torch.ones(2, 4).long(), torch.zeros(2))
+        collector.offer(Batch(torch.ones(2, 4).long(), torch.zeros(2)))

@@ -10,7 +10,8 @@ from models import Recorder, cnn, mlp
 from torch import Tensor, nn
 
 from lightning_interactions import compute_interactions
-from lightning_interactions.measure.samples import draw_players
+from lightning_interactions.measure.keys import content_keys
+from lightning_interactions.measure.samples import Samples, draw_players
 from lightning_interactions.measure.values import evaluate_coalitions
 from lightning_interactions.model.chunks import FIRST_CHUNK, PATIENCE, TRIALS, ChunkSize, default_chunk_size
 from lightning_interactions.model.layer import LayerCut
@@ -180,7 +181,7 @@ def test_other_errors_pass() -> None:
 
 def values(model: nn.Module, x: Tensor, masker: Players, chunks: ChunkSize | int | None, **kwargs) -> Tensor:
     masker.fit(x)
-    players, n = draw_players(masker, x, content_keys(x), 8)
+    players, n = draw_players(masker, Samples(x, torch.zeros(len(x)), content_keys(x)), 8)
     with torch.no_grad():
         return evaluate_coalitions(
             model, x, players, torch.zeros(len(x)).long(),
@@ -251,7 +252,7 @@ def test_channels_last_reaches_what_follows_a_layer() -> None:
         features = cut.features(net, x)
     masker = ImagePatches(grid=3)
     masker.fit(features)
-    players, n = draw_players(masker, features, content_keys(x), 8)
+    players, n = draw_players(masker, Samples(features, torch.zeros(len(x)), content_keys(x)), 8)
     net[2].seen.clear()
     with torch.no_grad():
         evaluate_coalitions(

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from lightning_interactions.errors import ArgumentError, ModelOutputError
 from lightning_interactions.functional.coalitions import coalition_masks
-from lightning_interactions.measure.samples import draw_players
+from lightning_interactions.measure.keys import content_keys
+from lightning_interactions.measure.samples import Samples, draw_players
 from lightning_interactions.measure.values import evaluate_coalitions, layer_features
 from lightning_interactions.model.layer import LayerCut
 from lightning_interactions.model.score import log_odds, read_logits
@@ -66,7 +67,7 @@ def prepared(model: nn.Module, layer: str, samples: Tensor, masker: RegionPlayer
         cut.check(model, samples[:2])
         features = cut.features(model, samples)
     masker.fit(features)
-    return cut, draw_players(masker, features, content_keys(samples), N)[0]
+    return cut, draw_players(masker, Samples(features, torch.zeros(len(features)), content_keys(samples)), N)[0]
 
 
 def by_hand(

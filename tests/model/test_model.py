@@ -99,7 +99,11 @@ def test_half_precision_weights_compute_in_float32(dtype: torch.dtype) -> None:
     high.load_state_dict({name: value.float() for name, value in low.state_dict().items()})
     x, model = torch.randn(6, 5), Model(low)
     with model.quiet(), torch.no_grad():
-        assert model(x.to(dtype)).dtype == torch.float32
+        seen: list[torch.dtype] = []
+        handle = low[2].register_forward_hook(lambda module, args, output: seen.append(output.dtype))
+        assert model(x.to(dtype)).dtype == torch.float64
+        handle.remove()
+        assert seen == [torch.float32]
         torch.testing.assert_close(model.logits(x), high(x).double(), rtol=1e-6, atol=1e-7)
     assert {p.dtype for p in low.parameters()} == {dtype}
 
@@ -121,13 +125,17 @@ def test_a_precision_wraps_every_call_and_converts_the_inputs() -> None:
 
 
 def test_the_precisions_of_lightning_decide_the_type() -> None:
-    net, x = mlp(), torch.randn(3, 5)
-    for plugin in (MixedPrecision("bf16-mixed", "cpu"), HalfPrecision("bf16-true")):
-        module = net if isinstance(plugin, MixedPrecision) else mlp().bfloat16()
-        with (model := Model(module, precision=plugin)).quiet():
-            assert model(x).dtype == torch.bfloat16
-    with (model := Model(net, precision=Precision())).quiet():
-        assert model(x).dtype == torch.float32
+    x, seen = torch.randn(3, 5), list[torch.dtype]()
+
+    def returned(module: nn.Sequential, precision: Any) -> torch.dtype:
+        module[2].register_forward_hook(lambda module, args, output: seen.append(output.dtype))
+        with (model := Model(module, precision=precision)).quiet():
+            assert model(x).dtype == torch.float64, "whatever the model computes in"
+        return seen[-1]
+
+    assert returned(mlp(), MixedPrecision("bf16-mixed", "cpu")) == torch.bfloat16
+    assert returned(mlp().bfloat16(), HalfPrecision("bf16-true")) == torch.bfloat16
+    assert returned(mlp(), Precision()) == torch.float32
 
 
 @pytest.mark.parametrize(
@@ -181,12 +189,14 @@ def test_place_follows_the_device_and_the_memory_format() -> None:
     images = torch.randn(2, 3, 8, 8)
     plain = Model(nn.Conv2d(3, 4, 3))
     assert plain.device == torch.device("cpu")
-    assert plain.place(images) is images
+    along = torch.arange(2)
+    assert [a is b for a, b in zip(plain.place(images, along), (images, along), strict=True)] == [True, True]
     last = Model(nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last))
-    placed = last.place(images)
+    placed, beside = last.place(images, along)
     assert torch.equal(placed, images)
+    assert torch.equal(beside, along)
     assert placed.is_contiguous(memory_format=torch.channels_last)
-    assert Model(nn.Linear(2, 2, device="meta")).place(torch.zeros(3, 2)).device.type == "meta"
+    assert Model(nn.Linear(2, 2, device="meta")).place(torch.zeros(3, 2))[0].device.type == "meta"
 
 
 # -- finding out -----------------------------------------------------------------------------------------------------
@@ -252,8 +262,8 @@ FEW = Batch(torch.randn(2, 5, generator=torch.Generator().manual_seed(0)), torch
         (mlp(), {"layer": "nowhere"}, ArgumentError, "nowhere"),
         (Fn(lambda x: x.sum()), {}, ModelOutputError, r"got torch.float32 of shape \(\)"),
         (Fn(lambda x: x[:1]), {}, ModelOutputError, "one row of logits per input"),
-        (Fn(lambda x: "logits"), {}, ModelOutputError, "tensor of logits.* got str"),
-        (mlp(), {"forward_fn": lambda module, x: None}, ModelOutputError, "tensor of logits.* got NoneType"),
+        (Fn(lambda x: "logits"), {}, ModelOutputError, "logits of shape.* got str"),
+        (mlp(), {"forward_fn": lambda module, x: None}, ModelOutputError, "logits of shape.* got NoneType"),
         (nn.Sequential(mlp(), mlp(3)), {"layer": "1.3"}, ArgumentError, "1.3"),
         (nn.Sequential(act := nn.Tanh(), nn.Linear(5, 3), act), {"layer": "0"}, ModelOutputError, "ran 2 times"),
     ],

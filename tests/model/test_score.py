@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -144,6 +143,23 @@ def test_logits_are_found(output: Any) -> None:
     assert torch.equal(found, LOGITS.double())
 
 
+@pytest.mark.parametrize(
+    "output",
+    [(LOGITS, LOGITS + 1), (torch.tensor(0.5), LOGITS), [torch.zeros(2, 3, 4), torch.zeros(2).long(), LOGITS],
+     {"scores": LOGITS}, {"loss": torch.tensor(1.0), "deep": {"hidden": torch.zeros(2, 1, 5), "scores": (LOGITS,)}},
+     Output([torch.zeros(3, 2), LOGITS]), LOGITS[..., None, None]],
+    ids=["tuple", "loss first", "list", "mapping", "nested", "dataclass", "trailing ones"],
+)  # fmt: skip
+def test_logits_are_the_first_tensor_that_could_be_some(output: Any) -> None:
+    assert torch.equal(read_logits(output, 2), LOGITS.double())
+
+
+def test_of_several_the_number_of_rows_decides() -> None:
+    per_token, flat = torch.zeros(7, 3), torch.tensor([1.0, 2.0])
+    assert torch.equal(read_logits((per_token, flat), 2), flat.double().unsqueeze(1))
+    assert torch.equal(read_logits((per_token, flat)), per_token.double())
+
+
 @pytest.mark.parametrize("shape", [(4,), (4, 1)], ids=str)
 def test_single_logits_become_a_column(shape: tuple[int, ...]) -> None:
     assert read_logits(torch.zeros(shape)).shape == (4, 1)
@@ -153,16 +169,18 @@ def test_single_logits_become_a_column(shape: tuple[int, ...]) -> None:
     ("output", "says"),
     [
         (None, "NoneType"),
-        ((LOGITS, LOGITS), "tuple"),
-        ({"scores": LOGITS}, "dict"),
-        (Output(None), "NoneType"),
-        (Output([1.0]), "list"),
+        ((), "tuple"),
+        ((LOGITS.mean(), LOGITS.long()), r"tuple of tensors \(\), \(2, 2\)"),
+        ({"scores": LOGITS.unsqueeze(0)}, r"dict of tensors \(1, 2, 2\)"),
+        ({"logits": LOGITS.mean(), "others": LOGITS}, "dict"),
+        (Output(None), "Output"),
+        (Output([1.0]), "Output"),
         (torch.tensor(0.5), r"shape \(\)"),
         (torch.zeros(2, 3, 4), r"shape \(2, 3, 4\)"),
         (torch.zeros(2, 3, dtype=torch.long), "int64"),
         (torch.zeros(2, 3, dtype=torch.bool), "bool"),
     ],
-    ids=["none", "tuple", "other mapping", "empty object", "list", "scalar", "3-D", "integers", "booleans"],
+    ids=["none", "empty", "tuple", "mapping", "named", "empty object", "list", "scalar", "3-D", "integers", "booleans"],
 )
 def test_outputs_without_logits_are_refused(output: Any, says: str) -> None:
     with pytest.raises(ModelOutputError, match=says) as caught:
@@ -215,20 +233,3 @@ def test_bad_targets(targets: Any, classes: int, says: str) -> None:
     with pytest.raises(BatchError, match=says) as caught:
         check_targets(targets, classes)
     assert "target_fn" in str(caught.value)
-
-
-# -- the loss --------------------------------------------------------------------------------------------------------
-
-
-@given(st.integers(2, 6), st.integers(0, 1000), st.sampled_from([0.1, 3.0, 40.0]))
-def test_loss_equals_cross_entropy(classes: int, seed: int, scale: float) -> None:
-    logits, targets = sample_logits(classes, seed, scale=scale)
-    expected = F.cross_entropy(logits, targets, reduction="none")
-    torch.testing.assert_close(classification_loss(logits, targets), expected, rtol=1e-7, atol=1e-8)
-
-
-@given(st.integers(0, 1000), st.sampled_from([0.1, 3.0, 40.0]))
-def test_loss_of_one_logit_equals_binary_cross_entropy(seed: int, scale: float) -> None:
-    logits, targets = sample_logits(1, seed, scale=scale)
-    expected = F.binary_cross_entropy_with_logits(logits[:, 0], targets.double(), reduction="none")
-    torch.testing.assert_close(classification_loss(logits, targets), expected, rtol=1e-7, atol=1e-8)

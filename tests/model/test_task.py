@@ -42,7 +42,7 @@ def test_kinds_are_told_apart(outputs: int, targets: Tensor, kind: str) -> None:
 @pytest.mark.parametrize(
     ("outputs", "targets", "says"),
     [
-        (3, torch.tensor([[0.2, 0.8, 0.0], [1.0, 0.0, 0.0]]), r"not one-hot.*argmax.*score=\"output\""),
+        (3, torch.tensor([[0.2, 0.9, -0.1], [1.0, 0.0, 0.0]]), r"not one-hot.*argmax.*score=\"output\""),
         (3, torch.tensor([0.5, 1.0]), r"fractional.*target_fn.*score=\"output\""),
         (3, torch.tensor([0, -100]), "from 0 to 2.*from -100"),
         (1, torch.tensor([0, 4]), r"from 0 to 1.*score=\"output\""),
@@ -205,3 +205,189 @@ def test_truth_and_what_is_followed_stand_beside_the_prediction() -> None:
     assert (task.truth(numbers, picked).tolist(), task.followed(picked).tolist()) == ([1.5, 4.5], [1, 1])
     assert Task("regression", 1, output).truth(numbers[:, 0], numbers[:, 0]).tolist() == [0.5, 3.5]
     assert Task("binary", 1).truth(torch.tensor([1, 0]), torch.tensor([0, 0])).tolist() == [1, 0]
+
+
+# -- soft labels, probabilities, missing labels, reconstructions -------------------------------------------------------
+
+
+SOFT = torch.tensor([[0.2, 0.8, 0.0], [1.0, 0.0, 0.0], [0.3, 0.3, 0.4], [0.0, 0.5, 0.5]])
+
+
+def test_rows_of_probabilities_are_soft_labels() -> None:
+    logits = torch.randn(4, 3).double()
+    task = find_task(logits, SOFT)
+    assert (task.kind, task.soft, task.probabilities) == ("classes", True, False)
+    assert torch.equal(task.read(SOFT), SOFT)
+    expected = F.cross_entropy(logits, SOFT.double(), reduction="none")
+    torch.testing.assert_close(task.loss(logits, task.read(SOFT)), expected)
+    picked = task.pick(task.read(SOFT), logits, KEYS)
+    assert picked.tolist() == task.truth(SOFT, picked).tolist() == [1, 0, 2, 1], "the likeliest"
+    assert torch.equal(task.follow(logits, picked), log_odds(logits, picked))
+    classes = task.classes_of(SOFT)
+    assert classes is not None
+    assert classes.tolist() == [1, 0, 2, 1]
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 1)])
+def test_smoothed_zeros_and_ones_of_a_single_output_are_soft_labels(shape: tuple[int, ...]) -> None:
+    logits, targets = torch.randn(4, 1).double(), torch.tensor([0.05, 0.95, 0.95, 0.05]).view(shape)
+    task = find_task(logits, targets)
+    assert (task.kind, task.soft) == ("binary", True)
+    own = task.read(targets)
+    expected = F.binary_cross_entropy_with_logits(logits[:, 0], own.double(), reduction="none")
+    torch.testing.assert_close(task.loss(logits, own), expected)
+    picked = task.pick(own, logits, KEYS)
+    assert picked.tolist() == task.truth(own, picked).tolist() == [0, 1, 1, 0]
+    assert find_task(logits, torch.tensor([0.1, 0.2, 0.3, 0.4, 0.55])).kind == "regression", "too many values"
+
+
+def test_smoothed_labels_of_several_outputs() -> None:
+    logits, targets = torch.randn(2, 3).double(), torch.tensor([[0.95, 0.95, 0.05], [0.05, 0.05, 0.05]])
+    task = find_task(logits, targets)
+    assert (task.kind, task.soft) == ("labels", True)
+    expected = F.binary_cross_entropy_with_logits(logits, targets.double(), reduction="none").mean(1)
+    torch.testing.assert_close(task.loss(logits, task.read(targets)), expected)
+    picked = task.pick(task.read(targets), logits, KEYS[:2])
+    assert (picked % 2).tolist() == task.truth(targets, picked).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("score", ["log_odds", "probability"])
+def test_a_softmax_is_recognised_and_scored_as_its_logits_would_be(score: str) -> None:
+    logits, targets = 2 * torch.randn(4, 3).double(), torch.tensor([0, 2, 1, 1])
+    certain, plain = find_task(logits.softmax(1), targets, score), find_task(logits, targets, score)
+    assert (certain.probabilities, plain.probabilities) == (True, False)
+    assert "(outputs are probabilities)" in certain.describe()
+    picked = certain.pick(targets, logits.softmax(1), KEYS)
+    torch.testing.assert_close(certain.follow(logits.softmax(1), picked), plain.follow(logits, picked))
+    torch.testing.assert_close(certain.loss(logits.softmax(1), targets), plain.loss(logits, targets))
+    expected = F.nll_loss(logits.softmax(1).log(), targets, reduction="none")
+    torch.testing.assert_close(certain.loss(logits.softmax(1), targets), expected)
+    assert torch.equal(certain.predict(logits.softmax(1), picked), plain.predict(logits, picked))
+
+
+@pytest.mark.parametrize("columns", [1, 4])
+def test_a_sigmoid_is_recognised_if_there_are_many(columns: int) -> None:
+    logits = 2 * torch.randn(16, columns).double()
+    targets = torch.randint(0, 2, (16, columns)) if columns > 1 else torch.arange(16) % 2
+    certain, plain = find_task(logits.sigmoid(), targets), find_task(logits, targets)
+    assert (certain.probabilities, plain.probabilities) == (True, False)
+    keys = torch.arange(16)
+    picked = certain.pick(certain.read(targets), logits.sigmoid(), keys)
+    assert torch.equal(picked, plain.pick(plain.read(targets), logits, keys))
+    torch.testing.assert_close(certain.follow(logits.sigmoid(), picked), plain.follow(logits, picked))
+    torch.testing.assert_close(
+        certain.loss(logits.sigmoid(), certain.read(targets)), plain.loss(logits, plain.read(targets))
+    )
+    assert torch.equal(certain.predict(logits.sigmoid(), picked), plain.predict(logits, picked))
+    assert not find_task(logits.sigmoid()[:3], targets[:3]).probabilities
+
+
+def test_probabilities_of_zero_and_one_are_finite() -> None:
+    hard, targets = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).double(), torch.tensor([0, 0])
+    task = find_task(hard, targets)
+    assert task.probabilities
+    assert task.follow(hard, targets).isfinite().all()
+    assert task.loss(hard, targets).isfinite().all()
+    sure = Task("binary", 1, probabilities=True)
+    assert sure.follow(hard[:, :1], targets).isfinite().all()
+
+
+@given(st.integers(0, 10**6), st.integers(2, 6))
+def test_missing_labels_are_left_out_of_the_mean(seed: int, outputs: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(4, outputs, generator=generator).double()
+    targets = torch.randint(0, 2, (4, outputs), generator=generator).float()
+    missing = torch.rand(4, outputs, generator=generator) < 0.4
+    missing[:, 0] = False
+    targets[missing] = torch.nan
+    task = Task("labels", outputs)
+    found = task.loss(logits, task.read(targets))
+    picked = task.pick(task.read(targets), logits, KEYS)
+    for row in range(4):
+        known = [column for column in range(outputs) if not missing[row, column]]
+        each = [
+            F.binary_cross_entropy_with_logits(logits[row, c], targets[row, c].double()).item() for c in known
+        ]  # fmt: skip
+        assert found[row].item() == pytest.approx(sum(each) / len(each))
+        label, applies = divmod(int(picked[row]), 2)
+        if (targets[row] == 1).any():
+            assert applies
+            assert targets[row, label] == 1, "one that is missing does not apply"
+    assert task.follow(logits, picked).isfinite().all()
+
+
+def test_where_no_label_applies_a_known_one_is_followed() -> None:
+    """The game of a label nobody knows of has no answer."""
+    targets = torch.tensor([[torch.nan, 0.0, torch.nan]]).expand(60, -1)
+    task = Task("labels", 3)
+    picked = task.pick(task.read(targets), torch.zeros(60, 3), torch.arange(60) * 7919)
+    assert set((picked // 2).tolist()) == {1}
+    assert task.truth(targets, picked).isfinite().all()
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 3, 4)], ids=str)
+def test_a_reconstruction_is_scored_by_its_error(shape: tuple[int, ...]) -> None:
+    samples, outputs = torch.randn(4, *shape).double(), torch.randn(4, *shape).double().flatten(1)
+    task = find_task(outputs, samples, whole=True)
+    assert (task.kind, task.outputs) == ("reconstruction", outputs.shape[1])
+    own = task.read(samples).double()
+    picked = task.pick(own, outputs, KEYS)
+    expected = F.mse_loss(outputs.float(), samples.flatten(1).float(), reduction="none").mean(1)
+    torch.testing.assert_close(task.follow(outputs, picked).float(), -expected)
+    torch.testing.assert_close(task.loss(outputs, own).float(), expected)
+    assert task.classes_of(samples) is None
+    for answer in (task.truth(own, picked), task.predict(outputs, picked), task.followed(picked)):
+        assert answer.shape == (4,)
+    assert task.describe() == "negative squared error of a reconstruction"
+
+
+@given(st.integers(0, 10**6), st.sampled_from([0.1, 3.0, 40.0]), st.integers(2, 6))
+def test_losses_agree_with_torch(seed: int, scale: float, outputs: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = scale * torch.randn(5, outputs, generator=generator).double()
+    hard = torch.randint(outputs, (5,), generator=generator)
+    rows = torch.randn(5, outputs, generator=generator).double()
+
+    def check(task: Task, own: Tensor, targets: Tensor, expected: Tensor) -> None:
+        torch.testing.assert_close(task.loss(own, task.read(targets)), expected, rtol=1e-6, atol=1e-7)
+
+    single = logits[:, :1]
+    check(Task("classes", outputs), logits, hard, F.cross_entropy(logits, hard, reduction="none"))
+    soft = rows.softmax(1)
+    check(Task("classes", outputs, soft=True), logits, soft, F.cross_entropy(logits, soft, reduction="none"))
+    zeros_ones = hard.clamp(max=1)
+    bce = F.binary_cross_entropy_with_logits
+    check(Task("binary", 1), single, zeros_ones, bce(single[:, 0], zeros_ones.double(), reduction="none"))
+    between = rows[:, 0].sigmoid()
+    check(Task("binary", 1, soft=True), single, between, bce(single[:, 0], between, reduction="none"))
+    multi = (rows > 0).double()
+    check(Task("labels", outputs), logits, multi, bce(logits, multi, reduction="none").mean(1))
+    mse = F.mse_loss
+    check(Task("regression", 1, output), single, rows[:, 0], mse(single[:, 0], rows[:, 0], reduction="none"))
+    check(Task("regression", outputs, output, 1), logits, rows, mse(logits, rows, reduction="none").mean(1))
+    one = Task("regression", outputs, output, 1)
+    check(one, logits, rows[:, 0], mse(logits[:, 1], rows[:, 0], reduction="none"))
+
+
+def test_a_loss_of_ones_own_takes_the_place_of_the_usual_one() -> None:
+    logits, targets = torch.randn(4, 3), torch.tensor([0, 2, 1, 1])
+    task = find_task(logits, targets, loss_fn=lambda z, y: z[:, 0] + y)
+    assert torch.equal(task.loss(logits, targets), logits[:, 0] + targets)
+    for wrong, got in [
+        (lambda z, y: z, r"shape \(4, 3\)"),
+        (lambda z, y: z.sum(), r"shape \(\)"),
+        (lambda z, y: 1.0, "float"),
+    ]:
+        with pytest.raises(ArgumentError, match=f"`loss_fn`.*{got}"):
+            find_task(logits, targets, loss_fn=wrong).loss(logits, targets)
+
+
+def test_only_classes_balance() -> None:
+    labels, numbers = torch.tensor([[0, 1, 1], [0, 0, 0]]), torch.tensor([0.3, 7.0])
+    assert find_task(torch.randn(2, 3), labels).classes_of(labels) is None
+    assert find_task(torch.randn(2, 1), numbers).classes_of(numbers) is None
+    task = Task("classes", 3)
+    assert task.classes_of(torch.tensor([7, 0])) is None, "said where they are used"
+    one_hot = task.classes_of(torch.eye(3))
+    assert one_hot is not None
+    assert one_hot.tolist() == [0, 1, 2]

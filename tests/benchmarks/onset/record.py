@@ -39,6 +39,7 @@ from torch import Tensor, nn
 
 from lightning_interactions import compute_interactions
 from lightning_interactions.measure.samples import Pool, Samples
+from lightning_interactions.model.batch import Batch
 
 SAMPLES = {"val": 32, "train": 16}  # fewer of the latter: each costs as much as a short training
 PLAYERS = {"adult": 10, "spambase": 10}  # the default; 8 for the others, which takes a quarter of the time
@@ -65,7 +66,7 @@ def training_samples(run: Run, data: DataSet) -> tuple[Tensor, Tensor]:
 def probe(samples: tuple[Tensor, Tensor], size: int, seed: int) -> Samples:
     """Choose the watched samples as the monitor would."""
     collector = Pool(size, seed=seed, balanced=True)
-    collector.offer(*samples)
+    collector.offer(Batch(*samples))
     found = collector.result()
     assert found is not None
     return found
