@@ -442,6 +442,6 @@ class Asked(Model):
     """
 
     @contextmanager
-    def quiet(self, start: Kept | None = None) -> Iterator[None]:
-        with _ONE_AT_A_TIME, super().quiet(start):
+    def quiet(self) -> Iterator[None]:
+        with _ONE_AT_A_TIME, super().quiet():
             yield

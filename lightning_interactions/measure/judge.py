@@ -22,11 +22,17 @@ from lightning_interactions.model.task import Target, Task, find_task
 MANY = 32
 """Of so many samples some should be of the upper half of all classes."""
 
+MANY_OUTPUTS = 16
+"""Fewer outputs are no embeddings."""
+
 ERRORS = 4.0
 """A loss is the logged one if it is within so many standard errors of it."""
 
 SLACK = 0.01
 """Or within this fraction: averages over uneven batches are not quite those over samples."""
+
+_OF_INDICES = nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss
+"""Losses whose targets may be class indices; those of all others are numbers."""
 
 LossFn = Callable[[Tensor, Tensor], Tensor]
 
@@ -78,7 +84,7 @@ def settle_tasks(
 
 def _doubts(task: Task, targets: Tensor) -> list[str]:
     """Say that outputs do not look like scores of classes."""
-    if task.kind != "classes" or task.soft or len(targets) < MANY:
+    if task.kind != "classes" or task.soft or task.outputs < MANY_OUTPUTS or len(targets) < MANY:
         return []
     top = int(task.read(targets).max()) + 1
     if 2 * top > task.outputs:
@@ -144,7 +150,7 @@ def compare_losses(
 
 
 def _near(mean: float, error: float, logged: float) -> bool:
-    return math.isfinite(mean) and abs(mean - logged) <= ERRORS * error + SLACK * abs(logged)
+    return math.isfinite(mean) and math.isfinite(logged) and abs(mean - logged) <= ERRORS * error + SLACK * abs(logged)
 
 
 def _mean(each: Tensor, counts: Tensor) -> tuple[float, float]:
@@ -201,7 +207,7 @@ def _as_loss(criterion: nn.Module, like: Tensor) -> LossFn:
     own.reduction = "none"
 
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
-        wanted = targets.to(outputs) if targets.is_floating_point() else targets
+        wanted = targets if isinstance(own, _OF_INDICES) and not targets.is_floating_point() else targets.to(outputs)
         own_outputs = outputs.squeeze(1) if outputs.shape[1] == 1 and wanted.ndim == 1 else outputs
         each: Tensor = own.to(outputs)(own_outputs, wanted)
         if isinstance(weight, Tensor) and wanted.ndim == 1 and not wanted.is_floating_point():

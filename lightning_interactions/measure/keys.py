@@ -39,8 +39,8 @@ def content_keys(
         carried = [tensor for tensor in carried if tensor.ndim == 1 or tensor.shape[1] != inputs.shape[-1]]
     else:
         total = _content(inputs)
-    for number, tensor in enumerate(carried, start=1):
-        total = _mix(total + number * _GOLDEN) + _content(tensor.to(inputs.device))
+    for tensor in carried:  # in their order
+        total = _mix(total + _GOLDEN) + _content(tensor.to(inputs.device))
     return _salted(total, seed)
 
 

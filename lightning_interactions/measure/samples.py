@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +21,9 @@ from lightning_interactions.measure.keys import content_keys, with_targets, with
 from lightning_interactions.model.batch import Batch, Padding
 from lightning_interactions.players import Players, player_counts
 from lightning_interactions.players.base import BACKGROUND
+
+_NOTHING = torch.zeros(0, dtype=torch.int64)
+"""Rows that copy nothing; a view would keep, and send to other ranks, all it is a view of."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +61,11 @@ class Samples:
 
 
 def crop(tensor: Tensor, shape: Sequence[int]) -> Tensor:
-    """Undo padding at the end of the last dimensions; a dimension of size 1 stays."""
+    """Undo padding at the end of the last dimensions."""
     own = list(shape)[-(tensor.ndim - 1) :]
-    return tensor[(..., *(slice(None) if size == 1 else slice(0, size) for size in own))]
+    rows: tuple[Any, ...] = (..., *(slice(0, size) for size in own))
+    found: Tensor = tensor[rows]
+    return found
 
 
 def grow(tensor: Tensor, shape: Sequence[int], value: float = 0) -> Tensor:
@@ -138,7 +144,7 @@ class Pool:
         pool = self._pool
         if pool is None or pool.counts is None:
             return None
-        return Outline(pool.keys, pool.counts, self._classes(pool.targets), pool[:0])
+        return Outline(pool.keys, pool.counts, self._classes(pool.targets), pool[_NOTHING])
 
     def choose(self, keys: Tensor, classes: Tensor | None, like: Tensor | None = None) -> Tensor:
         """Return indices of the wanted samples, then those with the smallest keys, in ascending order of the keys.

@@ -129,7 +129,7 @@ def unpack(inputs: Tensor, fields: Sequence[Field]) -> dict[str, Tensor]:
     found = {}
     for row, field in enumerate(fields):
         if field.role != "lengths":
-            own = inputs[:, row]
+            own = inputs[:, row].contiguous()
             found[field.name] = (1 - own if field.role == "padding" else own).to(field.dtype)
     return found
 
@@ -252,8 +252,8 @@ def _with_companions(name: str, named: Mapping[str, Tensor]) -> list[str]:
     if ids.ndim != 2 or ids.is_floating_point() or ids.is_complex():
         return [name]
     alike = [other for other, x in named.items() if other != name and x.shape == ids.shape]
-    # Numbers other than 0 and 1 would not survive the packing.
-    return [name, *(other for other in alike if not named[other].is_floating_point() or _zeros_and_ones(named[other]))]
+    # Other floating-point numbers would not survive the packing.
+    return [name, *(other for other in alike if not named[other].is_floating_point() or _is_mask(other, named[other]))]
 
 
 def _wanted(named: Mapping[str, Tensor], wanted: str | int) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lightning_interactions.errors import BatchError, bad_argument
 from lightning_interactions.model.batch import Field, companion_role, pack, pick_input, unpack
 from lightning_interactions.model.seen import SeenCall
-from lightning_interactions.model.tree import Path, rebuild, tensors
+from lightning_interactions.model.tree import Path, leaves, rebuild, same, tensors
 
 Place = tuple[int, Path]
 """A tensor of a step: the number of the call, and where it stands in its arguments ``(args, kwargs)``."""
@@ -37,6 +37,8 @@ class Plan:
     places: tuple[Place, ...]  # where these stand
     carried: Mapping[Place, str]  # where the tensors that are carried along stand, and their names
     links: Mapping[Place, Place] = field(default_factory=dict)  # arguments that are outputs of earlier calls
+    repeats: Mapping[Place, Place] = field(default_factory=dict)  # arguments that earlier calls were given as well
+    counts: frozenset[Place] = frozenset()  # arguments that are the number of samples
     lengths: Place | None = None  # of the carried tensors, the lengths of the texts where no mask tells them
 
     @property
@@ -99,6 +101,7 @@ class Plan:
 
         def fill(path: Path, leaf: Any) -> Any:
             place = number, path
+            place = self.repeats.get(place, place)
             if place in values:
                 return values[place]
             if place in self.links:
@@ -107,33 +110,38 @@ class Plan:
             if isinstance(leaf, Tensor):
                 half = leaf.dtype in (torch.float16, torch.bfloat16) and first.dtype in (torch.float32, torch.float64)
                 return leaf.to(first.device, first.dtype if half else leaf.dtype)
-            counts = type(leaf) is int and leaf == self.calls[number].rows and "batch" in str(path[-1])
-            return rows if counts else leaf
+            return rows if place in self.counts else leaf
 
         return fill
 
 
-def make_plan(module: nn.Module, calls: Sequence[SeenCall], wanted: str | int | None = None) -> Plan:
+def make_plan(module: nn.Module, calls: Sequence[SeenCall], wanted: str | int | None = None, batch: Any = None) -> Plan:
     """Learn from the calls of a step how the model is asked.
 
     Args:
         module: The model.
         calls: What was seen, without losses and metrics (see `model_calls`).
         wanted: The option ``input``: name or position of the tensor that is masked.
+        batch: That of the step: later calls may be given tensors of it besides what earlier ones returned.
 
     Raises:
         BatchError: If the calls have no tensor whose parts could play.
         ArgumentError: If there is no ``wanted`` tensor.
     """
-    chain, links = _chain(calls)
+    chain, links, repeats = _chain(calls, list(tensors(batch).values()))
     rows = chain[0].rows
+    counts = set()
     own: dict[Place, Tensor] = {}
     names: dict[Place, str] = {}
     for number, call in enumerate(chain):
         parameters = _parameter_names(module.get_submodule(call.site))
         for path, tensor in tensors((call.args, call.kwargs)).items():
-            if (number, path) not in links and tensor.ndim and len(tensor) == rows:
+            taken = (number, path) in links or (number, path) in repeats
+            if not taken and tensor.ndim and len(tensor) == rows:
                 own[number, path], names[number, path] = tensor, _name(path, parameters)
+        for path, leaf in leaves((call.args, call.kwargs)):
+            if type(leaf) is int and leaf == rows and "batch" in _name(path, parameters):
+                counts.add((number, path))
     named = {names[place]: tensor for place, tensor in reversed(own.items())}
     by_name = {names[place]: place for place in reversed(own)}
     chosen = pick_input(dict(reversed(named.items())), wanted)
@@ -146,7 +154,7 @@ def make_plan(module: nn.Module, calls: Sequence[SeenCall], wanted: str | int | 
         lengths = next((place for place, name in carried.items() if _are_lengths(name, own[place], ids)), None)
     if lengths is not None:
         fields.append(Field("", torch.bool, "lengths"))
-    return Plan(tuple(chain), tuple(fields), tuple(places), carried, links, lengths)
+    return Plan(tuple(chain), tuple(fields), tuple(places), carried, links, repeats, frozenset(counts), lengths)
 
 
 def model_calls(calls: Sequence[SeenCall]) -> list[SeenCall]:
@@ -171,24 +179,34 @@ def _answers(call: SeenCall) -> bool:
     return any(x.is_floating_point() and x.ndim and len(x) == call.rows for x in tensors(call.output).values())
 
 
-def _chain(calls: Sequence[SeenCall]) -> tuple[list[SeenCall], dict[Place, Place]]:
-    """Follow what the first call returned through later calls, to the last one whose tensors are all accounted for."""
-    chain, links = [calls[0]], dict[Place, Place]()
+def _chain(
+    calls: Sequence[SeenCall], batch: Sequence[Tensor]
+) -> tuple[list[SeenCall], dict[Place, Place], dict[Place, Place]]:
+    """Follow what the first call returned through later calls, to the last one whose tensors are all accounted for.
+
+    They are outputs of earlier calls, at least one of them, or what those were given too, or tensors of the batch.
+    """
+    chain, links, repeats = [calls[0]], dict[Place, Place](), dict[Place, Place]()
     for call in calls[1:]:
         inputs = {path: x for path, x in tensors((call.args, call.kwargs)).items() if x.ndim and len(x) == call.rows}
-        number = len(chain)
-        found = {path: _source(tensor, chain) for path, tensor in inputs.items()}
-        known = {path: source for path, source in found.items() if source is not None}
-        if known and call.rows == calls[0].rows and len(known) == len(inputs):
+        outputs = {path: _find(x, [tensors(c.output) for c in chain]) for path, x in inputs.items()}
+        given = {path: _find(x, [tensors((c.args, c.kwargs)) for c in chain]) for path, x in inputs.items()}
+        linked = {path: source for path, source in outputs.items() if source is not None}
+        again = {path: source for path, source in given.items() if source is not None and path not in linked}
+        others = [x for path, x in inputs.items() if path not in linked and path not in again]
+        known = all(any(same(x, leaf) for leaf in batch) for x in others)
+        if linked and known and call.rows == calls[0].rows:
+            links |= {(len(chain), path): source for path, source in linked.items()}
+            repeats |= {(len(chain), path): source for path, source in again.items()}
             chain.append(call)
-            links |= {(number, path): source for path, source in known.items()}
-    return chain, links
+    return chain, links, repeats
 
 
-def _source(tensor: Tensor, chain: Sequence[SeenCall]) -> Place | None:
-    for number in reversed(range(len(chain))):
-        for path, output in tensors(chain[number].output).items():
-            if output.shape == tensor.shape and output.dtype == tensor.dtype and torch.equal(output, tensor):
+def _find(tensor: Tensor, tables: Sequence[Mapping[Path, Tensor]]) -> Place | None:
+    """Find a tensor of the same content, the latest first."""
+    for number in reversed(range(len(tables))):
+        for path, other in tables[number].items():
+            if same(other, tensor):
                 return number, path
     return None
 

@@ -15,7 +15,7 @@ from lightning_interactions.model.batch import TARGET_KEYS, Batch, describe_stru
 from lightning_interactions.model.plan import Plan, make_plan, model_calls
 from lightning_interactions.model.seen import Recorder, SeenCall, can_be_seen, sizes_of
 from lightning_interactions.model.targets import known_rows
-from lightning_interactions.model.tree import Path, copied, tensors
+from lightning_interactions.model.tree import Path, copied, same, tensors
 
 
 @dataclass
@@ -141,7 +141,7 @@ def learn(
     if not asked:
         text = "the step calls no module with the batch's tensors, so its inputs are read from the batch"
         return plain, text if seen.calls is not None else None
-    return Reader(make_plan(module, asked, wanted), None, target_fn), None
+    return Reader(make_plan(module, asked, wanted, seen.batch), None, target_fn), None
 
 
 def _find_targets(seen: Sighting, inputs: Tensor, names: dict[Path, str]) -> Source:
@@ -159,7 +159,9 @@ def _find_targets(seen: Sighting, inputs: Tensor, names: dict[Path, str]) -> Sou
     given = [x for call in calls[:1] for x in tensors((call.args, call.kwargs)).values()]
     others = [path for path, leaf in batch.items() if not any(_same(leaf, x) for x in given) and leaf.ndim <= 2]
     if others:
-        return "batch", (1,) if (1,) in others else max(others, key=lambda path: not batch[path].is_floating_point())
+        return "batch", (1,) if (1,) in others else min(
+            others, key=lambda path: (batch[path].is_floating_point(), batch[path].ndim)
+        )
     if judged:
         return "loss", judged[0][0]
     own = next((path for path, name in names.items() if name.rpartition(".")[2] in TARGET_KEYS), None)
@@ -195,7 +197,7 @@ def _judged(seen: Sighting, rows: int) -> list[tuple[str, Tensor]]:
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    return a.numel() == b.numel() and bool(torch.equal(a.flatten().to(b), b.flatten()))
+    return a.numel() == b.numel() and same(a.flatten().to(b), b.flatten())
 
 
 def _no_targets(batch: Any, rows: int) -> BatchError:

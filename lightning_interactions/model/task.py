@@ -202,7 +202,8 @@ class Task:
             return 2 * label + (logits.gather(1, label.unsqueeze(1))[:, 0] > 0)
         applies = (targets > 0.5).long()  # a label that is missing does not
         if self.target == "label":
-            candidates = torch.where(applies.any(1, keepdim=True), applies, 1)
+            known = targets.isfinite().long()
+            candidates = torch.where(applies.any(1, keepdim=True), applies, known)
             rank = keys.remainder(candidates.sum(1))
             label = (candidates.cumsum(1) <= rank.unsqueeze(1)).sum(1)
         else:

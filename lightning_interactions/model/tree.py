@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 Path = tuple[str | int, ...]
@@ -58,6 +59,20 @@ def rebuild(value: Any, change: Callable[[Path, Any], Any], path: Path = ()) -> 
     for key, child in new:
         object.__setattr__(clone, str(key), child)
     return clone
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    """Whether tensors have the same content; what is not a number is the same as itself.
+
+    Example:
+        >>> same(torch.tensor([1.0, torch.nan]), torch.tensor([1.0, torch.nan]))
+        True
+    """
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if not a.is_floating_point():
+        return bool(torch.equal(a, b))
+    return bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
 def copied(value: Any) -> Any:

@@ -29,7 +29,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 def calls_of(module: nn.Module, step: Callable[[Any], Any], rows: int = ROWS) -> list[SeenCall]:
     """The calls of the model in a step, and with it what the step returned, as that of the last one."""
-    recorder = Recorder(module).start(rows)
+    recorder = Recorder(module).start((rows,))
     with torch.no_grad():
         step(module)
     return model_calls(recorder.stop())
@@ -401,7 +401,7 @@ def test_what_comes_before_the_model_itself_prepares_nothing() -> None:
         m(m.norm(COLUMNS))
 
     module = Whole()
-    recorder = Recorder(module).start(ROWS)
+    recorder = Recorder(module).start((ROWS,))
     step(module)
     every = recorder.stop()
     assert [call.site for call in every] == ["norm", ""]

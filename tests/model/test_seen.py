@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lightning_interactions.model import seen as seen_module
 from lightning_interactions.model.reader import Sight, seeing
-from lightning_interactions.model.seen import MAX_CALLS, Recorder, SeenCall, can_be_seen, judge_of, rows_of
+from lightning_interactions.model.seen import MAX_CALLS, Recorder, SeenCall, can_be_seen, judge_of, sizes_of
 
 
 class Two(nn.Module):
@@ -34,7 +34,7 @@ class Two(nn.Module):
 
 
 def calls_of(model: nn.Module, step: Callable[[], Any], rows: int | None = None, **options: Any) -> list[SeenCall]:
-    recorder = Recorder(model, **options).start(rows)
+    recorder = Recorder(model, **options).start(() if rows is None else (rows,))
     try:
         step()
     finally:
@@ -334,8 +334,8 @@ def test_losses_and_metrics_are_told_from_models(module: nn.Module, judge: str) 
 
 @pytest.mark.parametrize(
     ("batch", "rows"),
-    [([X, torch.zeros(6)], 6), ({"a": torch.zeros(3, 3), "b": {"c": X, "d": torch.zeros(6)}}, 6),
-     (torch.tensor(1.0), None), ("text", None), ([], None), ([torch.tensor(2.0), torch.zeros(4, 1)], 4)],
+    [([X, torch.zeros(6)], [6]), ({"a": torch.zeros(3, 3), "b": {"c": X, "d": torch.zeros(6)}}, [6, 3]),
+     (torch.tensor(1.0), []), ("text", []), ([], []), ([torch.tensor(2.0), torch.zeros(4, 1)], [4])],
 )  # fmt: skip
-def test_the_size_of_a_batch_is_what_most_tensors_have(batch: Any, rows: int | None) -> None:
-    assert rows_of(batch) == rows
+def test_the_size_of_a_batch_is_what_most_tensors_have(batch: Any, rows: list[int]) -> None:
+    assert sizes_of(batch) == rows
