@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lightning_interactions.monitor.options import Options
 from lightning_interactions.monitor.run import Run
@@ -22,6 +22,12 @@ class Results:
 
     options: Options
     run: Run
+
+    def __getattr__(self, name: str) -> Any:
+        """Show the options under their names, as Lightning's own callbacks do: ``monitor.num_samples``."""
+        if name in Options.__dataclass_fields__ and "options" in self.__dict__:
+            return getattr(self.options, name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     @property
     def history(self) -> History:

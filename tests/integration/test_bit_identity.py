@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import cycle
@@ -31,6 +32,7 @@ from models import (
     TwoLoadersNet,
     column_data,
     fit,
+    listening,
     loaders,
     picture_loaders,
     small_monitor,
@@ -39,7 +41,7 @@ from models import (
 from torch import nn
 from torch.utils.data import DataLoader
 
-from lightning_interactions import ImagePatches
+from lightning_interactions import ImagePatches, InteractionsWarning
 
 
 def channels_last() -> nn.Module:
@@ -155,8 +157,13 @@ def run(case: Case, with_monitor: bool, **options: Any) -> dict[str, Any]:
 
 
 def check(name: str, precision: str) -> None:
-    without, with_monitor = (run(CASES[name], each, precision=precision) for each in (False, True))
+    without = run(CASES[name], False, precision=precision)
+    with listening() as told:
+        with_monitor = run(CASES[name], True, precision=precision)
     assert_identical(without, with_monitor)
+    for text in told:  # what is random is told as that; of everything else the test is to know
+        if not (name == "modes-changed-in-forward" and "answers at random" in text):
+            warnings.warn(text, InteractionsWarning, stacklevel=1)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -7,16 +7,19 @@ from typing import Any
 import lightning as L
 import pytest
 from identity import Spy, assert_identical, outcome
-from models import fit, small_monitor
+from models import fit, listening, small_monitor
 from stateful import STATEFUL, StatefulNet
 
 OPTIONS = {"lazy-layers": {"num_sanity_val_steps": 0}}  # they cannot train if they are built in inference mode
 
 
 def left_by(name: str, monitor: L.Callback | None, **options: Any) -> dict[str, Any]:
-    """What is left of a training, the model's own memory included."""
+    """What is left of a training, the model's own memory included; of random answers the monitor tells."""
     spy = Spy()
-    trainer = fit(monitor, model=STATEFUL[name], callbacks=(spy,), seed=7, **(OPTIONS.get(name, {}) | options))
+    with listening() as told:
+        trainer = fit(monitor, model=STATEFUL[name], callbacks=(spy,), seed=7, **(OPTIONS.get(name, {}) | options))
+    assert ["answers otherwise than in the step" in text for text in told] == [True] * len(told)
+    assert bool(told) == (name == "own-generators" and monitor is not None)
     module = trainer.lightning_module
     assert isinstance(module, StatefulNet)
     return outcome(trainer, spy) | {"memory": module.memory()}
