@@ -91,19 +91,29 @@ def read_batch(
             own_inputs, own_targets = {"input_ids": batch[0], ATTENTION_KEY: batch[1]}, batch[2]
     else:
         own_inputs = own_targets = None
-    inputs, fields = _read_inputs(input_fn(batch) if input_fn else own_inputs)
+    inputs, fields = _read_inputs(ask("input_fn", input_fn, batch) if input_fn else own_inputs)
     if inputs is None or inputs.ndim < 2:
         raise BatchError(
             f"Expected a batch (inputs, targets) with inputs of shape (B, ...), but the batch is "
             f"{describe_structure(batch)}. Give `input_fn=batch -> inputs` and `target_fn=batch -> targets`."
         )
-    targets = target_fn(batch) if target_fn else own_targets
+    targets = ask("target_fn", target_fn, batch) if target_fn else own_targets
     if not isinstance(targets, Tensor) or targets.ndim == 0 or len(targets) != len(inputs):
         raise BatchError(
             f"Expected a batch (inputs, targets) with one target for each of {len(inputs)} inputs, but the batch is "
             f"{describe_structure(batch)}. Give `target_fn=batch -> targets`."
         )
     return Batch(inputs, targets, fields)
+
+
+def ask(name: str, function: Callable[[Any], Any], batch: Any) -> Any:
+    """Call a user's function of a batch; what it raises becomes a `BatchError` that names it."""
+    try:
+        return function(batch)
+    except Exception as error:
+        raise BatchError(
+            f"`{name}` raised {type(error).__name__} ({error}) for the batch {describe_structure(batch)}."
+        ) from error
 
 
 def pack(own: Sequence[Tensor], fields: Sequence[Field], lengths: Tensor | None = None) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_interactions.errors import BatchError
-from lightning_interactions.model.batch import TARGET_KEYS, Batch, describe_structure, read_batch, target_leaf
+from lightning_interactions.model.batch import TARGET_KEYS, Batch, ask, describe_structure, read_batch, target_leaf
 from lightning_interactions.model.plan import Plan, make_plan, model_calls
 from lightning_interactions.model.seen import Recorder, SeenCall, can_be_seen, sizes_of
 from lightning_interactions.model.targets import known_rows
@@ -105,7 +105,7 @@ class Reader:
 
     def _targets(self, split: str, seen: Sighting, inputs: Tensor) -> Tensor:
         if self.target_fn is not None:
-            found: Any = self.target_fn(seen.batch)
+            found: Any = ask("target_fn", self.target_fn, seen.batch)
         else:
             if split not in self.sources:
                 self.sources[split] = _find_targets(seen, inputs, self._names)

@@ -28,6 +28,8 @@ class AutoMonitor(TwoPhaseMonitor):
         if any(isinstance(c, TwoPhaseMonitor) and not isinstance(c, AutoMonitor) for c in listed):
             return
         self._try(InteractionsError, super().setup, trainer, pl_module, stage)
+        if self._session is not None:
+            self._session.forgive()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the layer."""

@@ -74,6 +74,10 @@ class Session:
             loop.watch("train")
             self.options = loop.options
 
+    def forgive(self) -> None:
+        """Switch off where mistakes in what was chosen would be errors: this run is not to blame."""
+        self._sights.strict = False
+
     @property
     def active(self) -> bool:
         """Whether anything is measured in this fit."""

@@ -27,10 +27,15 @@ def look_once(loop: InteractionMonitor, trainer: Any, module: Any, batch: Any) -
 
 
 class Sights:
-    """Sees the steps of one fit; faults of what only data can show switch the monitor off."""
+    """Sees the steps of one fit; what only data can show and nobody asked for switches the monitor off.
+
+    Attributes:
+        strict: Whether mistakes in what the user chose are errors.
+    """
 
     def __init__(self, trainer: Any, module: Any, loop: InteractionMonitor, faults: Faults) -> None:
         self.trainer, self.module, self.loop, self.faults = trainer, module, loop, faults
+        self.strict = True
         self._sight: Sight | None = None
         self._tried = False  # whether the user's choices were tried out on a training batch
 
@@ -63,13 +68,14 @@ class Sights:
             return
         options = self.loop.options
         if split != options.splits[0]:
-            if options.explicit and not self._tried:
+            if self.strict and options.explicit and not self._tried:
                 self._try_out(seen)
             return
         try:
             look_once(self.loop, self.trainer, self.module, seen)
         except Exception as error:
-            if options.on_error == "raise" or (options.explicit and self.trainer.global_step == 0):
+            early = self.strict and options.explicit and self.trainer.global_step == 0
+            if options.on_error == "raise" or early:
                 raise
             ours = isinstance(error, InteractionsError)
             reason = why_not(seen, len(self.trainer.optimizers)) if ours else None

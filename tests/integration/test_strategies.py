@@ -61,7 +61,10 @@ def assert_equal_histories(first: dict[str, list[Any]], second: dict[str, list[A
 @pytest.mark.parametrize("scenario", ["plain", "both", "shared", "few", "uneven", "wide"])
 def test_two_ranks_give_the_numbers_of_one(scenario: str, ranks: dict[str, list[Found]], tmp_path: Path) -> None:
     told = told_during(lambda: ddp_run.main(1, tmp_path, scenario))
-    assert ["rounding noise" in text for text in told] == [True] * (scenario == "wide")
+    # Of the wide samples only a few columns count, mostly none that plays.
+    kinds = ["rounding noise", "changes the score of no"] if scenario == "wide" else []
+    assert len(told) == len(kinds)
+    assert all(kind in text for kind, text in zip(kinds, told, strict=True))
     single = torch.load(tmp_path / f"{scenario}_1.rank0", weights_only=True)
     assert single["history"]["epoch"] == [0, 1, 2]
     for split, keys in single["keys"].items():
@@ -129,7 +132,7 @@ def test_batches_that_one_rank_cannot_read_stop_no_rank(ranks: dict[str, list[Fo
     for rank in ranks["unreadable"]:
         assert (rank["history"]["epoch"], rank["epochs"]) == ([], 3)
         (event,) = rank["events"]
-        assert "TabularFeatures and 3 outputs for classes on rank 0, nothing usable on rank 1" in event["message"]
+        assert "TabularFeatures and 3 outputs on rank 0, nothing usable on rank 1" in event["message"]
 
 
 def test_samples_are_not_exchanged_before_they_are_chosen(ranks: dict[str, list[Found]]) -> None:
