@@ -181,7 +181,7 @@ def is_reconstruction(batch: Batch) -> bool:
         return False
     shape, targets = batch.inputs.shape[1:], batch.targets
     if len(shape) > 1:
-        return True
+        return targets.ndim == 1 or targets.is_floating_point()  # else classes of positions
     top = int(targets.max()) + 1 if targets.ndim == 1 and not targets.is_floating_point() else None
     return targets.shape[1:] != shape and top != shape[0]
 

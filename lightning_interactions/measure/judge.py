@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lightning_interactions.errors import BatchError
 from lightning_interactions.measure.ranks import Ranks
 from lightning_interactions.measure.samples import Samples
+from lightning_interactions.measure.watchlist import LOSS_SAMPLES
 from lightning_interactions.model.model import Model
 from lightning_interactions.model.score import ScoreFn, log_odds, output
 from lightning_interactions.model.targets import are_soft
@@ -26,7 +27,7 @@ MANY_OUTPUTS = 16
 """Fewer outputs are no embeddings."""
 
 ERRORS = 4.0
-"""A loss is the logged one if it is within so many standard errors of it."""
+"""A loss on some of the samples is the logged one, on all of them, if it is within so many standard errors of it."""
 
 SLACK = 0.01
 """Or within this fraction: averages over uneven batches are not quite those over samples."""
@@ -132,6 +133,8 @@ def compare_losses(
         return None
     with ranks.together(), model.quiet():
         outputs = all_outputs(model, samples, chunk_size)
+    # Where all samples are in the loss, only the averages over batches may differ.
+    errors = ERRORS if len(samples) >= LOSS_SAMPLES else 1.0
     targets = samples.targets.to(outputs.device)
     counts = torch.ones(len(samples)) if samples.counts is None else samples.counts
     usual: Verdict | None = None
@@ -142,15 +145,19 @@ def compare_losses(
             continue
         mean, error = _mean(each, counts.to(each))
         for key, value in logged.items():
-            verdict = Verdict(key, _near(mean, error, value), form, mean, value)
+            verdict = Verdict(key, _near(mean, error, value, errors), form, mean, value)
             usual = usual or verdict
             if verdict.near:
                 return verdict
     return usual
 
 
-def _near(mean: float, error: float, logged: float) -> bool:
-    return math.isfinite(mean) and math.isfinite(logged) and abs(mean - logged) <= ERRORS * error + SLACK * abs(logged)
+def _near(mean: float, error: float, logged: float, errors: float) -> bool:
+    """Whether two means may be of one loss; few samples that scatter widely prove nothing if they differ by half."""
+    if not (math.isfinite(mean) and math.isfinite(logged)):
+        return False
+    differ, size = abs(mean - logged), max(abs(mean), abs(logged))
+    return differ <= errors * error + SLACK * size and differ <= size / 2
 
 
 def _mean(each: Tensor, counts: Tensor) -> tuple[float, float]:
