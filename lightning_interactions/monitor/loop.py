@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -162,9 +162,8 @@ class InteractionMonitor(Results):
             tokenizer=tokenizer if tokenizer is not None else getattr(model, "tokenizer", None),
         )  # fmt: skip
         self.intake.reader = reader
-        for text in (note, *self.rules.notes):
-            if text is not None:
-                self.tell(text)
+        self._tell([note] if note else [])
+        self._tell(self.rules.notes)
         return self.rules.describe()
 
     def sight(self, split: str, model: nn.Module) -> Sight | None:
@@ -263,12 +262,11 @@ class InteractionMonitor(Results):
         )  # fmt: skip
         samples = dict(self.watchlist.watched)
         self.watchlist.renew()
-        for text in doubts(found, rules):
-            self.tell(text)
-        if "val" in losses and len(self.watchlist.losses["val"]) < HANDFUL:
-            del losses["val"]
+        self._tell(doubts(found, rules))
+        few = self.run.judge is None and 0 < len(self.watchlist.losses.get("val", ())) < HANDFUL
+        if few:
             self.tell(f"only {len(self.watchlist.losses['val'])} val samples are in the loss, too few for an alarm")
-        return Record(epoch, step, found, samples, losses, time.perf_counter() - started)
+        return Record(epoch, step, found, samples, losses, time.perf_counter() - started, few)
 
     def prepare(self, module: nn.Module) -> Rules:
         """Choose the samples, if that is to be done, and decide what is asked of the model."""
@@ -282,6 +280,10 @@ class InteractionMonitor(Results):
         if not self.tasks:
             self._settle(rules)
         return rules
+
+    def _tell(self, texts: Iterable[str]) -> None:
+        for text in texts:
+            self.tell(text)
 
     def masked_rows(self) -> int:
         """Rows of masked inputs this rank will ask the model for in one measurement, at most."""
@@ -307,8 +309,7 @@ class InteractionMonitor(Results):
                 rules.model, self.watchlist.watched, self.watchlist.losses,
                 score=options.score, target=options.target, loss_fn=options.loss_fn, chunk_size=options.chunk_size,
             )  # fmt: skip
-        for note in notes:
-            self.tell(note)
+        self._tell(notes)
         passed = self.intake.passed.get("train") or "train" in self.intake.problems
         if problem is None and passed and "train" in options.loss_splits and "train" not in self.tasks:
             why = self.intake.problems.get("train")
@@ -365,8 +366,7 @@ class InteractionMonitor(Results):
                 if game is None or game.samples is not samples:
                     players = copy.deepcopy(rules.players)
                     game = Game.draw(rules.model, samples, players, self.options.num_players, rows)
-                    for text in shortages(split, game, self.options):
-                        self.tell(text)
+                    self._tell(shortages(split, game, self.options))
                 else:
                     game.refit(rules.model, rows)
                 games[split] = game

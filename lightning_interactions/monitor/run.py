@@ -29,6 +29,7 @@ class Record:
     samples: Mapping[str, Samples]  # on which it was made
     losses: Mapping[str, float]  # means, in nats per sample
     seconds: float
+    few: bool = False  # whether the losses are of too few samples to decide on anything
     scalars: dict[str, float] = field(init=False)  # what is logged, by key without prefix
 
     def __post_init__(self) -> None:
@@ -92,8 +93,9 @@ class Run:
         events = self._skipped(record)
         # Without a training loss the validation loss stands for the gap: it must rise as far on its own.
         alone = self.alone and train_loss is None and val_loss is not None
+        judged = (None, None) if record.few else (0.0 if alone else train_loss, val_loss)
         events += self.detector.update(
-            record.epoch, record.deciding.strength, 0.0 if alone else train_loss, val_loss,
+            record.epoch, record.deciding.strength, *judged,
             step=record.step, paired=torch.equal(keys, self._keys), augmented=self.augmented or alone,
         )  # fmt: skip
         self.events += events
