@@ -48,7 +48,9 @@ def classes(size: int = SIZE, top: int = 3) -> Tensor:
 
 def settled(module: nn.Module, watched: Any, losses: Any = None, **options: Any) -> tuple[dict[str, Task], str | None]:
     usual = {"score": "log_odds", "target": "label"} | options
-    return settle_tasks(Model(module), watched, losses or {}, **usual)
+    tasks, problem, notes = settle_tasks(Model(module), watched, losses or {}, **usual)
+    assert notes == []
+    return tasks, problem
 
 
 def test_the_first_batch_may_mislead() -> None:
@@ -109,11 +111,11 @@ def test_outputs_come_in_the_order_of_the_samples() -> None:
 
 
 def verdict_of(
-    net: nn.Module, some: Samples, logged: Any, *, owner: nn.Module | None = None, task: Task | None = None
+    net: nn.Module, some: Samples, logged: Any, *, task: Task | None = None
 ) -> Verdict | None:
     own = find_task(outputs_of(net, some), some.targets) if task is None else task
     logged = logged if isinstance(logged, dict) else {"val_loss": float(logged)}
-    return compare_losses(Model(net), own, some, logged, Ranks(), owner or net)
+    return compare_losses(Model(net), own, some, logged, Ranks())
 
 
 def near(*args: Any, **options: Any) -> Verdict:
@@ -311,7 +313,7 @@ def test_all_ranks_come_to_the_same() -> None:
                 raise KeyError("gone")
 
         model = Loud(net) if ranks.rank else Model(net)
-        return compare_losses(model, task, some, logged, ranks, net)
+        return compare_losses(model, task, some, logged, ranks)
 
     errors = on_ranks(2, work)
     assert all("gone" in str(error) for error in errors), "none goes on alone"
