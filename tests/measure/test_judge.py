@@ -110,9 +110,7 @@ def test_outputs_come_in_the_order_of_the_samples() -> None:
 # -- whether the loss is the logged one ------------------------------------------------------------------------------
 
 
-def verdict_of(
-    net: nn.Module, some: Samples, logged: Any, *, task: Task | None = None
-) -> Verdict | None:
+def verdict_of(net: nn.Module, some: Samples, logged: Any, *, task: Task | None = None) -> Verdict | None:
     own = find_task(outputs_of(net, some), some.targets) if task is None else task
     logged = logged if isinstance(logged, dict) else {"val_loss": float(logged)}
     return compare_losses(Model(net), own, some, logged, Ranks())
