@@ -442,7 +442,7 @@ def test_losses_and_metrics_are_no_calls_of_the_model() -> None:
     assert model_calls([]) == []
 
 
-# -- models that do everything themselves -------------------------------------------------------------------------------
+# -- models that do everything themselves -----------------------------------------------------------------------------
 
 
 class Unpacks(nn.Module):
@@ -640,8 +640,11 @@ def test_tensors_of_one_shape_are_not_mistaken_for_each_other(step: Any, wanted:
     assert torch.equal(carried[0], other)
 
 
-@pytest.mark.parametrize("order", [["input_ids", "token_type_ids", "attention_mask"],
-                                   ["attention_mask", "input_ids", "token_type_ids"]], ids=["BERT", "mask first"])  # fmt: skip
+@pytest.mark.parametrize(
+    "order",
+    [["input_ids", "token_type_ids", "attention_mask"], ["attention_mask", "input_ids", "token_type_ids"]],
+    ids=["BERT", "mask first"],
+)
 def test_ids_and_their_companions_are_not_mistaken_for_each_other(order: list[str]) -> None:
     """A tokenizer's mapping has an order of its own; validation gives them by position, training by name."""
     texts = {"input_ids": IDS, "attention_mask": PRESENT.long(), "token_type_ids": (IDS > 5).long()}
