@@ -23,7 +23,6 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lightning_interactions import InteractionsWarning, PhaseDetector, PhaseEvent, TwoPhaseMonitor
 from lightning_interactions.measure.ranks import Ranks
-from lightning_interactions.model.keep import Kept
 from lightning_interactions.model.model import Model
 
 # -- networks ---------------------------------------------------------------------------------------------------------

@@ -312,6 +312,34 @@ def test_every_call_begins_from_the_same_state(precision: Any) -> None:
         assert module.calls == 1
 
 
+def test_another_module_has_no_start_of_its_own() -> None:
+    module, other = Counting(), Counting()
+    start = Kept(module)
+    module(torch.ones(2, 5))
+    model = find_model(module, FEW, start=start)
+    assert model.start is start
+    assert model.of(other).start is None
+    with (own := model.of(other)).quiet():
+        assert torch.equal(own(FEW.inputs), other.net(FEW.inputs).double())
+    assert (module.calls, other.calls) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("returns", "columns"),
+    [(lambda z: z, 3), (lambda z: z[:, 0], 1), (lambda z: z[:, :, None, None], 3), (lambda z: {"logits": z.half()}, 3),
+     (lambda z: (z.mean(), z.bfloat16()), 3)],
+    ids=["plain", "one number", "maps of one pixel", "named", "with a loss"],
+)  # fmt: skip
+def test_a_call_returns_logits_whatever_the_module_returns(returns: Any, columns: int) -> None:
+    net, x = mlp(), torch.randn(4, 5)
+    model = Model(Fn(lambda x: returns(net(x))))
+    with model.quiet():
+        found = model(x)
+    assert found.shape == (4, columns)
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, net(x).detach()[:, :columns].double(), rtol=1e-2, atol=1e-2)
+
+
 def test_chunks_and_a_cut_begin_from_the_same_state() -> None:
     module = Counting()
     x = torch.randn(6, 5)

@@ -84,7 +84,7 @@ def test_what_the_players_do_without_is_told_first() -> None:
 # -- what is in doubt ------------------------------------------------------------------------------------------------
 
 SOUND = measured(torch.tensor([4.0, 2.0, 1.0, 1.0]), torch.full((4,), 1e-6))
-NOISY = measured(torch.tensor([4.0, 2.0, 0.1, 0.1]), torch.tensor([0.0, 0.0, 0.0, 0.5]))
+NOISY = measured(torch.tensor([4.0, 0.2, 0.1, 0.1]), torch.tensor([0.0, 0.0, 0.0, 0.5]))
 NOTHING = measured(torch.zeros(4), torch.zeros(4))
 TOKENS = measured(torch.tensor([4.0, 2.0, 1.0, 1.0]))
 SKIPPED = measured(torch.zeros(4), gap=torch.full((2,), torch.nan))
