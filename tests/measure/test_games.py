@@ -215,6 +215,15 @@ def test_a_model_that_mixes_the_samples_of_a_batch_is_told_of() -> None:
     assert find_rules(module, columns()).notes == (), "what it answered was not seen"
 
 
+def test_foreign_hooks_that_do_not_help_stay_out() -> None:
+    module = Fn(lambda x: mlp()(x - x.mean(0)))
+    module.register_forward_hook(lambda *args: None)
+    rules = find_rules(module, seen_by(module, columns()))
+    assert not rules.model.hooks
+    (note,) = rules.notes
+    assert "answers otherwise than in the step" in note
+
+
 class Collecting(nn.Module):
     """Collects the features of its network with a hook, and goes on with them."""
 

@@ -675,6 +675,20 @@ def test_steps_that_differ_are_told(step: Any, shape: str) -> None:
         plan.read(model_calls(recorder.stop()))
 
 
+def test_a_loss_of_the_like_is_not_taken_for_the_model() -> None:
+    class Comparing(Images):
+        def __init__(self) -> None:
+            super().__init__()
+            self.error = nn.MSELoss()
+
+    module = Comparing()
+    plan, _ = learned(module, lambda m: m(*IMAGES))
+    recorder = Recorder(module).start((ROWS,))
+    module.error(*IMAGES)
+    with pytest.raises(BatchError, match="in another way"):
+        plan.read(recorder.stop())
+
+
 def test_a_tensor_that_is_missing_or_has_other_rows_is_told() -> None:
     plan, _ = learned(Images(), lambda m: m(*IMAGES))
     with pytest.raises(BatchError, match=r"another way than in the first batch, with tensors .*\(1, 2, 4, 4\)\]"):
