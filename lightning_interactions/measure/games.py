@@ -218,7 +218,8 @@ def _ask_somehow(
     sizes = (few, batch) if len(batch.inputs) > 2 else (few,)
     for own, some, hooked in itertools.product(precisions, sizes, hooks):
         try:
-            model = find_model(module, some, precision=own, hooks=hooked, **how)
+            rows = len(batch.inputs) if some is batch else None
+            model = find_model(module, some, precision=own, hooks=hooked, rows=rows, **how)
         except (ModelCallError, BatchError, ModelOutputError) as error:
             first = first or error
             continue
@@ -228,7 +229,7 @@ def _ask_somehow(
                 "the model cannot be asked in float32, so it is in the Trainer's precision, whose rounding looks like "
                 f"high orders ({_short(first)})"
             )
-        return replace(model, rows=len(batch.inputs) if some is batch else None), notes
+        return model, notes
     assert first is not None
     raise first
 

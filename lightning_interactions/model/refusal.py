@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_interactions.model.batch import target_leaf
 from lightning_interactions.model.reader import Sighting
 from lightning_interactions.model.tree import leaves, tensors
 
@@ -48,7 +49,9 @@ def _is_dense(outputs: list[Tensor]) -> bool:
 
 
 def _has_labels(seen: Sighting) -> bool:
-    """Whether a tensor looks like targets: whole numbers, one for a sample."""
+    """Whether a tensor looks like targets: one number for a sample, or a row of whole numbers."""
     found = tensors(seen.batch).values()
     judged = any(call.judge for call in seen.calls or ())
-    return judged or any(x.ndim in (1, 2) and not x.is_floating_point() for x in found)
+    single = any(x.ndim == 1 or (x.ndim == 2 and x.shape[1] == 1) for x in found)
+    whole = any(x.ndim == 2 and not x.is_floating_point() for x in found)
+    return judged or single or whole or target_leaf(seen.batch) is not None

@@ -151,7 +151,7 @@ class InteractionMonitor(Results):
         """
         options, seen = self.options, batch if isinstance(batch, Sighting) else Sighting(batch)
         reader, note = learn(
-            model, seen,
+            seen,
             wanted=options.input, input_fn=options.input_fn, target_fn=options.target_fn, forward_fn=options.forward_fn,
         )  # fmt: skip
         self.rules = find_rules(
@@ -162,13 +162,12 @@ class InteractionMonitor(Results):
             tokenizer=tokenizer if tokenizer is not None else getattr(model, "tokenizer", None),
         )  # fmt: skip
         self.intake.reader = reader
-        self._tell([note] if note else [])
-        self._tell(self.rules.notes)
+        self._tell([*([note] if note else []), *self.rules.notes])
         return self.rules.describe()
 
     def sight(self, split: str, model: nn.Module) -> Sight | None:
         """Prepare to see the next step of a split; ``None`` where its samples are of no interest."""
-        return Sight(model, self.intake.sites) if self.intake.wants(split, self.rules) else None
+        return Sight(model, self.intake.sites(split)) if self.intake.wants(split, self.rules) else None
 
     def step(self, split: str, model: nn.Module, batch: Any) -> AbstractContextManager[None]:
         """See how the model is called in a step on a batch, and consider its samples; instead of `observe`.
@@ -242,7 +241,7 @@ class InteractionMonitor(Results):
                 raise
             problem = f"measuring failed: {error if isinstance(error, InteractionsError) else repr(error)}"
             self.tell(problem)
-            return [self.run.failed(epoch, step, problem)]
+            events = [self.run.failed(epoch, step, problem)]
         return events
 
     def take(self, module: nn.Module, epoch: int, step: int, progress: Callable[[int], object] | None = None) -> Record:

@@ -39,7 +39,7 @@ def calls_of(module: nn.Module, step: Callable[[Any], Any], rows: int = ROWS) ->
 
 def learned(module: nn.Module, step: Callable[[Any], Any], wanted: Any = None) -> tuple[Plan, list[SeenCall]]:
     calls = calls_of(module.eval(), step)
-    return make_plan(module, calls, wanted), calls
+    return make_plan(calls, wanted), calls
 
 
 def asked(plan: Plan, module: nn.Module, calls: Sequence[SeenCall], rows: Sequence[int] = range(ROWS)) -> Any:
@@ -383,12 +383,12 @@ def test_a_head_may_be_given_what_is_in_the_batch() -> None:
 
     module, weights = Gated(), random(ROWS, 1, seed=3)
     calls = calls_of(module, lambda m: m.gate(m.backbone(COLUMNS), weights))
-    plan = make_plan(module, calls, batch={"x": COLUMNS, "weights": weights})
+    plan = make_plan(calls, batch={"x": COLUMNS, "weights": weights})
     assert plan.sites == ("backbone", "gate")
     assert dict(plan.carried) == {(1, (0, 1)): "weights"}
     assert torch.equal(asked(plan, module, calls), calls[-1].output)
     same(asked(plan, module, calls, [5, 0, 0]), calls[-1].output, [5, 0, 0])
-    assert make_plan(module, calls, batch={"x": COLUMNS}).sites == ("backbone",)
+    assert make_plan(calls, batch={"x": COLUMNS}).sites == ("backbone",)
 
 
 class Gate(nn.Module):
@@ -433,7 +433,7 @@ def test_what_comes_before_the_model_itself_prepares_nothing() -> None:
     every = recorder.stop()
     assert [(call.site, call.inside) for call in every] == [("norm", False), ("", False), ("net", True)]
     assert [call.site for call in model_calls(every)] == [""]
-    assert torch.equal(make_plan(module, model_calls(every)).read(every)[0], every[0].output)
+    assert torch.equal(make_plan(model_calls(every)).read(every)[0], every[0].output)
 
 
 def test_losses_and_metrics_are_no_calls_of_the_model() -> None:

@@ -46,7 +46,7 @@ def sighting(step: Step, batch: Any, model: nn.Module | None = None) -> Sighting
 
 
 def reader_of(seen: Sighting, **options: Any) -> Reader:
-    reader, note = learn(Net(), seen, **options)
+    reader, note = learn(seen, **options)
     assert note is None
     return reader
 
@@ -121,10 +121,10 @@ def test_an_autoencoder_has_its_inputs_for_targets() -> None:
             return 0.5 * x
 
     seen = sighting(lambda m, b: mse_loss(m(b[0]), b[0]), [X], Auto())
-    found = learn(Auto(), seen)[0].read("val", seen)
+    found = learn(seen)[0].read("val", seen)
     assert torch.equal(found.targets, found.inputs)
     with_labels = sighting(lambda m, b: m(b[0]), [X, Y], Auto())
-    assert torch.equal(learn(Auto(), with_labels)[0].read("val", with_labels).targets, Y)
+    assert torch.equal(learn(with_labels)[0].read("val", with_labels).targets, Y)
 
 
 def test_no_target_is_told() -> None:
@@ -231,15 +231,15 @@ def test_targets_of_ones_own_go_with_the_inputs_of_the_model() -> None:
 
 def test_a_step_that_calls_nothing_is_told_of() -> None:
     seen = sighting(lambda m, b: None, [X, Y])
-    reader, note = learn(Net(), seen)
+    reader, note = learn(seen)
     assert reader.plan is None
     assert "calls no module" in str(note)
     assert torch.equal(reader.read("val", seen).inputs, X)
-    reader, note = learn(Net(), Sighting([X, Y]))
+    reader, note = learn(Sighting([X, Y]))
     assert (reader.plan, note) == (None, None)
     assert torch.equal(reader.read("val", Sighting([X, Y])).targets, Y)
     only_judged = sighting(lambda m, b: m.criterion(b[0], b[1]), [X, Y])
-    assert learn(Net(), only_judged)[0].plan is None
+    assert learn(only_judged)[0].plan is None
 
 
 def test_the_wanted_input_is_passed_on() -> None:
@@ -248,7 +248,7 @@ def test_the_wanted_input_is_passed_on() -> None:
             return left - right
 
     seen = sighting(lambda m, b: m(b[0], b[1]), [X, X + 1, Y], Two())
-    reader, _ = learn(Two(), seen, wanted="right")
+    reader, _ = learn(seen, wanted="right")
     found = reader.read("val", seen)
     assert torch.equal(found.inputs, X + 1)
     assert torch.equal(found.carried[0], X)
@@ -318,7 +318,7 @@ class Whole(nn.Module):
 def test_a_model_that_is_given_the_whole_batch(criterion: Any, batch: Any) -> None:
     module = Whole(criterion).eval()
     seen = sighting(lambda m, b: m(b), batch, module)
-    reader, note = learn(module, seen)
+    reader, note = learn(seen)
     assert note is None
     assert reader.plan is not None
     assert reader.plan.sites == ("net",)
@@ -344,7 +344,7 @@ def test_targets_may_be_what_a_part_inside_is_given() -> None:
 
     module = Inner().eval()
     seen = sighting(lambda m, b: m(b), (X, Y), module)
-    reader, _ = learn(module, seen)
+    reader, _ = learn(seen)
     found = reader.read("val", seen)
     assert torch.equal(found.inputs, X)
     assert torch.equal(found.targets, Y)

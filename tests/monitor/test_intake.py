@@ -133,12 +133,15 @@ def test_what_was_learned_is_forgotten() -> None:
 
 def test_the_sites_of_interest_are_those_of_the_plan() -> None:
     desk, net = Desk(), mlp()
-    assert desk.intake.sites is None, "everything"
+    assert desk.intake.sites("val") is None, "everything"
     desk.intake.reader = Reader(None)
-    assert tuple(desk.intake.sites or ()) == ()
+    assert desk.intake.sites("val") == set()
     seen = sighting(net, batch(), lambda m, b: m(b[0]))
-    desk.intake.reader, _ = learn(net, seen)
-    assert "" in tuple(desk.intake.sites or ())
+    desk.intake.reader, _ = learn(seen)
+    assert desk.intake.sites("val") is None, "a split that was not read yet may call another part"
+    desk.intake.reader.read("val", seen)
+    assert desk.intake.sites("val") == {""}
+    assert desk.intake.sites("train") is None
 
 
 def test_batches_are_wanted_until_the_samples_are_chosen() -> None:
@@ -210,7 +213,10 @@ def test_failures_of_the_users_own_functions_leave_samples_out() -> None:
     desk = Desk(Reader(None, target_fn=fail))
     desk.intake.take("val", Sighting(batch()), RULES)
     desk.intake.tell_of_left_out()
-    assert desk.told == ["4 of 4 val samples are left out: KeyError('gone')"]
+    assert desk.told == [
+        "4 of 4 val samples are left out: `target_fn` raised KeyError ('gone') for the batch tuple(float32 tensor "
+        "(4, 5), int64 tensor (4,))."
+    ]
 
 
 # -- what a sampler repeats ------------------------------------------------------------------------------------------
@@ -287,7 +293,7 @@ def sighting(model: nn.Module, given: Any, step: Step) -> Sighting:
 
 def learned(model: nn.Module, step: Step = usual) -> tuple[Desk, Rules]:
     seen = sighting(model, batch(), step)
-    reader, _ = learn(model, seen)
+    reader, _ = learn(seen)
     rules = find_rules(model, reader.first("val", seen), call=reader.plan)
     return Desk(reader), rules
 
