@@ -41,20 +41,20 @@ STATE_VERSION = 2
 class InteractionMonitor(Results):
     """Watches which interactions a network learns, in a training loop of one's own.
 
-    Show it the batches as they pass, and let it measure when an epoch is over: it keeps a few samples of each split,
-    masks them in all ``2**n`` ways, and decides on the strength of their interactions by order as `TwoPhaseMonitor`
-    does. The model is called in evaluation mode and left exactly as it was.
+    Let it see the steps as they pass (`step`, or `observe` for the batches alone), and measure when an epoch is over:
+    it keeps a few samples of each split, masks them in all ``2**n`` ways, and decides on the strength of their
+    interactions by order as `TwoPhaseMonitor` does. The model is called in evaluation mode and left as it was.
 
     Args:
-        options: What to measure; those that concern a Trainer (rhythm, alerts, stopping) are ignored.
+        options: What to measure, attributes of the monitor too; those that concern a Trainer (rhythm, alerts, stopping)
+            are ignored.
         ranks: The processes that share the work.
         tell: Takes the text of a problem that was worked around; warns by default.
 
     Attributes:
-        options: As given.
         run: History, events and detector.
         watchlist: The watched samples.
-        rules: What the first batch showed: the model's way of being called, the task, the players. ``None`` until then.
+        rules: What the first batch showed: the way the model is called, the players. ``None`` until then.
 
     Example:
         >>> net = nn.Linear(4, 2)
@@ -186,10 +186,10 @@ class InteractionMonitor(Results):
         return seeing(sight, batch, lambda seen: self.observe(split, seen))
 
     def observe(self, split: str, batch: Any) -> None:
-        """Consider the samples of a passing batch; a batch that cannot be read is told of and left out.
+        """Consider the samples of a batch ``(inputs, targets)`` as it is; one that cannot be read is left out and told.
 
         The split is ``"train"`` or ``"val"``; the batch, on any device, is not changed, and no random number is drawn.
-        Before the first measurement (or `look`) the model is not known, and the first batches of a split wait for it.
+        Where the step changes it before the model gets it, use `step`. Until the first measurement batches wait.
         """
         self.intake.take(split, batch if isinstance(batch, Sighting) else Sighting(batch), self.rules)
 
@@ -205,7 +205,7 @@ class InteractionMonitor(Results):
         """Measure under the present weights, and decide.
 
         What cannot work is an error at the first measurement. A fault in a later one is an event (``probe_failed``) and
-        a warning, unless ``Options(on_error="raise")``: it is not worth a training run.
+        a warning, unless ``Options(on_error="raise")``.
 
         Args:
             model: The model.
@@ -221,6 +221,7 @@ class InteractionMonitor(Results):
             BatchError: If no usable sample has been seen, or the first batch cannot be read.
             ArgumentError: If an option does not suit the model, or the epoch goes back.
             ModelOutputError: If the model does not return logits.
+            ModelCallError: If the model fails.
             MeasureError: On every rank, if one of them failed.
         """
         step, first = len(self.history) if step is None else step, not len(self.history)
@@ -383,11 +384,7 @@ class InteractionMonitor(Results):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` left off.
-
-        A `StateError` says which settings differ so that the epochs could not be compared, or that it is of a newer
-        version.
-        """
+        """Continue where `state_dict` left off; a `StateError` says which settings differ, or that it is too new."""
         version = state.get("version", 0)
         if version > STATE_VERSION:
             raise StateError(
