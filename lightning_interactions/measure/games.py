@@ -22,6 +22,7 @@ from lightning_interactions.model.keep import Kept
 from lightning_interactions.model.model import Model, find_model
 from lightning_interactions.model.score import ScoreFn, read_logits, read_whole
 from lightning_interactions.model.task import Target, Task, find_task
+from lightning_interactions.model.tree import same
 from lightning_interactions.players import Players, of_layer, player_counts, suited_players, two_rows
 
 SAME = 0.03
@@ -180,6 +181,8 @@ def is_reconstruction(batch: Batch) -> bool:
     if batch.seen is None or read_whole(batch.seen, batch.inputs.shape[1:]) is None:
         return False
     shape, targets = batch.inputs.shape[1:], batch.targets
+    if targets.shape == batch.inputs.shape and same(targets.to(batch.inputs), batch.inputs):
+        return True
     if len(shape) > 1:
         return targets.ndim == 1 or targets.is_floating_point()  # else classes of positions
     top = int(targets.max()) + 1 if targets.ndim == 1 and not targets.is_floating_point() else None
