@@ -32,6 +32,9 @@ ERRORS = 4.0
 SLACK = 0.01
 """Or within this fraction: averages over uneven batches are not quite those over samples."""
 
+ROUNDING = 1e-4
+"""Losses that differ by less than this fraction are the same."""
+
 _OF_INDICES = nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss
 """Losses whose targets may be class indices; those of all others are numbers."""
 
@@ -107,6 +110,12 @@ class Verdict:
     logged: float
 
     @property
+    def distance(self) -> float:
+        """How far they are from each other, but for rounding."""
+        size = max(abs(self.ours), abs(self.logged))
+        return max(abs(self.ours - self.logged), ROUNDING * size)
+
+    @property
     def text(self) -> str:
         """Say it in one sentence without a full stop."""
         return (
@@ -127,7 +136,8 @@ def compare_losses(
     """Compare the loss on samples with what was logged in the same validation; ``None`` if nothing was.
 
     Tried are the usual loss of the task, those of other readings of its outputs and targets, and the losses the model
-    has as modules; as means, and as sums over outputs.
+    has as modules; as means, and as sums over outputs. Where all samples are in the loss, the nearest of them is taken:
+    on a few that scatter, several are near enough.
     """
     if not logged or not len(samples):
         return None
@@ -138,6 +148,7 @@ def compare_losses(
     targets = samples.targets.to(outputs.device)
     counts = torch.ones(len(samples)) if samples.counts is None else samples.counts
     usual: Verdict | None = None
+    near: list[Verdict] = []
     for form, factor in _forms(task, outputs, targets, model.module):
         try:
             each = factor * form.loss(outputs, form.read(targets))
@@ -147,9 +158,9 @@ def compare_losses(
         for key, value in logged.items():
             verdict = Verdict(key, _near(mean, error, value, errors), form, mean, value)
             usual = usual or verdict
-            if verdict.near:
-                return verdict
-    return usual
+            near += [verdict] if verdict.near else []
+    exact = len(samples) < LOSS_SAMPLES
+    return min(near, key=lambda found: found.distance if exact else 0.0, default=usual)
 
 
 def _near(mean: float, error: float, logged: float, errors: float) -> bool:

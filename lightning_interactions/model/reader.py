@@ -167,6 +167,9 @@ def _find_targets(seen: Sighting, inputs: Tensor, names: dict[Path, str]) -> Sou
     own = next((path for path, name in names.items() if name.rpartition(".")[2] in TARGET_KEYS), None)
     if own is not None:
         return "call", own
+    taken = [path for path, leaf in batch.items() if leaf.ndim == 1 and not _same(leaf, inputs)]
+    if taken:  # by the model, which takes the whole batch or returns its loss
+        return "batch", taken[-1]
     output = calls[0].output if calls else None
     if any(x.shape == inputs.shape and x.is_floating_point() for x in tensors(output).values()):
         return "call", ()  # the input itself: it is reconstructed
