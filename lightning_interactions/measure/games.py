@@ -27,6 +27,8 @@ from lightning_interactions.players import Players, of_layer, player_counts, sui
 SAME = 0.03
 """Two answers are the same if they differ by less than this fraction of the largest: half precision has two digits."""
 
+RANDOM = "the model answers at random"
+
 
 @dataclass
 class Game:
@@ -90,6 +92,11 @@ class Rules:
     def describe(self) -> str:
         """Say what was chosen, in one sentence without a full stop."""
         return f"players are {self.players.describe()} of {self.masked}; their game is the {self.task.describe()}"
+
+    @property
+    def random(self) -> bool:
+        """Whether it was told that the model answers at random."""
+        return any(note.startswith(RANDOM) for note in self.notes)
 
     @property
     def kind(self) -> str:
@@ -241,7 +248,7 @@ def _as_the_step(model: Model, few: Batch, seen: Tensor | None) -> tuple[Model, 
     if not _alike(outputs, again):
         differ = float((outputs - again).abs().max())
         return model, outputs, [
-            "the model answers at random in evaluation mode (dropout that is left on, sampling, noise): two calls with "
+            f"{RANDOM} in evaluation mode (dropout that is left on, sampling, noise): two calls with "
             f"the same inputs differ by up to {differ:.2g}, which looks like interactions of high order"
         ]  # fmt: skip
     if seen is None or seen.shape != outputs.shape or _alike(outputs, seen):

@@ -149,9 +149,9 @@ def compare_losses(
     counts = torch.ones(len(samples)) if samples.counts is None else samples.counts
     usual: Verdict | None = None
     near: list[Verdict] = []
-    for form, factor in _forms(task, outputs, targets, model.module):
+    for form in _forms(task, outputs, targets, model.module):
         try:
-            each = factor * form.loss(outputs, form.read(targets))
+            each = form.loss(outputs, form.read(targets))
         except Exception:  # a form that does not fit may fail in any manner
             continue
         mean, error = _mean(each, counts.to(each))
@@ -182,23 +182,22 @@ def _mean(each: Tensor, counts: Tensor) -> tuple[float, float]:
     return float(mean), float((spread / len(each)).sqrt())
 
 
-def _forms(task: Task, outputs: Tensor, targets: Tensor, module: nn.Module) -> list[tuple[Task, float]]:
-    """Forms of the loss with a factor, the likeliest first."""
-    forms = [(task, 1.0)]
+def _forms(task: Task, outputs: Tensor, targets: Tensor, module: nn.Module) -> list[Task]:
+    """Forms of the loss, the likeliest first."""
+    forms = [task]
     if task.loss_fn is not None:
         return forms
     inside = bool(((outputs >= 0) & (outputs <= 1)).all())
     if task.kind in ("classes", "binary", "labels") and inside:
-        forms.append((replace(task, probabilities=not task.probabilities), 1.0))
+        forms.append(replace(task, probabilities=not task.probabilities))
     if task.kind == "labels":
-        forms.append((task, float(task.outputs)))
+        forms.append(replace(task, scale=float(task.outputs)))
     if task.kind in ("binary", "regression") and task.outputs == 1 and targets.is_floating_point():
-        forms += [(other, 1.0) for other in _between(task, targets, inside)]
-    for own in _criteria(module):
-        forms.append((replace(task, loss_fn=_as_loss(own, targets), named=type(own).__name__), 1.0))
+        forms += _between(task, targets, inside)
+    forms += [replace(task, loss_fn=_as_loss(own, targets), named=type(own).__name__) for own in _criteria(module)]
     if task.kind in ("regression", "reconstruction"):
-        forms += [(replace(task, loss_fn=_absolute, named="absolute error"), 1.0), (task, 0.5)]
-        forms.append((task, float(task.outputs)))
+        forms.append(replace(task, loss_fn=_absolute, named="absolute error"))
+        forms += [replace(task, scale=scale) for scale in (0.5, float(task.outputs))]
     return forms
 
 
