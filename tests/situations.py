@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
+import pytest
 import torch
 from models import fit, listening, small_monitor
-from pytest import approx
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -120,7 +120,7 @@ def assert_measured(run: Run, *words: str, key: str = "val_loss", rel: float = 1
     history = run.monitor.history.to_dict()
     assert history["epoch"] == list(range(EPOCHS))
     assert all(1 <= order <= 4 for order in history["mean_order"])
-    assert history["val_loss"][-1] == approx(float(run.trainer.callback_metrics[key]), rel=rel)
+    assert history["val_loss"][-1] == pytest.approx(float(run.trainer.callback_metrics[key]), rel=rel)
     assert all((value == value) == train for value in history["train_loss"])
     assert not [event for event in run.monitor.events if event.kind == "probe_failed"]
 

@@ -7,9 +7,9 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
-from pytest import approx
 from situations import ForwardNet, StepNet, assert_measured, both, columns, layers, pairs, pictures, thirds, watch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
@@ -207,7 +207,7 @@ def test_masks_of_padding_mean_the_same_in_every_form() -> None:
         found.append(run.monitor.history.to_dict())
     for other in found[1:]:
         for key in ("mean_order", "mean_players", "val_loss"):
-            assert other[key] == approx(found[0][key], rel=1e-4), key
+            assert other[key] == pytest.approx(found[0][key], rel=1e-4), key
 
 
 def test_lengths_for_a_recurrent_network() -> None:

@@ -21,14 +21,12 @@ from situations import (
     columns,
     layers,
     pairs,
-    thirds,
     watch,
 )
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
 
-from lightning_interactions import ArgumentError, BatchError, FeatureMask
-from lightning_interactions.errors import ModelCallError
+from lightning_interactions import ArgumentError, BatchError, FeatureMask, InteractionsError
 
 
 class PlainNet(ForwardNet):
@@ -123,9 +121,7 @@ def test_a_state_is_carried_from_batch_to_batch() -> None:
 
     run = watch(Net, both(pairs(columns(16)), size=16))
     assert_measured(run)  # one batch: every sample begins anew
-    many = watch(Net)  # of the later batches no sample is answered as in the step, which had seen others
-    assert len(many.monitor.history) == 2
-    assert len(many.told) <= 1
+    assert_measured(watch(Net), rel=0.05)  # in the step those of later batches began with a state of others
 
 
 @pytest.mark.parametrize("where", ["inside", "outside"])
@@ -233,8 +229,8 @@ def test_object_detection() -> None:
             self.log("val_boxes", float(len(self(batch[0]))), batch_size=1)
 
     generator = torch.Generator().manual_seed(0)
-    items = [(torch.randn(1, 8 + i % 3, 8, generator=generator),
-              {"boxes": torch.rand(1, 4, generator=generator), "labels": torch.tensor([1])}) for i in range(16)]  # fmt: skip
+    images = [torch.randn(1, 8 + i % 3, 8, generator=generator) for i in range(16)]
+    items = [(x, {"boxes": torch.rand(1, 4, generator=generator), "labels": torch.tensor([1])}) for x in images]
     data = both(items, size=4, collate_fn=lambda items: tuple(zip(*items, strict=True)))
     assert_off(watch(lambda: Net(nn.Linear(1, 4)), data), "object detection has no single score")
 
@@ -270,7 +266,7 @@ WRONG = {
     "target": ({"target": 7}, ArgumentError, "`target`.*an index from 0 to 2"),
     "layer": ({"layer": "net.9"}, ArgumentError, "net.9"),
     "target_fn": ({"target_fn": lambda batch: batch["label"]}, BatchError, "`target_fn` raised TypeError"),
-    "forward_fn": ({"forward_fn": lambda module, x: module(x[:, :2])}, ModelCallError, "raised RuntimeError"),
+    "forward_fn": ({"forward_fn": lambda module, x: module(x[:, :2])}, InteractionsError, "raised RuntimeError"),
 }
 
 
