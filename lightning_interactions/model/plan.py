@@ -128,7 +128,9 @@ def make_plan(module: nn.Module, calls: Sequence[SeenCall], wanted: str | int | 
         BatchError: If the calls have no tensor whose parts could play.
         ArgumentError: If there is no ``wanted`` tensor.
     """
-    chain, links, repeats = _chain(calls, list(tensors(batch).values()))
+    found = [_chain(calls[start:], list(tensors(batch).values())) for start in range(len(calls))]
+    # A teacher that is frozen may be asked first.
+    chain, links, repeats = next((own for own in found if _learns(module, own[0])), found[0])
     rows = chain[0].rows
     counts = set()
     own: dict[Place, Tensor] = {}
@@ -200,6 +202,11 @@ def _chain(
             repeats |= {(len(chain), path): source for path, source in again.items()}
             chain.append(call)
     return chain, links, repeats
+
+
+def _learns(module: nn.Module, chain: Sequence[SeenCall]) -> bool:
+    """Whether any of the modules that are called is trained."""
+    return any(x.requires_grad for call in chain for x in module.get_submodule(call.site).parameters())
 
 
 def _find(tensor: Tensor, tables: Sequence[Mapping[Path, Tensor]]) -> Place | None:

@@ -156,8 +156,10 @@ def _find_targets(seen: Sighting, inputs: Tensor, names: dict[Path, str]) -> Sou
     named = target_leaf(seen.batch)
     if named is not None and named in batch:
         return "batch", named
-    given = [x for call in calls[:1] for x in tensors((call.args, call.kwargs)).values()]
+    given = [x for call in calls if not call.judge for x in tensors((call.args, call.kwargs)).values()]
     others = [path for path, leaf in batch.items() if not any(_same(leaf, x) for x in given) and leaf.ndim <= 2]
+    fitting = [path for path in others if _fits(batch[path], calls)]
+    others = fitting or others
     if others:
         return "batch", (1,) if (1,) in others else min(
             others, key=lambda path: (batch[path].is_floating_point(), batch[path].ndim)
@@ -197,6 +199,15 @@ def _judged(seen: Sighting, rows: int) -> list[tuple[str, Tensor]]:
             found.append((call, own[1]))
     found.sort(key=lambda pair: pair[0].judge != "loss")
     return [(call.site, tensor) for call, tensor in found]
+
+
+def _fits(targets: Tensor, calls: Sequence[SeenCall]) -> bool:
+    """Whether whole numbers can be classes of what the last call returned."""
+    models = [call for call in calls if not call.judge and not call.inside]
+    outputs = [x for x in tensors(models[-1].output).values() if x.is_floating_point() and x.ndim] if models else []
+    if targets.is_floating_point() or targets.ndim > 1 or not outputs:
+        return True
+    return any(int(targets.max()) < max(x.shape[1:].numel(), 2) for x in outputs if len(x) == len(targets))
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_interactions.model.reader import Sighting
-from lightning_interactions.model.tree import leaves, tensors
+from lightning_interactions.model.tree import leaves, same, tensors
 
 _GRAPHS = ("torch_geometric", "dgl", "jraph")
 
@@ -28,10 +28,8 @@ def why_not(seen: Sighting, optimizers: int = 1) -> str | None:
         return (
             "the model returns scores for every position (segmentation, translation), and a game needs one for a sample"
         )
-    if optimizers > 1 and (not _has_labels(seen) or seen.calls == []):
-        return (
-            "several optimizers and no targets: adversarial networks have no score of a target that could be explained"
-        )
+    if optimizers > 1 and (not _has_labels(seen) or seen.calls == [] or _are_critics(outputs)):
+        return "several optimizers and no targets that fit: adversarial networks have no score of a target to explain"
     if not _has_labels(seen):
         return "the batches have no targets (self-supervised learning), so there is no score of a target to explain"
     return None
@@ -47,8 +45,16 @@ def _is_dense(outputs: list[Tensor]) -> bool:
     return bool(floating) and all(x.ndim > 2 and x.shape[2:].numel() > 1 for x in floating)
 
 
+def _are_critics(outputs: list[Tensor]) -> bool:
+    """Whether one network says of samples whether they are genuine: a number each, whatever their labels are."""
+    return any(x.is_floating_point() and x.ndim and x.shape[1:].numel() == 1 for x in outputs)
+
+
 def _has_labels(seen: Sighting) -> bool:
-    """Whether a tensor looks like targets: whole numbers, one for a sample."""
-    found = tensors(seen.batch).values()
-    judged = any(call.judge for call in seen.calls or ())
-    return judged or any(x.ndim in (1, 2) and not x.is_floating_point() for x in found)
+    """Whether a tensor looks like targets: whole numbers, one for a sample, or numbers that no module was given."""
+    found = [x for x in tensors(seen.batch).values() if x.ndim in (1, 2)]
+    calls = seen.calls or ()
+    given = [x for call in calls for x in tensors((call.args, call.kwargs)).values()]
+    unread = [x for x in found if given and not any(same(x, other) for other in given)]
+    opaque = not tensors(seen.batch)  # an object whose parts are not known
+    return opaque or bool(unread) or any(call.judge for call in calls) or not all(x.is_floating_point() for x in found)

@@ -69,8 +69,8 @@ class Session:
         self._before: dict[str, Any] = {}  # metrics logged before the validation that is under way
         self._usable = check_trainer(trainer, module, self.options)
         missing = lacks_validation(trainer, self.options) if self._usable else None
+        self._missing = missing  # told once it is known that there is something to measure
         if missing is not None:
-            self.faults.tell(f"{missing}, so the training samples are watched; without validation there is no alarm")
             loop.watch("train")
             self.options = loop.options
 
@@ -135,6 +135,11 @@ class Session:
         seen = self._sights.close()
         if seen is not None and self.active:
             self._sights.look(split, seen)
+        if self._missing is not None and self.active and self.loop.rules is not None:
+            self.faults.tell(
+                f"{self._missing}, so the training samples are watched; without validation there is no alarm"
+            )
+            self._missing = None
         if seen is not None and self.active and not self.trainer.sanity_checking:
             with self._contained("taking in samples"):
                 self.loop.observe(split, seen)

@@ -10,7 +10,20 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from situations import ForwardNet, StepNet, assert_measured, both, columns, layers, pairs, pictures, thirds, watch
+from situations import (
+    ForwardNet,
+    StepNet,
+    assert_measured,
+    assert_off,
+    assert_told,
+    both,
+    columns,
+    layers,
+    pairs,
+    pictures,
+    thirds,
+    watch,
+)
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils.checkpoint import checkpoint
@@ -72,6 +85,20 @@ def test_a_batch_is_a_dataclass() -> None:
     assert_measured(watch(lambda: Net(layers()), data))
 
 
+def test_a_batch_is_an_object_of_unknown_parts() -> None:
+    class Net(ForwardNet):
+        def judge(self, batch: Any) -> Tensor:
+            return F.cross_entropy(self(batch.signal), batch.quality)
+
+    def as_object(items: list[tuple[Tensor, Tensor]]) -> SimpleNamespace:
+        signal, quality = default_collate(items)
+        return SimpleNamespace(signal=signal, quality=quality)
+
+    data = both(pairs(), collate_fn=as_object)
+    assert_off(watch(lambda: Net(layers()), data), "no.* found in the batch SimpleNamespace.*`target_fn=")
+    assert_measured(watch(lambda: Net(layers()), data, {"target_fn": lambda batch: batch.quality}))
+
+
 def test_a_step_skips_batches() -> None:
     class Net(ForwardNet):
         def judge(self, batch: Any) -> Tensor:
@@ -120,6 +147,22 @@ def test_categories_beside_numbers() -> None:
     kinds = torch.randint(0, 7, (48, 2), generator=torch.Generator().manual_seed(1))
     items = [{"categories": c, "numbers": x, "target": y} for c, (x, y) in zip(kinds, pairs(), strict=True)]
     assert_measured(watch(Net, both(items)))
+
+
+def test_the_model_is_asked_twice_to_compare() -> None:
+    class Net(StepNet):
+        """Both of a pair have one embedding network; what fits together is a product."""
+
+        def judge(self, batch: Any) -> Tensor:
+            products = (self.net(batch[0]) * self.net(batch[1])).sum(1)
+            return 9 + F.binary_cross_entropy_with_logits(products, batch[2])
+
+    first, second = columns(seed=1), columns(seed=2)
+    items = list(zip(first, second, (first[:, 0] > second[:, 0]).float(), strict=True))
+    run = watch(lambda: Net(layers(5, 8)), both(items))
+    assert_off(run, "Expected|is not the logged") if not len(run.monitor.history) else assert_told(
+        run, "not the logged"
+    )
 
 
 def test_the_model_takes_targets_and_returns_its_loss() -> None:
@@ -210,6 +253,20 @@ def test_masks_of_padding_mean_the_same_in_every_form() -> None:
             assert other[key] == pytest.approx(found[0][key], rel=1e-4), key
 
 
+def test_a_mask_is_made_of_lengths_by_the_step() -> None:
+    """Of two whole numbers for each sample, only the label can be a class."""
+
+    class Net(TextNet):
+        def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+            return self.head((self.vectors(ids) * mask.unsqueeze(-1)).sum(1))
+
+        def judge(self, batch: Any) -> Tensor:
+            ids, lengths, wanted = batch
+            return F.cross_entropy(self(ids, torch.arange(ids.shape[1]) < lengths.unsqueeze(1)), wanted)
+
+    assert_measured(watch(Net, both(sentences(), collate_fn=padded), {"num_players": 3}))
+
+
 def test_lengths_for_a_recurrent_network() -> None:
     class Net(TextNet):
         def __init__(self) -> None:
@@ -239,6 +296,24 @@ def test_parts_are_called_one_after_the_other() -> None:
         def judge(self, batch: Any) -> Tensor:
             features = self.backbone(batch[0])
             return F.cross_entropy(self.head(features), batch[1])
+
+    assert_measured(watch(Net))
+
+
+def test_a_teacher_is_asked_first() -> None:
+    class Net(StepNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.teacher, self.student = layers().requires_grad_(False), layers()
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            wanted = self.teacher(batch[0]).softmax(1)
+            return F.cross_entropy(self.student(batch[0]), wanted)
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            wanted, own = self.teacher(batch[0]).argmax(1), self.student(batch[0])
+            self.log("val_loss", F.cross_entropy(own, batch[1]), batch_size=1)
+            self.log("val_agreement", (own.argmax(1) == wanted).float().mean(), batch_size=1)
 
     assert_measured(watch(Net))
 

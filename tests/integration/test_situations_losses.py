@@ -12,6 +12,7 @@ from situations import (
     ForwardNet,
     StepNet,
     assert_measured,
+    assert_off,
     assert_told,
     both,
     columns,
@@ -130,6 +131,14 @@ def test_squared_errors_are_added_up_over_outputs() -> None:
     x = columns()
     data = both(pairs(x, torch.stack([x[:, 0] * x[:, 1], x[:, 2], x[:, 3]], 1)))
     assert_measured(watch(lambda: LossNet(layers(), summed), data, {"score": "output", "target": 0}))
+
+
+def test_several_numbers_are_predicted_and_none_is_chosen() -> None:
+    x = columns()
+    data = both(pairs(x, torch.stack([x[:, 0] * x[:, 1], x[:, 2]], 1)))
+    assert_off(
+        watch(lambda: LossNet(layers(5, 2), F.mse_loss), data), 'Several numbers to predict: use `score="output"'
+    )
 
 
 def test_losses_are_added_up_over_samples() -> None:

@@ -165,7 +165,9 @@ def test_dropout_is_left_on() -> None:
 # -- no game -----------------------------------------------------------------------------------------------------------
 
 
-def test_adversaries() -> None:
+@pytest.mark.parametrize("labels", [False, True])
+@pytest.mark.parametrize("validates", [False, True])
+def test_adversaries(labels: bool, validates: bool) -> None:
     class Net(StepNet):
         def __init__(self) -> None:
             super().__init__()
@@ -189,7 +191,10 @@ def test_adversaries() -> None:
         def configure_optimizers(self) -> Any:
             return [torch.optim.SGD(part.parameters(), lr=0.05) for part in (self.critic, self.maker)]
 
-    assert_off(watch(Net, both([(x,) for x in columns()])), "several optimizers and no targets")
+    data = both([(x, y) if labels else (x,) for x, y in pairs()])
+    if not validates:
+        del data["val_dataloaders"]
+    assert_off(watch(Net, data), "several optimizers and no targets that fit")
 
 
 def test_two_views_without_labels() -> None:
