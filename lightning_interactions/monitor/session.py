@@ -181,6 +181,8 @@ class Session:
     def measure(self) -> None:
         """Measure if it is due; then decide, or log what needs no validation loss and `settle` when that is logged."""
         wait = False
+        if self.due and self.active:
+            self._sights.look_at_last()
         if self.due and not self.active and self.trainer.world_size == 1:
             self.due = False
         if self.due:

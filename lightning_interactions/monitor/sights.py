@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning_interactions.errors import ArgumentError, BatchError, InteractionsError, ModelOutputError
+from lightning_interactions.errors import (
+    ArgumentError,
+    BatchError,
+    EmptyBatchError,
+    InteractionsError,
+    ModelOutputError,
+)
 from lightning_interactions.model.keep import Kept
 from lightning_interactions.model.reader import Sight, Sighting
 from lightning_interactions.model.refusal import why_not
@@ -62,8 +68,11 @@ class Sights:
         sight, self._sight = self._sight, None
         return None if sight is None else sight.close()
 
-    def look(self, split: str, seen: Sighting) -> None:
-        """Look at what was seen first: mistakes in what the user chose are errors while they cost nobody a run."""
+    def look(self, split: str, seen: Sighting, *, last: bool = False) -> None:
+        """Look at what was seen first: mistakes in what the user chose are errors while they cost nobody a run.
+
+        A batch that was skipped, or has no targets, says nothing: unless it is the ``last``, others are waited for.
+        """
         if self.loop.rules is not None:
             return
         options = self.loop.options
@@ -71,15 +80,26 @@ class Sights:
             if self.strict and options.explicit and not self._tried:
                 self._try_out(seen)
             return
+        if not (seen.calls is None or seen.calls or options.explicit or last):
+            return
         try:
             look_once(self.loop, self.trainer, self.module, seen)
         except Exception as error:
+            if isinstance(error, EmptyBatchError) and not last:
+                return
             early = self.strict and options.explicit and self.trainer.global_step == 0
             if options.on_error == "raise" or early:
                 raise
             ours = isinstance(error, InteractionsError)
             reason = why_not(seen, len(self.trainer.optimizers)) if ours else None
             self.faults.switch_off(reason or (str(error) if ours else repr(error)))
+
+    def look_at_last(self) -> None:
+        """Look at a batch that waits, if none of those that passed has said anything."""
+        split = self.loop.options.splits[0]
+        first = self.loop.intake.first_waiting(split) if self.loop.rules is None else None
+        if first is not None:
+            self.look(split, first, last=True)
 
     def _try_out(self, seen: Sighting) -> None:
         """Try the user's own choices on the first training step, where no sanity check has shown a validation batch.

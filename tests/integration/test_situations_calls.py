@@ -99,7 +99,9 @@ def test_a_batch_is_an_object_of_unknown_parts() -> None:
     assert_measured(watch(lambda: Net(layers()), data, {"target_fn": lambda batch: batch.quality}))
 
 
-def test_a_step_skips_batches() -> None:
+@pytest.mark.parametrize("skipped", [0, 1])
+@pytest.mark.parametrize("sanity", [0, 1, 2])
+def test_a_step_skips_batches(skipped: int, sanity: int) -> None:
     class Net(ForwardNet):
         def judge(self, batch: Any) -> Tensor:
             return F.cross_entropy(self(batch[0]), batch[1])
@@ -108,10 +110,22 @@ def test_a_step_skips_batches() -> None:
             return None if batch_idx == 0 else self.judge(batch)
 
         def validation_step(self, batch: Any, batch_idx: int) -> None:
-            if batch_idx != 1:
+            if batch_idx != skipped:
                 super().validation_step(batch, batch_idx)
 
-    assert_measured(watch(lambda: Net(layers())))
+    assert_measured(watch(lambda: Net(layers()), num_sanity_val_steps=sanity))
+
+
+def test_a_step_calls_nothing() -> None:
+    class Net(StepNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weights = nn.Parameter(torch.zeros(5, 3))
+
+        def judge(self, batch: Any) -> Tensor:
+            return F.cross_entropy(batch[0] @ self.weights, batch[1])
+
+    assert_off(watch(Net), "`forward_fn=")
 
 
 # -- what the model takes ----------------------------------------------------------------------------------------------

@@ -227,6 +227,22 @@ def test_targets_are_missing(kind: str) -> None:
     assert_measured(watch(lambda: LossNet(layers(5, outputs), criterion), both(pairs(x, y))))
 
 
+def test_all_targets_of_the_first_batch_are_missing() -> None:
+    class Net(ForwardNet):
+        def judge(self, batch: Any) -> Tensor:
+            known = batch[1] != -100
+            return F.cross_entropy(self(batch[0])[known], batch[1][known]) if known.any() else 0 * self(batch[0]).sum()
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            loss = self.judge(batch)
+            if batch_idx:
+                self.log("val_loss", loss, batch_size=1)
+
+    x = columns()
+    data = both(pairs(x, thirds(x).masked_fill(torch.arange(48) < 16, -100)))
+    assert_measured(watch(lambda: Net(layers()), data, num_sanity_val_steps=1))
+
+
 def test_samples_count_as_often_as_they_occur() -> None:
     x = columns(size=12)
     often = torch.tensor([9, 1, 1, 1, 7, 1, 1, 1, 1, 1, 20, 4])  # 48 in all

@@ -162,6 +162,15 @@ def test_dropout_is_left_on() -> None:
     assert len(run.monitor.history) == 2
 
 
+def test_answers_depend_on_the_batch() -> None:
+    class Net(PlainNet):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net((x - x.mean(0)) / x.std(0))
+
+    run = watch(lambda: Net(layers()))
+    assert_told(run, "answers otherwise than in the step.*depend on the other samples of the batch")
+
+
 # -- no game -----------------------------------------------------------------------------------------------------------
 
 
