@@ -40,6 +40,10 @@ class BatchError(InteractionsError, ValueError):
     """A batch, or the targets in it, cannot be read."""
 
 
+class EmptyBatchError(BatchError):
+    """A batch has no samples that count; others may."""
+
+
 class ModelOutputError(InteractionsError, ValueError):
     """The model returned something that is not a ``(B, C)`` or ``(B,)`` tensor of scores."""
 

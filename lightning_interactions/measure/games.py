@@ -28,6 +28,9 @@ from lightning_interactions.players import Players, of_layer, player_counts, sui
 SAME = 0.03
 """Two answers are the same if they differ by less than this fraction of the largest: half precision has two digits."""
 
+ANSWERS = "the model answers"
+"""So begins what is told of a model whose answers are not to be relied on."""
+
 
 @dataclass
 class Game:
@@ -91,6 +94,11 @@ class Rules:
     def describe(self) -> str:
         """Say what was chosen, in one sentence without a full stop."""
         return f"players are {self.players.describe()} of {self.masked}; their game is the {self.task.describe()}"
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether it was told that the model answers at random, or otherwise than in the step."""
+        return any(note.startswith(ANSWERS) for note in self.notes)
 
     @property
     def kind(self) -> str:
@@ -245,7 +253,7 @@ def _as_the_step(model: Model, few: Batch, seen: Tensor | None) -> tuple[Model, 
     if not _alike(outputs, again):
         differ = float((outputs - again).abs().max())
         return model, outputs, [
-            "the model answers at random in evaluation mode (dropout that is left on, sampling, noise): two calls with "
+            f"{ANSWERS} at random in evaluation mode (dropout that is left on, sampling, noise): two calls with "
             f"the same inputs differ by up to {differ:.2g}, which looks like interactions of high order"
         ]  # fmt: skip
     if seen is None or seen.shape != outputs.shape or _alike(outputs, seen):
@@ -258,7 +266,7 @@ def _as_the_step(model: Model, few: Batch, seen: Tensor | None) -> tuple[Model, 
             return hooked, others, []
     differ = float((outputs - seen).abs().max())
     return model, outputs, [
-        f"the model answers otherwise than in the step, by up to {differ:.2g}: its outputs for a sample may depend on "
+        f"{ANSWERS} otherwise than in the step, by up to {differ:.2g}: its outputs for a sample may depend on "
         "the other samples of the batch (batch statistics), or on what it was called with before"
     ]  # fmt: skip
 

@@ -32,6 +32,9 @@ ERRORS = 4.0
 SLACK = 0.01
 """Or within this fraction: averages over uneven batches are not quite those over samples."""
 
+ROUNDING = 1e-4
+"""Losses that differ by less than this fraction are the same."""
+
 _OF_INDICES = nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss
 """Losses whose targets may be class indices; those of all others are numbers."""
 
@@ -107,6 +110,12 @@ class Verdict:
     logged: float
 
     @property
+    def distance(self) -> float:
+        """How far they are from each other, but for rounding."""
+        size = max(abs(self.ours), abs(self.logged))
+        return max(abs(self.ours - self.logged), ROUNDING * size)
+
+    @property
     def text(self) -> str:
         """Say it in one sentence without a full stop."""
         return (
@@ -123,11 +132,14 @@ def compare_losses(
     logged: Mapping[str, float],
     ranks: Ranks,
     chunk_size: int | None = None,
+    *,
+    keep: bool = False,
 ) -> Verdict | None:
     """Compare the loss on samples with what was logged in the same validation; ``None`` if nothing was.
 
     Tried are the usual loss of the task, those of other readings of its outputs and targets, and the losses the model
-    has as modules; as means, and as sums over outputs.
+    has as modules; as means, and as sums over outputs. Where all samples are in the loss, the nearest of them is taken:
+    on a few that scatter, several are near enough. With ``keep`` the present form stays for as long as it is near.
     """
     if not logged or not len(samples):
         return None
@@ -138,18 +150,21 @@ def compare_losses(
     targets = samples.targets.to(outputs.device)
     counts = torch.ones(len(samples)) if samples.counts is None else samples.counts
     usual: Verdict | None = None
-    for form, factor in _forms(task, outputs, targets, model.module):
+    near: list[Verdict] = []
+    for form in _forms(task, outputs, targets, model.module):
         try:
-            each = factor * form.loss(outputs, form.read(targets))
+            each = form.loss(outputs, form.read(targets))
         except Exception:  # a form that does not fit may fail in any manner
             continue
         mean, error = _mean(each, counts.to(each))
         for key, value in logged.items():
             verdict = Verdict(key, _near(mean, error, value, errors), form, mean, value)
             usual = usual or verdict
-            if verdict.near:
-                return verdict
-    return usual
+            near += [verdict] if verdict.near else []
+        if keep and near:
+            return near[0]
+    exact = len(samples) < LOSS_SAMPLES
+    return min(near, key=lambda found: found.distance if exact else 0.0, default=usual)
 
 
 def _near(mean: float, error: float, logged: float, errors: float) -> bool:
@@ -171,23 +186,22 @@ def _mean(each: Tensor, counts: Tensor) -> tuple[float, float]:
     return float(mean), float((spread / len(each)).sqrt())
 
 
-def _forms(task: Task, outputs: Tensor, targets: Tensor, module: nn.Module) -> list[tuple[Task, float]]:
-    """Forms of the loss with a factor, the likeliest first."""
-    forms = [(task, 1.0)]
+def _forms(task: Task, outputs: Tensor, targets: Tensor, module: nn.Module) -> list[Task]:
+    """Forms of the loss, the likeliest first."""
+    forms = [task]
     if task.loss_fn is not None:
         return forms
     inside = bool(((outputs >= 0) & (outputs <= 1)).all())
     if task.kind in ("classes", "binary", "labels") and inside:
-        forms.append((replace(task, probabilities=not task.probabilities), 1.0))
+        forms.append(replace(task, probabilities=not task.probabilities))
     if task.kind == "labels":
-        forms.append((task, float(task.outputs)))
+        forms.append(replace(task, scale=float(task.outputs)))
     if task.kind in ("binary", "regression") and task.outputs == 1 and targets.is_floating_point():
-        forms += [(other, 1.0) for other in _between(task, targets, inside)]
-    for own in _criteria(module):
-        forms.append((replace(task, loss_fn=_as_loss(own, targets), named=type(own).__name__), 1.0))
+        forms += _between(task, targets, inside)
+    forms += [replace(task, loss_fn=_as_loss(own, targets), named=type(own).__name__) for own in _criteria(module)]
     if task.kind in ("regression", "reconstruction"):
-        forms += [(replace(task, loss_fn=_absolute, named="absolute error"), 1.0), (task, 0.5)]
-        forms.append((task, float(task.outputs)))
+        forms.append(replace(task, loss_fn=_absolute, named="absolute error"))
+        forms += [replace(task, scale=scale) for scale in (0.5, float(task.outputs))]
     return forms
 
 

@@ -262,8 +262,12 @@ def _with_companions(name: str, named: Mapping[str, Tensor]) -> list[str]:
     if ids.ndim != 2 or ids.is_floating_point() or ids.is_complex():
         return [name]
     alike = [other for other, x in named.items() if other != name and x.shape == ids.shape]
-    # Other floating-point numbers would not survive the packing.
-    return [name, *(other for other in alike if not named[other].is_floating_point() or _is_mask(other, named[other]))]
+    return [name, *(other for other in alike if not named[other].is_floating_point() or _is_plain_mask(other, named))]
+
+
+def _is_plain_mask(name: str, named: Mapping[str, Tensor]) -> bool:
+    """Whether a floating-point companion is a mask of 0 and 1: other numbers would not survive the packing."""
+    return "mask" in _last(name) and _zeros_and_ones(named[name])
 
 
 def _wanted(named: Mapping[str, Tensor], wanted: str | int) -> str:
@@ -287,7 +291,10 @@ def _rank(tensor: Tensor) -> int:
 
 
 def _is_mask(name: str, tensor: Tensor) -> bool:
-    return tensor.dtype == torch.bool or ("mask" in _last(name) and _zeros_and_ones(tensor))
+    """Whether a tensor says what counts: by its type or name, or as it is nothing but 0 and minus infinity."""
+    if tensor.dtype == torch.bool or "mask" in _last(name):
+        return True
+    return tensor.is_floating_point() and bool((tensor == -torch.inf).any()) and not bool((tensor > 0).any())
 
 
 def _zeros_and_ones(tensor: Tensor) -> bool:

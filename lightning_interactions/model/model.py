@@ -57,7 +57,7 @@ class Model:
         assert self._inside is not None
         self._inside.rewind()
         try:
-            output = self._forward(*inputs)
+            output = self._forward(*(tensor.clone() for tensor in inputs))  # it may write into them
         except Exception as error:
             if isinstance(error, InteractionsError) or is_out_of_memory(error):
                 raise

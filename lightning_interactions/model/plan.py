@@ -157,7 +157,9 @@ def make_plan(calls: Sequence[SeenCall], wanted: str | int | None = None, batch:
         BatchError: If the calls have no tensor whose parts could play.
         ArgumentError: If there is no ``wanted`` tensor.
     """
-    chain, links, repeats = _chain(calls, list(tensors(batch).values()))
+    found = [_chain(calls[start:], list(tensors(batch).values())) for start in range(len(calls))]
+    # A teacher that is frozen may be asked first.
+    chain, links, repeats = next((own for own in found if any(call.learns for call in own[0])), found[0])
     rows = chain[0].rows
     counts = set()
     own: dict[Place, Tensor] = {}
@@ -201,6 +203,23 @@ def model_calls(calls: Sequence[SeenCall]) -> list[SeenCall]:
     return asked
 
 
+def is_criterion(call: SeenCall) -> bool:
+    """Whether a module that was given an output, and a tensor of the batch, is a loss of the user's own."""
+    shaped = [x for x in tensors(call.output).values() if x.ndim]
+    return not shaped or (not call.weights and all(x.ndim == 1 for x in shaped))
+
+
+def between(plan: Plan, calls: Sequence[SeenCall], batch: Any) -> tuple[str, str] | None:
+    """Name two modules between which the step computes something itself, so that the plan does not reach the end."""
+    leaves_of_batch = list(tensors(batch).values())
+    for call in calls:
+        own = [x for x in tensors((call.args, call.kwargs)).values() if x.ndim and len(x) == call.rows]
+        computed = any(not any(same(x, leaf) for leaf in leaves_of_batch) for x in own)
+        if call.weights and computed and not call.judge and call.site not in plan.sites:
+            return plan.sites[-1], call.site
+    return None
+
+
 def _answers(call: SeenCall) -> bool:
     """Whether a call returned a tensor with a row for every sample, or something that holds logits."""
     if isinstance(getattr(call.output, "logits", None), Tensor):
@@ -224,7 +243,9 @@ def _chain(
         again = {path: source for path, source in given.items() if source is not None and path not in linked}
         others = [x for path, x in inputs.items() if path not in linked and path not in again]
         known = all(any(same(x, leaf) for leaf in batch) for x in others)
-        if linked and known and call.rows == calls[0].rows:
+        if linked and others and is_criterion(call):
+            call.judge = "loss"
+        elif linked and known and call.rows == calls[0].rows:
             links |= {(len(chain), path): source for path, source in linked.items()}
             repeats |= {(len(chain), path): source for path, source in again.items()}
             chain.append(call)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_interactions.errors import BatchError
 from lightning_interactions.model.batch import TARGET_KEYS, Batch, ask, describe_structure, read_batch, target_leaf
-from lightning_interactions.model.plan import Plan, make_plan, model_calls
+from lightning_interactions.model.plan import Plan, between, make_plan, model_calls
 from lightning_interactions.model.seen import Recorder, SeenCall, can_be_seen, sizes_of
 from lightning_interactions.model.targets import known_rows
 from lightning_interactions.model.tree import copied, same, tensors
@@ -126,6 +126,11 @@ class Reader:
         return replace(batch, seen=last.output) if last is not None and complete else batch
 
 
+def defines_forward(module: nn.Module) -> bool:
+    """Whether a module has a forward of its own, not the one of its base class that only says so."""
+    return "forward" in vars(module) or ".core.module" not in type(module).forward.__module__
+
+
 def learn(
     seen: Sighting,
     *,
@@ -133,20 +138,34 @@ def learn(
     input_fn: Callable[[Any], Any] | None = None,
     target_fn: Callable[[Any], Any] | None = None,
     forward_fn: Callable[[Any, Any], Any] | None = None,
+    has_forward: bool = False,
 ) -> tuple[Reader, str | None]:
     """Learn to read what passes by from the first sighting; return what is to be told too.
 
     Where the user says how inputs are read or the model is called, or its step calls nothing with the batch's tensors,
-    the batch is read instead.
+    the batch is read instead; also where the step computes something between two modules, if the model has a
+    ``forward`` of its own.
     """
     plain = Reader(None, input_fn, target_fn)
     if input_fn is not None or forward_fn is not None:
         return plain, None
     asked = model_calls(seen.calls or ())
-    if not asked:
+    plan = make_plan(asked, wanted, seen.batch) if asked else None
+    gap = between(plan, asked, seen.batch) if plan is not None else None
+    if gap is not None and has_forward:
+        return (
+            plain,
+            f"the step computes between `{gap[0]}` and `{gap[1]}`, so the model's own forward is called instead",
+        )
+    if gap is not None:
+        raise BatchError(
+            f"The step computes something between `{gap[0]}` and `{gap[1]}`, so no call of a module gives the model's "
+            "answer. Define `forward(inputs) -> logits`, or give `forward_fn=(module, inputs) -> logits`."
+        )
+    if plan is None:
         text = "the step calls no module with the batch's tensors, so its inputs are read from the batch"
         return plain, text if seen.calls is not None else None
-    return Reader(make_plan(asked, wanted, seen.batch), None, target_fn), None
+    return Reader(plan, None, target_fn), None
 
 
 def _find_targets(seen: Sighting, inputs: Tensor, carried: Mapping[str, Tensor], call: SeenCall) -> Source:
@@ -154,7 +173,7 @@ def _find_targets(seen: Sighting, inputs: Tensor, carried: Mapping[str, Tensor],
 
     The first ``call`` of the model was given the inputs, and what is ``carried`` along by name.
     """
-    rows = len(inputs)
+    rows, calls = len(inputs), seen.calls or ()
     batch = {path: x for path, x in tensors(seen.batch).items() if x.ndim and len(x) == rows}
     judged = _judged(seen, rows)
     for _, tensor in judged:
@@ -164,8 +183,11 @@ def _find_targets(seen: Sighting, inputs: Tensor, carried: Mapping[str, Tensor],
     named = target_leaf(seen.batch)
     if named is not None and named in batch:
         return "batch", named
-    given = list(tensors((call.args, call.kwargs)).values())
+    given = _given(call)
+    given += [x for other in calls if not (other.judge or other.inside or not other.site) for x in _given(other)]
     others = [path for path, leaf in batch.items() if not any(_same(leaf, x) for x in given) and leaf.ndim <= 2]
+    fitting = [path for path in others if _fits(batch[path], calls)]
+    others = fitting or others
     if others:
         return "batch", (1,) if (1,) in others else min(
             others, key=lambda path: (batch[path].is_floating_point(), batch[path].ndim)
@@ -175,6 +197,9 @@ def _find_targets(seen: Sighting, inputs: Tensor, carried: Mapping[str, Tensor],
     own = next((name for name in carried if name.rpartition(".")[2] in TARGET_KEYS), None)
     if own is not None:
         return "call", own
+    taken = [path for path, leaf in batch.items() if leaf.ndim == 1 and not _same(leaf, inputs)]
+    if taken:  # by the model, which takes the whole batch or returns its loss
+        return "batch", taken[-1]
     if any(x.shape == inputs.shape and x.is_floating_point() for x in tensors(call.output).values()):
         return "input", None  # it is reconstructed
     raise _no_targets(seen.batch, rows)
@@ -194,10 +219,23 @@ def _judged(seen: Sighting, rows: int) -> list[tuple[str, Tensor]]:
     found = []
     for call in seen.calls or ():
         own = [x for x in tensors((call.args, call.kwargs)).values() if x.ndim and len(x) == rows]
-        if call.judge and len(own) == 2:
+        if call.judge and len(own) >= 2:
             found.append((call, own[1]))
     found.sort(key=lambda pair: pair[0].judge != "loss")
     return [(call.site, tensor) for call, tensor in found]
+
+
+def _given(call: SeenCall) -> list[Tensor]:
+    return list(tensors((call.args, call.kwargs)).values())
+
+
+def _fits(targets: Tensor, calls: Sequence[SeenCall]) -> bool:
+    """Whether whole numbers can be classes of what the last call returned."""
+    models = [call for call in calls if not call.judge and not call.inside]
+    outputs = [x for x in tensors(models[-1].output).values() if x.is_floating_point() and x.ndim] if models else []
+    if targets.is_floating_point() or targets.ndim > 1 or not outputs:
+        return True
+    return any(int(targets.max()) < max(x.shape[1:].numel(), 2) for x in outputs if len(x) == len(targets))
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

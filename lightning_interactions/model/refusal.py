@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_interactions.model.batch import target_leaf
 from lightning_interactions.model.reader import Sighting
-from lightning_interactions.model.tree import leaves, tensors
+from lightning_interactions.model.tree import leaves, same, tensors
 
 _GRAPHS = ("torch_geometric", "dgl", "jraph")
 
@@ -29,10 +29,8 @@ def why_not(seen: Sighting, optimizers: int = 1) -> str | None:
         return (
             "the model returns scores for every position (segmentation, translation), and a game needs one for a sample"
         )
-    if optimizers > 1 and (not _has_labels(seen) or seen.calls == []):
-        return (
-            "several optimizers and no targets: adversarial networks have no score of a target that could be explained"
-        )
+    if optimizers > 1 and (not _has_labels(seen) or seen.calls == [] or _are_critics(outputs)):
+        return "several optimizers and no targets that fit: adversarial networks have no score of a target to explain"
     if not _has_labels(seen):
         return "the batches have no targets (self-supervised learning), so there is no score of a target to explain"
     return None
@@ -48,10 +46,22 @@ def _is_dense(outputs: list[Tensor]) -> bool:
     return bool(floating) and all(x.ndim > 2 and x.shape[2:].numel() > 1 for x in floating)
 
 
+def _are_critics(outputs: list[Tensor]) -> bool:
+    """Whether one network says of samples whether they are genuine: a number each, whatever their labels are."""
+    return any(x.is_floating_point() and x.ndim and x.shape[1:].numel() == 1 for x in outputs)
+
+
 def _has_labels(seen: Sighting) -> bool:
-    """Whether a tensor looks like targets: one number for a sample, or a row of whole numbers."""
-    found = tensors(seen.batch).values()
-    judged = any(call.judge for call in seen.calls or ())
-    single = any(x.ndim == 1 or (x.ndim == 2 and x.shape[1] == 1) for x in found)
-    whole = any(x.ndim == 2 and not x.is_floating_point() for x in found)
-    return judged or single or whole or target_leaf(seen.batch) is not None
+    """Whether a tensor looks like targets: whole numbers, one for a sample, or numbers that no module was given."""
+    found = [x for x in tensors(seen.batch).values() if x.ndim in (1, 2)]
+    calls = seen.calls or ()
+    given = [x for call in calls for x in tensors((call.args, call.kwargs)).values()]
+    unread = [x for x in found if given and not any(same(x, other) for other in given)]
+    opaque = not tensors(seen.batch)  # an object whose parts are not known
+    single = any(x.ndim == 1 or x.shape[1] == 1 for x in found)
+    named = single or target_leaf(seen.batch) is not None
+    return opaque or named or bool(unread) or any(call.judge for call in calls) or not all(map(_is_floating, found))
+
+
+def _is_floating(tensor: Tensor) -> bool:
+    return tensor.is_floating_point()

@@ -37,6 +37,8 @@ class SeenCall:
     training: bool  # whether the module was in training mode
     judge: Judge = ""  # whether the module is no model, but a "loss" or a "metric"
     parameters: Mapping[int, str] = field(default_factory=dict)  # names of positional arguments
+    weights: bool = True  # whether the module has parameters
+    learns: bool = True  # and whether they are trained
     inside: bool = False  # whether it was called by the model itself, not by the step
     output: Any = None  # copied; None where it is too large
 
@@ -76,8 +78,8 @@ class Recorder:
         for name, module in _observable(self.model):
             if self._sites is None or name in self._sites:
                 with suppress(Exception):  # scripted modules may refuse
-                    self._handles.append(module.register_forward_pre_hook(self._enter(name), with_kwargs=True))
-                    leave = self._leave(name)
+                    enter, leave = (_Hook(self, name, enters=enters) for enters in (True, False))
+                    self._handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
                     self._handles.append(module.register_forward_hook(leave, always_call=True))
         return self
 
@@ -88,36 +90,62 @@ class Recorder:
         self._handles = []
         return self.calls
 
-    def _enter(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if _is_redirect(module):
-                return
-            self._depth += 1
-            inside = self._depth == 2 and bool(self._open) and self._open[0].site == ""
-            alike = sum(call.inside == inside for call in self.calls)
-            wanted = (self._depth == 1 or inside) and alike < MAX_CALLS
-            rows = _rows((args, kwargs), self._sizes) if wanted else None
-            if rows is None:
-                return
-            if self._before is not None and not self.calls:
-                self._before()
-            call = SeenCall(name, copied(args), copied(kwargs), rows, module.training, judge_of(module))
-            call.parameters, call.inside = parameter_names(module), inside
-            self.calls.append(call)
-            self._open.append(call)
+    def enter(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Note that a module is called."""
+        if _is_redirect(module):
+            return
+        self._depth += 1
+        inside = self._depth == 2 and bool(self._open) and self._open[0].site == ""
+        alike = sum(call.inside == inside for call in self.calls)
+        wanted = (self._depth == 1 or inside) and alike < MAX_CALLS
+        rows = _rows((args, kwargs), self._sizes) if wanted else None
+        if rows is None:
+            return
+        if self._before is not None and not self.calls:
+            self._before()
+        call = SeenCall(name, copied(args), copied(kwargs), rows, module.training, judge_of(module))
+        call.parameters, call.inside = parameter_names(module), inside
+        weights = list(module.parameters())
+        call.weights, call.learns = bool(weights), any(weight.requires_grad for weight in weights)
+        self.calls.append(call)
+        self._open.append(call)
 
-        return hook
+    def leave(self, name: str, output: Any) -> None:
+        """Note what a module returned, or that it failed."""
+        if self._depth == 0:  # the step itself, redirected
+            return
+        self._depth -= 1
+        if len(self._open) > self._depth and self._open[-1].site == name:
+            size = sum(tensor.numel() for tensor in tensors(output).values())
+            self._open.pop().output = copied(output) if size <= OUTPUT_NUMBERS else None
 
-    def _leave(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            if self._depth == 0:  # the step itself, redirected
-                return
-            self._depth -= 1
-            if len(self._open) > self._depth and self._open[-1].site == name:
-                size = sum(tensor.numel() for tensor in tensors(output).values())
-                self._open.pop().output = copied(output) if size <= OUTPUT_NUMBERS else None
 
-        return hook
+class _Hook:
+    """A hook of a recorder; copies of its module, made while a step runs, get one that is gone when it is called."""
+
+    def __init__(self, recorder: Recorder, name: str, *, enters: bool) -> None:
+        self._recorder, self._name, self._enters = recorder, name, enters
+
+    def __call__(self, module: nn.Module, args: Any, rest: Any) -> None:
+        if self._enters:
+            self._recorder.enter(self._name, module, args, rest)
+        else:
+            self._recorder.leave(self._name, rest)
+
+    def __deepcopy__(self, memo: Any) -> _Gone:
+        return _Gone()
+
+    def __reduce__(self) -> tuple[type[_Gone], tuple[()]]:
+        return _Gone, ()
+
+
+class _Gone:
+    """What is left of a hook in a copy."""
+
+    def __call__(self, module: nn.Module, *rest: Any) -> None:
+        for hooks in (module._forward_pre_hooks, module._forward_hooks):
+            for number in [number for number, hook in hooks.items() if hook is self]:
+                del hooks[number]
 
 
 def parameter_names(module: nn.Module) -> dict[int, str]:

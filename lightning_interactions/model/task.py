@@ -67,6 +67,7 @@ class Task:
     probabilities: bool = False  # whether the outputs are
     loss_fn: Callable[[Tensor, Tensor], Tensor] | None = None  # (outputs, targets) -> (B,), instead of the usual one
     named: str = field(default="", compare=False)  # what that is, in words
+    scale: float = 1.0  # of the usual loss: half of squared errors, or a sum over outputs
 
     def read(self, targets: Any) -> Tensor:
         """Check targets and bring them into the one form used from here on.
@@ -132,7 +133,7 @@ class Task:
         targets = targets.to(outputs.device)
         if self.loss_fn is not None:
             return _checked(self.loss_fn(outputs, targets), outputs)
-        return usual_loss(self, self._logits(outputs), targets)
+        return self.scale * usual_loss(self, self._logits(outputs), targets)
 
     def predict(self, outputs: Tensor, picked: Tensor) -> Tensor:
         """Say what the model itself answers where `pick` chose, floating ``(B,)``: a class, 0 or 1, or a number."""

@@ -12,23 +12,30 @@ from typing import Any
 import torch
 from torch import nn
 
-from lightning_interactions.errors import ArgumentError, BatchError, InteractionsError, StateError, sentence, warn
+from lightning_interactions.errors import (
+    ArgumentError,
+    BatchError,
+    EmptyBatchError,
+    InteractionsError,
+    StateError,
+    sentence,
+    warn,
+)
 from lightning_interactions.measure.games import Game, Rules, find_rules
-from lightning_interactions.measure.judge import compare_losses, settle_tasks
 from lightning_interactions.measure.measurement import measure
 from lightning_interactions.measure.ranks import Ranks
 from lightning_interactions.measure.watchlist import Watchlist
 from lightning_interactions.model.chunks import ChunkSize
 from lightning_interactions.model.keep import Kept
 from lightning_interactions.model.quiet import device_of
-from lightning_interactions.model.reader import Sight, Sighting, learn, seeing
-from lightning_interactions.model.task import Task
+from lightning_interactions.model.reader import Sight, Sighting, defines_forward, learn, seeing
 from lightning_interactions.model.tree import rebuild
 from lightning_interactions.monitor.intake import Intake
 from lightning_interactions.monitor.notes import doubts, shortages
 from lightning_interactions.monitor.options import Options
 from lightning_interactions.monitor.results import Results
 from lightning_interactions.monitor.run import Record, Run
+from lightning_interactions.monitor.tasks import Tasks
 from lightning_interactions.phases import PhaseEvent
 
 HANDFUL = 8
@@ -99,7 +106,7 @@ class InteractionMonitor(Results):
     def begin_fit(self) -> None:
         """Forget how the model is called and who plays; the record and the watched samples stay."""
         self.rules: Rules | None = None
-        self.tasks: dict[str, Task] = {}
+        self.tasks = Tasks(self.options, self.run, lambda text: self.tell(text))
         self.start: Kept | None = None  # the state of the model before the step that was seen first in this pass
         self.intake.forget()
         self._chunks: ChunkSize | None = None
@@ -113,7 +120,7 @@ class InteractionMonitor(Results):
     def reset(self) -> None:
         """Begin a new run: forget the record and the watched samples."""
         self.run.reset()
-        self.tasks = {}
+        self.tasks = Tasks(self.options, self.run, lambda text: self.tell(text))
         reader = self.intake.reader
         self._new_watchlist()
         self.intake.reader = reader
@@ -153,9 +160,13 @@ class InteractionMonitor(Results):
         reader, note = learn(
             seen,
             wanted=options.input, input_fn=options.input_fn, target_fn=options.target_fn, forward_fn=options.forward_fn,
+            has_forward=defines_forward(model),
         )  # fmt: skip
+        first = reader.first(options.splits[0], seen)
+        if not len(first.inputs):
+            raise EmptyBatchError("all targets are missing in the batches so far")
         self.rules = find_rules(
-            model, reader.first(options.splits[0], seen), call=reader.plan,
+            model, first, call=reader.plan,
             players=options.players, num_players=options.num_players, layer=options.layer, score=options.score,
             target=options.target, forward_fn=options.forward_fn, loss_fn=options.loss_fn, seed=options.seed,
             precision=precision, fallback=fallback, start=self.start,
@@ -257,7 +268,7 @@ class InteractionMonitor(Results):
             self._games = self._deal(rules)
         found, losses = measure(
             rules.model, self._games, self.watchlist.losses, self.ranks,
-            tasks=self.tasks, salience=self.options.salience, noise_bound=self.options.noise_bound,
+            tasks=self.tasks.by_split, salience=self.options.salience, noise_bound=self.options.noise_bound,
             chunks=self._chunks, progress=progress,
         )  # fmt: skip
         samples = dict(self.watchlist.watched)
@@ -277,8 +288,9 @@ class InteractionMonitor(Results):
             self.tell(missing)
         if not self.watchlist.watched:
             raise BatchError("no batch with usable samples has passed")
-        if not self.tasks:
-            self._settle(rules)
+        if not self.tasks.by_split:
+            why = self.intake.problems.get("train", "") if self.intake.passed.get("train") else None
+            self.tasks.settle(rules, self.watchlist, self.ranks, missing=why)
         return rules
 
     def _tell(self, texts: Iterable[str]) -> None:
@@ -301,45 +313,9 @@ class InteractionMonitor(Results):
                 "its growth, not by its sign"
             )
 
-    def _settle(self, rules: Rules) -> None:
-        """Decide what is asked of the model, on all the samples that were chosen; every rank comes to the same."""
-        options = self.options
-        with self.ranks.together():
-            self.tasks, problem, notes = settle_tasks(
-                rules.model, self.watchlist.watched, self.watchlist.losses,
-                score=options.score, target=options.target, loss_fn=options.loss_fn, chunk_size=options.chunk_size,
-            )  # fmt: skip
-        self._tell(notes)
-        passed = self.intake.passed.get("train") or "train" in self.intake.problems
-        if problem is None and passed and "train" in options.loss_splits and "train" not in self.tasks:
-            why = self.intake.problems.get("train")
-            problem = "the train loss is missing" + (f": {why}" if why else "")
-        if problem is not None and "val" in self.tasks:
-            self.run.alone = True
-            self.tell(f"{problem.rstrip('.')}; so there is no loss gap, and the validation loss is judged alone")
-
     def compare(self, module: nn.Module, logged: Mapping[str, float]) -> None:
-        """Compare the validation loss with what was logged in the same validation, likeliest first; on all ranks alike.
-
-        If one is near, ours is of that form from now on; else the first of them decides, without a training loss.
-        """
-        rules = self.prepare(module)
-        samples = self.watchlist.losses.get("val")
-        if samples is None or "val" not in self.tasks:
-            return
-        verdict = compare_losses(rules.model, self.tasks["val"], samples, logged, self.ranks, self.options.chunk_size)
-        if verdict is None:
-            return
-        self.run.judged = True
-        if verdict.near:
-            form = verdict.task
-            self.tasks = {
-                split: replace(form, soft=task.soft if task.kind == form.kind else form.soft)
-                for split, task in self.tasks.items()
-            }
-            return
-        self.run.judge, self.run.alone = verdict.key, True
-        self.tell(verdict.text)
+        """Compare the validation loss with what was logged in the same validation; see `Tasks.compare`."""
+        self.tasks.compare(self.prepare(module), self.watchlist, logged, self.ranks)
 
     def _agree(self, module: nn.Module) -> Rules:
         """Make sure that all ranks have seen the same kind of batches; each looked at the first of its own."""

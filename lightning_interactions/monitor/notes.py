@@ -28,7 +28,7 @@ def shortages(split: str, game: Game, options: Options) -> Iterator[str]:
 
 def doubts(found: Mapping[str, Measurement], rules: Rules) -> Iterator[str]:
     """Say what makes a measurement worth little."""
-    if any(measurement.is_noisy for measurement in found.values()):
+    if not rules.doubtful and any(measurement.is_noisy for measurement in found.values()):
         own = rules.model.precision is not None
         yield "rounding noise of the forward passes may exceed the strength of the high orders; " + (
             'use precision="32-true"' if own else "do not read much into them"

@@ -138,10 +138,15 @@ class Options:
         return ("val", "train") if self.watch == "both" else (self.watch,)
 
     @property
+    def chosen(self) -> list[str]:
+        """Names of the options by which the user said how data and model are read."""
+        named = "players", "layer", "input", "input_fn", "forward_fn", "target_fn", "loss_fn", "target", "score"
+        return [f.name for f in fields(self) if f.name in named and getattr(self, f.name) != f.default]
+
+    @property
     def explicit(self) -> bool:
         """Whether the user said anything about how data and model are read."""
-        named = "players", "layer", "input", "input_fn", "forward_fn", "target_fn", "loss_fn", "target", "score"
-        return any(getattr(self, f.name) != f.default for f in fields(self) if f.name in named)
+        return bool(self.chosen)
 
     @property
     def parts(self) -> tuple[str, ...]:

@@ -18,6 +18,9 @@ from lightning_interactions.phases import PhaseDetector, PhaseEvent
 from lightning_interactions.report.history import History
 from lightning_interactions.report.record import RunRecord
 
+_RISE = 0.01
+"""A loss rises if it is above its lowest value by this fraction."""
+
 
 @dataclass
 class Record:
@@ -70,6 +73,7 @@ class Run:
         self.augmented = False  # whether the training samples look different in every epoch
         self.judged = False  # whether the validation loss was compared with the logged one
         self.judge: str | None = None  # the logged validation loss that decides in its place
+        self.lowest = math.inf, math.inf  # of our own and of the logged validation loss
         self.alone = False  # whether the validation loss decides without a training loss
 
     def reset(self) -> None:
@@ -93,10 +97,12 @@ class Run:
         events = self._skipped(record)
         # Without a training loss the validation loss stands for the gap: it must rise as far on its own.
         alone = self.alone and train_loss is None and val_loss is not None
+        if alone and self.judge is not None and val_loss is not None:
+            val_loss = self._believed(val_loss, record.losses.get("val"))
         judged = (None, None) if record.few else (0.0 if alone else train_loss, val_loss)
         events += self.detector.update(
             record.epoch, record.deciding.strength, *judged,
-            step=record.step, paired=torch.equal(keys, self._keys), augmented=self.augmented or alone,
+            step=record.step, paired=torch.equal(keys, self._keys), augmented=self.augmented or alone or self.judge is not None,
         )  # fmt: skip
         self.events += events
         self._keys = keys
@@ -111,6 +117,17 @@ class Run:
             "overfitting_risk": self.detector.overfitting_risk,
         }
         return events
+
+    def _believed(self, logged: float, own: float | None) -> float:
+        """A logged loss without a training loss: where it rises but ours does not, its objective has become harder."""
+        low_own, low = self.lowest
+        rises = own is None or not math.isfinite(own) or own > (1 + _RISE) * low_own
+        self.lowest = (min(low_own, math.inf if own is None else own), min(low, logged))
+        return logged if rises else min(logged, self.lowest[1])
+
+    def forget_losses(self) -> None:
+        """Begin to follow the losses anew: they are of another kind from now on."""
+        self.detector.forget_losses()
 
     def keep(self, record: Record) -> None:
         """Put a record that was decided on into the history, and follow its samples one by one."""
@@ -162,6 +179,7 @@ class Run:
             "detector": self.detector.state_dict(),
             "augmented": self.augmented,
             "judged": [self.judged, self.judge, self.alone],
+            "lowest": list(self.lowest),
         }
         return {**state, "samples": self._onsets.state_dict(), "decided_on": self._keys} if with_samples else state
 
@@ -171,6 +189,8 @@ class Run:
         self.events = [PhaseEvent.from_dict(event) for event in state.get("events", [])]
         self.augmented = bool(state.get("augmented", False))
         self.judged, self.judge, self.alone = state.get("judged", (False, None, False))
+        low_own, low = state.get("lowest", (math.inf, math.inf))
+        self.lowest = low_own, low
         if "detector" in state:
             self.detector.load_state_dict(state["detector"])
         self._onsets.load_state_dict(state.get("samples", {}))

@@ -25,6 +25,7 @@ from lightning_interactions.monitor.trainer import (
     log_scalars,
     logged_losses,
     logged_step,
+    logged_train_loss,
     logged_value,
     ranks_of,
     same_on_all_ranks,
@@ -66,11 +67,12 @@ class Session:
         self._drawn: int | None = None  # step of the record that was drawn last
         self.due = False  # whether the validation that is under way will be measured
         self._sights = Sights(trainer, module, loop, self.faults)
+        self._late = False  # whether the loss to compare with is logged after the callbacks' turn
         self._before: dict[str, Any] = {}  # metrics logged before the validation that is under way
         self._usable = check_trainer(trainer, module, self.options)
         missing = lacks_validation(trainer, self.options) if self._usable else None
+        self._missing = missing  # told once it is known that there is something to measure
         if missing is not None:
-            self.faults.tell(f"{missing}, so the training samples are watched; without validation there is no alarm")
             loop.watch("train")
             self.options = loop.options
 
@@ -135,6 +137,11 @@ class Session:
         seen = self._sights.close()
         if seen is not None and self.active:
             self._sights.look(split, seen)
+        if self._missing is not None and self.active and self.loop.rules is not None:
+            self.faults.tell(
+                f"{self._missing}, so the training samples are watched; without validation there is no alarm"
+            )
+            self._missing = None
         if seen is not None and self.active and not self.trainer.sanity_checking:
             with self._contained("taking in samples"):
                 self.loop.observe(split, seen)
@@ -176,6 +183,8 @@ class Session:
     def measure(self) -> None:
         """Measure if it is due; then decide, or log what needs no validation loss and `settle` when that is logged."""
         wait = False
+        if self.due and self.active:
+            self._sights.look_at_last()
         if self.due and not self.active and self.trainer.world_size == 1:
             self.due = False
         if self.due:
@@ -199,9 +208,9 @@ class Session:
             self._log(dict.fromkeys(keys, math.nan))
 
     def _compare(self) -> None:
-        """Compare our validation loss with those logged so far, once."""
+        """Compare our validation loss with those logged so far."""
         run = self.loop.run
-        if not run.judged and self.options.monitor is None and "val" in self.options.loss_splits:
+        if run.judge is None and self.options.monitor is None and "val" in self.options.loss_splits:
             logged = logged_losses(self.trainer, self._before, self.options.log_key_prefix)
             if logged:
                 self.loop.compare(self.module, logged)
@@ -210,7 +219,7 @@ class Session:
     def _awaits_loss(self) -> bool:
         """Whether the validation loss that decides, or with which ours is to be compared, may still be logged."""
         run = self.loop.run
-        return self.trainer.enable_validation and (self._judge is not None or not run.judged)
+        return self.trainer.enable_validation and (self._judge is not None or not run.judged or self._late)
 
     @property
     def _judge(self) -> str | None:
@@ -235,12 +244,13 @@ class Session:
         if record is None:
             return
         run, events = self.loop.run, []
-        if late and not run.judged:
+        if late and (not run.judged or self._late):
             with self._contained("comparing losses"):
-                before = dict(self.loop.tasks)
+                before = dict(self.loop.tasks.by_split)
                 self._compare()
+                self._late |= run.judged
                 run.judged = True  # if nothing was logged by now, nothing will be
-                if self.loop.tasks != before:  # the outputs have another meaning than was thought
+                if self.loop.tasks.by_split != before:  # the outputs have another meaning than was thought
                     record = self.loop.take(self.module, record.epoch, record.step)
         with self._contained("deciding"):
             events = run.decide(record, *self._losses(record))
@@ -285,7 +295,8 @@ class Session:
         if value is None:
             known = ", ".join(sorted(map(str, self.trainer.callback_metrics))) or "none"
             self.faults.tell(f"no metric {key!r} was logged, so that loss is missing; logged are: {known}")
-        return None if self.loop.run.judge else record.losses.get("train"), value
+        judged = self.loop.run.judge is not None
+        return logged_train_loss(self.trainer, key) if judged else record.losses.get("train"), value
 
     def _act(self, events: Sequence[PhaseEvent]) -> None:
         """Stop if that was asked for, or no longer; tell people."""

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from lightning_interactions.errors import ArgumentError, BatchError, InteractionsError, ModelOutputError
+from lightning_interactions.errors import (
+    ArgumentError,
+    EmptyBatchError,
+    InteractionsError,
+)
 from lightning_interactions.model.keep import Kept
 from lightning_interactions.model.reader import Sight, Sighting
 from lightning_interactions.model.refusal import why_not
@@ -37,7 +42,6 @@ class Sights:
         self.trainer, self.module, self.loop, self.faults = trainer, module, loop, faults
         self.strict = True
         self._sight: Sight | None = None
-        self._skipped = False  # whether a step was seen that called nothing
         self._tried = False  # whether the user's choices were tried out on a training batch
 
     def begin_pass(self, split: str) -> None:
@@ -63,27 +67,47 @@ class Sights:
         sight, self._sight = self._sight, None
         return None if sight is None else sight.close()
 
-    def look(self, split: str, seen: Sighting) -> None:
-        """Look at what was seen first: mistakes in what the user chose are errors while they cost nobody a run."""
+    def look(self, split: str, seen: Sighting, *, last: bool = False) -> None:
+        """Look at what was seen first: mistakes in what the user chose are errors while they cost nobody a run.
+
+        A batch that was skipped, or has no targets, says nothing: unless it is the ``last``, others are waited for.
+        """
         if self.loop.rules is not None:
-            return
-        if seen.calls == [] and not self._skipped:  # a step may skip a batch
-            self._skipped = True
             return
         options = self.loop.options
         if split != options.splits[0]:
             if self.strict and options.explicit and not self._tried:
                 self._try_out(seen)
             return
+        if not (seen.calls is None or seen.calls or options.explicit or last):
+            return
         try:
             look_once(self.loop, self.trainer, self.module, seen)
         except Exception as error:
-            early = self.strict and options.explicit and self.trainer.global_step == 0
+            if isinstance(error, EmptyBatchError) and not last:
+                return
+            early = self.strict and self.trainer.global_step == 0 and self._is_about(error, options.chosen)
             if options.on_error == "raise" or early:
                 raise
             ours = isinstance(error, InteractionsError)
             reason = why_not(seen, len(self.trainer.optimizers)) if ours else None
             self.faults.switch_off(reason or (str(error) if ours else repr(error)))
+
+    def look_at_last(self) -> None:
+        """Look at a batch that waits, if none of those that passed has said anything."""
+        split = self.loop.options.splits[0]
+        first = self.loop.intake.first_waiting(split) if self.loop.rules is None else None
+        if first is not None:
+            self.look(split, first, last=True)
+
+    def _is_about(self, error: Exception, chosen: Sequence[str]) -> bool:
+        """Whether an error is about something the user chose."""
+        if isinstance(error, ArgumentError):
+            return bool(chosen)
+        named = [f"`{name}" for name in chosen]
+        if "players" in chosen:
+            named.append(type(self.loop.options.players).__name__)
+        return isinstance(error, InteractionsError) and any(name in str(error) for name in named)
 
     def _try_out(self, seen: Sighting) -> None:
         """Try the user's own choices on the first training step, where no sanity check has shown a validation batch.
@@ -91,12 +115,10 @@ class Sights:
         Only what is wrong with these is an error; training batches may differ from those of validation.
         """
         self._tried = True
-        options = self.loop.options
         try:
             self.loop.look(self.module, seen, tokenizer=tokenizer_of(self.trainer, self.module))
         except InteractionsError as error:
-            own = {BatchError: options.players != "auto", ModelOutputError: callable(options.score)}
-            if isinstance(error, ArgumentError) or any(own[cls] for cls in own if isinstance(error, cls)):
+            if self._is_about(error, [name for name in self.loop.options.chosen if not name.endswith("_fn")]):
                 raise
         except Exception:  # said when a validation batch has been seen
             return

@@ -22,6 +22,7 @@ from torch import Tensor
 from lightning_interactions.errors import ArgumentError, sentence, warn
 from lightning_interactions.measure.ranks import Ranks
 from lightning_interactions.model.layer import LayerCut
+from lightning_interactions.model.reader import defines_forward
 from lightning_interactions.monitor.options import Options
 
 UNSUPPORTED_STRATEGIES = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy", "XLAStrategy")
@@ -70,8 +71,7 @@ def lacks_validation(trainer: Any, options: Options) -> str | None:
 
 def check_forward(module: Any, options: Options) -> None:
     """Raise unless there is a way to call the module."""
-    own = "forward" in vars(module) or ".core.module" not in type(module).forward.__module__
-    if options.forward_fn is None and not own:
+    if options.forward_fn is None and not defines_forward(module):
         raise ArgumentError(
             f"{type(module).__name__} defines no `forward`, {_NEEDS}. Define forward(inputs) -> logits, or give "
             "`forward_fn=(module, inputs) -> logits`."
@@ -100,8 +100,9 @@ def averaging_before(trainer: Any, callback: Any) -> str | None:
 
 
 def tokenizer_of(trainer: Any, module: Any) -> Any:
-    """Return the attribute ``tokenizer`` of the module, or else of the data module; ``None`` if neither has one."""
-    owners = (module, getattr(trainer, "datamodule", None))
+    """Return the attribute ``tokenizer`` of the module, the data module or a collator; ``None`` if none has one."""
+    collators = [getattr(loader, "collate_fn", None) for loader in loaders_of(trainer).values()]
+    owners = (module, getattr(trainer, "datamodule", None), *collators)
     return next((found for owner in owners if (found := getattr(owner, "tokenizer", None)) is not None), None)
 
 
@@ -193,6 +194,15 @@ def logged_losses(trainer: Any, before: Mapping[str, Any], prefix: str) -> dict[
     keys = [key for key in everyone[0] if all(key in other for other in everyone)]
     keys.sort(key=lambda key: ("val" not in key.lower(), "loss" not in key.lower(), len(key)))
     return {key: sum(other[key] for other in everyone) / len(everyone) for key in keys}
+
+
+def logged_train_loss(trainer: Any, key: str) -> float | None:
+    """Read the training loss that goes by its name with a logged validation loss; all ranks ask."""
+    plain = re.sub(r"/dataloader_idx_\d+$", "", key)
+    names = [re.sub(r"validation|valid|val|dev|eval", "train", plain, count=1, flags=re.IGNORECASE)]
+    names = [name + suffix for name in names if name != plain for suffix in ("_epoch", "", "_step")]
+    values = [logged_value(trainer, name) for name in names]
+    return next((value for value in values if value is not None and math.isfinite(value)), None)
 
 
 def own_rows(loader: Any, rank: int, ranks: int) -> int | None:

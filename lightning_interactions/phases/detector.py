@@ -222,6 +222,10 @@ class PhaseDetector:
         """How far noise alone may well take a curve."""
         return _RISE * self._order_factor * curve.noise * math.sqrt(2 * math.log(max(curve.count, 2)))
 
+    def forget_losses(self) -> None:
+        """Begin to follow the losses anew, because they are of another kind from now on."""
+        self._losses = LossTrack()
+
     def state_dict(self) -> dict[str, Any]:
         """Give everything further decisions depend on except the thresholds, as builtin containers and tensors."""
         return {

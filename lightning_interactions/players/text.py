@@ -59,7 +59,7 @@ class Tokens(MaskedRegions):
 
     def suit(self, model: nn.Module, fields: Sequence[str] = (), tokenizer: Any = None) -> None:
         """Find the mask, padding and special tokens, and the size of the vocabulary."""
-        config = getattr(model, "config", None)
+        config = next((found for part in model.modules() if (found := getattr(part, "config", None)) is not None), None)
         tables = _embeddings_of(model)
         if self._mask is None:
             self._mask = _first_id(tokenizer, "mask_token_id", config, "mask_token_id")
