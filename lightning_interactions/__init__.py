@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         BatchError,
         InteractionsError,
         InteractionsWarning,
+        ModelCallError,
         ModelOutputError,
         StateError,
     )
@@ -41,7 +42,9 @@ if TYPE_CHECKING:
     from lightning_interactions.report.record import RunRecord
 
 _NAMES = {
-    "errors": "ArgumentError BatchError InteractionsError InteractionsWarning ModelOutputError StateError",
+    "errors": (
+        "ArgumentError BatchError InteractionsError InteractionsWarning ModelCallError ModelOutputError StateError"
+    ),
     "measure.interactions": "Interaction Interactions compute_interactions",
     "monitor.callback": "TwoPhaseMonitor",
     "monitor.checkpoints": "analyze_checkpoints",
@@ -61,10 +64,11 @@ _SUBPACKAGES = ("functional", "metrics")
 
 __all__ = [
     "Alert", "ArgumentError", "BatchError", "CallAlert", "FeatureMask", "History", "ImagePatches", "Interaction",
-    "InteractionMonitor", "Interactions", "InteractionsError", "InteractionsWarning", "ModelOutputError", "Options",
-    "PhaseDetector", "PhaseEvent", "Players", "PointClusters", "RegionPlayers", "RunRecord", "StateError",
-    "TabularFeatures", "Tokens", "TwoPhaseMonitor", "WandbAlert", "WarnAlert", "WebhookAlert", "analyze_checkpoints",
-    "compute_interactions", "functional", "log_histogram", "metrics", "write_report",
+    "InteractionMonitor", "Interactions", "InteractionsError", "InteractionsWarning", "ModelCallError",
+    "ModelOutputError", "Options", "PhaseDetector", "PhaseEvent", "Players", "PointClusters", "RegionPlayers",
+    "RunRecord", "StateError", "TabularFeatures", "Tokens", "TwoPhaseMonitor", "WandbAlert", "WarnAlert",
+    "WebhookAlert", "analyze_checkpoints", "compute_interactions", "functional", "log_histogram", "metrics",
+    "write_report",
 ]  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from lightning_interactions.model.keep import Kept
 from lightning_interactions.model.model import Model, find_model
 from lightning_interactions.model.score import ScoreFn, read_logits, read_whole
 from lightning_interactions.model.task import Target, Task, find_task
+from lightning_interactions.model.tree import same
 from lightning_interactions.players import Players, of_layer, player_counts, suited_players, two_rows
 
 SAME = 0.03
@@ -188,6 +189,8 @@ def is_reconstruction(batch: Batch) -> bool:
     if batch.seen is None or read_whole(batch.seen, batch.inputs.shape[1:]) is None:
         return False
     shape, targets = batch.inputs.shape[1:], batch.targets
+    if targets.shape == batch.inputs.shape and same(targets.to(batch.inputs), batch.inputs):
+        return True
     if len(shape) > 1:
         return targets.ndim == 1 or targets.is_floating_point()  # else classes of positions
     top = int(targets.max()) + 1 if targets.ndim == 1 and not targets.is_floating_point() else None
@@ -226,7 +229,8 @@ def _ask_somehow(
     sizes = (few, batch) if len(batch.inputs) > 2 else (few,)
     for own, some, hooked in itertools.product(precisions, sizes, hooks):
         try:
-            model = find_model(module, some, precision=own, hooks=hooked, **how)
+            rows = len(batch.inputs) if some is batch else None
+            model = find_model(module, some, precision=own, hooks=hooked, rows=rows, **how)
         except (ModelCallError, BatchError, ModelOutputError) as error:
             first = first or error
             continue
@@ -236,7 +240,7 @@ def _ask_somehow(
                 "the model cannot be asked in float32, so it is in the Trainer's precision, whose rounding looks like "
                 f"high orders ({_short(first)})"
             )
-        return replace(model, rows=len(batch.inputs) if some is batch else None), notes
+        return model, notes
     assert first is not None
     raise first
 

@@ -142,7 +142,8 @@ def compute_interactions(
         model: A classifier that returns logits ``(B, C)`` or ``(B,)``; or a function of the inputs that does. Modules
             that the function names are called in evaluation mode too.
         inputs: ``(B, *shape)``, or a mapping with ``input_ids`` and tensors of the same shape that go with them.
-        targets: Class indices ``(B,)``, rows ``(B, C)`` of 0 and 1 (multi-label), or numbers (regression).
+        targets: Class indices ``(B,)``, one-hot rows or probabilities ``(B, C)``, rows of 0 and 1 (multi-label), or
+            numbers (regression).
         players: ``"auto"`` (images ``(B, C, H, W)`` or ``(B, H, W, C)``: patches; integer ``(B, L)``: tokens;
             ``(B, F)``: columns; ``(B, N, 3)`` or ``(B, 3, N)``: clusters of points, where the model does not look at
             their order) or an instance of `Players`.
@@ -158,6 +159,7 @@ def compute_interactions(
         ArgumentError: If an argument is wrong.
         BatchError: If the inputs or targets cannot be used.
         ModelOutputError: If the model does not return logits.
+        ModelCallError: If the model fails.
 
     Example:
         >>> from lightning_interactions.players import TabularFeatures

@@ -160,6 +160,7 @@ def find_model(
     whole: torch.Size | None = None,
     hooks: bool = False,
     start: Kept | None = None,
+    rows: int | None = None,
 ) -> Model:
     """Find out how a module takes its inputs, and whether it can be cut at a layer, by trying it on a few samples.
 
@@ -173,16 +174,21 @@ def find_model(
         whole: As for `Model`.
         hooks: As for `Model`.
         start: As for `Model`.
+        rows: As for `Model`.
     """
     cut = LayerCut(module, layer) if layer is not None else None
+    if cut is not None and rows is not None:
+        raise ModelOutputError(
+            f"A model that only takes {rows} rows at once cannot be cut at a layer; use `layer=None`."
+        )
 
     def ask(call: Call) -> Any:
-        attempt = Model(module, call, precision, hooks=hooks, start=start)
+        attempt = Model(module, call, precision, rows=rows, hooks=hooks, start=start)
         with attempt.quiet():
             return attempt(few.inputs)
 
     way = call if call is not None and forward_fn is None else find_call(module, few, forward_fn, ask)
-    model = Model(module, way, precision, cut, whole, hooks=hooks, start=start)
+    model = Model(module, way, precision, cut, whole, rows, hooks=hooks, start=start)
     with model.quiet():
         model.logits(few.inputs, None, few.carried)
         if cut is not None:

@@ -7,7 +7,6 @@ masked; everything else is constant.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +21,14 @@ from lightning_interactions.model.tree import Path, leaves, rebuild, same, tenso
 
 Place = tuple[int, Path]
 """A tensor of a step: the number of the call, and where it stands in its arguments ``(args, kwargs)``."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """What of another step is what a plan asks for."""
+
+    calls: Sequence[SeenCall]
+    own: Sequence[Tensor]  # masked and carried tensors, in the order of the plan
 
 
 @dataclass(frozen=True)
@@ -46,17 +53,30 @@ class Plan:
         """Names of the modules that are called."""
         return tuple(call.site for call in self.calls)
 
-    def read(self, calls: Sequence[SeenCall]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Find masked and carried tensors in the calls of another step; a `BatchError` says that they differ."""
-        own = self._same(calls) or self._alike(calls)
-        if own is None:
+    def match(self, calls: Sequence[SeenCall]) -> Match:
+        """Find the tensors of this plan in the calls of another step; a `BatchError` says that they differ."""
+        found = self._same(calls) or self._alike(calls)
+        if found is None:
             shapes = [tuple(x.shape) for call in calls[:1] for x in tensors((call.args, call.kwargs)).values()]
             raise BatchError(f"the model is called in another way than in the first batch, with tensors {shapes}")
+        return found
+
+    def read(self, calls: Sequence[SeenCall]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Find the masked and the carried tensors in the calls of another step."""
+        return self.arrange(self.match(calls).own)
+
+    def arrange(self, own: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return masked and carried tensors of what was matched."""
         packed, carried = own[: len(self.places)], own[len(self.places) :]
         lengths = None if self.lengths is None else carried[list(self.carried).index(self.lengths)]
         return pack(packed, self.fields, lengths), tuple(carried)
 
-    def _same(self, calls: Sequence[SeenCall]) -> list[Tensor] | None:
+    @property
+    def _wanted(self) -> dict[Place, str]:
+        """Where the tensors stand that are masked and carried, and their names."""
+        return {**dict(zip(self.places, (field.name for field in self.fields), strict=False)), **self.carried}
+
+    def _same(self, calls: Sequence[SeenCall]) -> Match | None:
         """The tensors of calls of the same modules with the same arguments."""
         found: list[SeenCall] = []
         for call in calls:
@@ -65,25 +85,35 @@ class Plan:
         if len(found) < len(self.calls):
             return None
         tables = [tensors((call.args, call.kwargs)) for call in found]
-        places = [*self.places, *self.carried]
-        if any(path not in tables[number] for number, path in places):
+        if any(path not in tables[number] for number, path in self._wanted):
             return None
-        own = [tables[number][path] for number, path in places]
-        return own if all(tensor.ndim and len(tensor) == found[0].rows for tensor in own) else None
+        own = [tables[number][path] for number, path in self._wanted]
+        fits = all(tensor.ndim and len(tensor) == found[0].rows for tensor in own)
+        return Match(found, own) if fits else None
 
-    def _alike(self, calls: Sequence[SeenCall]) -> list[Tensor] | None:
-        """The tensors of another module's call that look the same: a step may call a part of the model directly."""
-        wanted = [
-            tensors((self.calls[n].args, self.calls[n].kwargs))[path] for n, path in (*self.places, *self.carried)
-        ]
+    def _alike(self, calls: Sequence[SeenCall]) -> Match | None:
+        """The tensors of a call with arguments of the same names, or that differ so that none can be mistaken.
+
+        A step may hand over by name what another one does by position, or call a part of the model directly.
+        """
+        wanted = self._wanted
+        likes = [tensors((self.calls[n].args, self.calls[n].kwargs))[path] for n, path in wanted]
         for call in (call for call in calls if not call.judge):
-            own = [x for x in tensors((call.args, call.kwargs)).values() if x.ndim and len(x) == call.rows]
-            same = [a.dtype == b.dtype and a.ndim == b.ndim for a, b in zip(own, wanted, strict=False)]
-            shaped = all(
-                a.is_floating_point() is False or a.shape[1:] == b.shape[1:] for a, b in zip(own, wanted, strict=False)
-            )
-            if len(own) == len(wanted) and all(same) and shaped:
-                return own
+            table = tensors((call.args, call.kwargs))
+            named = {_name(p, call.parameters): x for p, x in table.items() if x.ndim and len(x) == call.rows}
+            if len(named) != len(wanted):
+                continue
+            if set(named) == set(wanted.values()):
+                own = [named[name] for name in wanted.values()]
+            else:
+                forms = [_form(x) for x in likes]
+                own = (
+                    [x for form in forms for x in named.values() if _form(x) == form]
+                    if len(set(forms)) == len(forms)
+                    else []
+                )
+            if len(own) == len(likes) and all(_form(x) == _form(y) for x, y in zip(own, likes, strict=True)):
+                return Match([call], own)
         return None
 
     def __call__(self, module: nn.Module, inputs: Tensor, *carried: Tensor) -> Any:
@@ -115,11 +145,10 @@ class Plan:
         return fill
 
 
-def make_plan(module: nn.Module, calls: Sequence[SeenCall], wanted: str | int | None = None, batch: Any = None) -> Plan:
+def make_plan(calls: Sequence[SeenCall], wanted: str | int | None = None, batch: Any = None) -> Plan:
     """Learn from the calls of a step how the model is asked.
 
     Args:
-        module: The model.
         calls: What was seen, without losses and metrics (see `model_calls`).
         wanted: The option ``input``: name or position of the tensor that is masked.
         batch: That of the step: later calls may be given tensors of it besides what earlier ones returned.
@@ -130,13 +159,13 @@ def make_plan(module: nn.Module, calls: Sequence[SeenCall], wanted: str | int | 
     """
     found = [_chain(calls[start:], list(tensors(batch).values())) for start in range(len(calls))]
     # A teacher that is frozen may be asked first.
-    chain, links, repeats = next((own for own in found if _learns(module, own[0])), found[0])
+    chain, links, repeats = next((own for own in found if not all(call.frozen for call in own[0])), found[0])
     rows = chain[0].rows
     counts = set()
     own: dict[Place, Tensor] = {}
     names: dict[Place, str] = {}
     for number, call in enumerate(chain):
-        parameters = _parameter_names(module.get_submodule(call.site))
+        parameters = call.parameters
         for path, tensor in tensors((call.args, call.kwargs)).items():
             taken = (number, path) in links or (number, path) in repeats
             if not taken and tensor.ndim and len(tensor) == rows:
@@ -204,11 +233,6 @@ def _chain(
     return chain, links, repeats
 
 
-def _learns(module: nn.Module, chain: Sequence[SeenCall]) -> bool:
-    """Whether any of the modules that are called is trained."""
-    return any(x.requires_grad for call in chain for x in module.get_submodule(call.site).parameters())
-
-
 def _find(tensor: Tensor, tables: Sequence[Mapping[Path, Tensor]]) -> Place | None:
     """Find a tensor of the same content, the latest first."""
     for number in reversed(range(len(tables))):
@@ -218,13 +242,9 @@ def _find(tensor: Tensor, tables: Sequence[Mapping[Path, Tensor]]) -> Place | No
     return None
 
 
-def _parameter_names(module: nn.Module) -> dict[int, str]:
-    try:
-        parameters = inspect.signature(module.forward).parameters.values()
-    except (TypeError, ValueError):
-        return {}
-    plain = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return dict(enumerate(plain))
+def _form(tensor: Tensor) -> tuple[Any, ...]:
+    """What tensors of two steps have in common; the length of token ids may differ."""
+    return tensor.dtype, tensor.ndim, tensor.shape[1:] if tensor.is_floating_point() else None
 
 
 def _name(path: Path, parameters: Mapping[int, str]) -> str:

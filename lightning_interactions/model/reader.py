@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_interactions.errors import BatchError
+from lightning_interactions.errors import BatchError, EmptyBatchError
 from lightning_interactions.model.batch import TARGET_KEYS, Batch, ask, describe_structure, read_batch, target_leaf
 from lightning_interactions.model.plan import Plan, make_plan, model_calls
 from lightning_interactions.model.seen import Recorder, SeenCall, can_be_seen, sizes_of
 from lightning_interactions.model.targets import known_rows
-from lightning_interactions.model.tree import Path, copied, same, tensors
+from lightning_interactions.model.tree import copied, same, tensors
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Sight:
     """Sees one step: between `open` and `close` it runs with a batch, which is copied first."""
 
     def __init__(
-        self, model: nn.Module, sites: Sequence[str] | None = None, before: Callable[[], object] | None = None
+        self, model: nn.Module, sites: Collection[str] | None = None, before: Callable[[], object] | None = None
     ) -> None:
         self._recorder = Recorder(model, sites, before) if can_be_seen(model) else None
         self._batch: Any = None
@@ -64,7 +64,7 @@ def seeing(sight: Sight, batch: Any, take: Callable[[Sighting], object]) -> Iter
     take(sight.close())
 
 
-Source = tuple[str, Any]  # where targets are: ("batch", path), ("call", path of the first call) or ("loss", module)
+Source = tuple[str, Any]  # where targets are: ("batch", path), ("call", name of what is carried) or ("loss", module)
 
 
 @dataclass
@@ -78,50 +78,57 @@ class Reader:
     input_fn: Callable[[Any], Any] | None = None
     target_fn: Callable[[Any], Any] | None = None
     sources: dict[str, Source] = field(default_factory=dict)  # of each split
+    sites: dict[str, set[str]] = field(default_factory=dict)  # of each split: the modules its steps call
 
     def read(self, split: str, seen: Sighting) -> Batch:
         """Return the samples; a `BatchError` says what is missing. Those without a target are left out."""
         if self.plan is None:
             batch = read_batch(seen.batch, self.input_fn, self.target_fn)
         else:
-            inputs, carried = self.plan.read(seen.calls or ())
-            batch = Batch(
-                inputs, self._targets(split, seen, inputs), self.plan.fields, carried, tuple(self.plan.carried.values())
-            )
+            batch = self._follow(self.plan, split, seen)
         rows = torch.arange(len(batch.inputs))[: seen.rows]
         known = known_rows(batch.targets.cpu())
         return batch if bool(known.all()) and len(rows) == len(known) else batch.rows(rows[known[: len(rows)]])
+
+    def _follow(self, plan: Plan, split: str, seen: Sighting) -> Batch:
+        match = plan.match(seen.calls or ())
+        inputs, carried = plan.arrange(match.own)
+        names = tuple(plan.carried.values())
+        if self.target_fn is not None:
+            targets: Any = ask("target_fn", self.target_fn, seen.batch)
+        else:
+            known = dict(zip(names, carried, strict=True))
+            if split not in self.sources:
+                self.sources[split] = _find_targets(seen, inputs, known, match.calls[0])
+            targets = _at(self.sources[split], seen, inputs, known)
+        if not isinstance(targets, Tensor) or not targets.ndim or len(targets) != len(inputs):
+            raise _no_targets(seen.batch, len(inputs))
+        self.sites[split] = {call.site for call in match.calls}
+        return Batch(inputs, targets.detach().to(inputs.device), plan.fields, carried, names)
+
+    def sites_of(self, split: str) -> set[str] | None:
+        """Names of the modules whose calls in the steps of a split matter; ``None`` while that is not known."""
+        if self.plan is None:
+            return set()
+        kind, where = self.sources.get(split, ("", None))
+        known = self.sites.get(split)
+        return None if known is None else known | ({where} if kind == "loss" else set())
 
     def skips(self, seen: Sighting) -> bool:
         """Whether the step did not call the model at all, as where it skips a batch."""
         return self.plan is not None and not model_calls(seen.calls or ())
 
     def first(self, split: str, seen: Sighting) -> Batch:
-        """Return the samples of a first sighting, with what the model returned for them."""
+        """Return the samples of a first sighting, with what the model returned for them; an error if none counts."""
         batch = self.read(split, seen)
+        if not len(batch.inputs):
+            raise EmptyBatchError("all targets are missing in the batches so far")
         last = self.plan.calls[-1] if self.plan is not None else None
         complete = last is not None and not last.training and len(batch.inputs) == last.rows
         return replace(batch, seen=last.output) if last is not None and complete else batch
 
-    def _targets(self, split: str, seen: Sighting, inputs: Tensor) -> Tensor:
-        if self.target_fn is not None:
-            found: Any = ask("target_fn", self.target_fn, seen.batch)
-        else:
-            if split not in self.sources:
-                self.sources[split] = _find_targets(seen, inputs, self._names)
-            found = _at(self.sources[split], seen, inputs)
-        if not isinstance(found, Tensor) or not found.ndim or len(found) != len(inputs):
-            raise _no_targets(seen.batch, len(inputs))
-        return found.detach().to(inputs.device)
-
-    @property
-    def _names(self) -> dict[Path, str]:
-        """Names of what the first call of the plan is given."""
-        return {} if self.plan is None else {path: name for (n, path), name in self.plan.carried.items() if n == 0}
-
 
 def learn(
-    module: nn.Module,
     seen: Sighting,
     *,
     wanted: str | int | None = None,
@@ -141,12 +148,15 @@ def learn(
     if not asked:
         text = "the step calls no module with the batch's tensors, so its inputs are read from the batch"
         return plain, text if seen.calls is not None else None
-    return Reader(make_plan(module, asked, wanted, seen.batch), None, target_fn), None
+    return Reader(make_plan(asked, wanted, seen.batch), None, target_fn), None
 
 
-def _find_targets(seen: Sighting, inputs: Tensor, names: dict[Path, str]) -> Source:
-    """Find out where targets are: what a loss was given, what has a usual name, what the model was not given."""
-    rows, calls = len(inputs), seen.calls or ()
+def _find_targets(seen: Sighting, inputs: Tensor, carried: Mapping[str, Tensor], call: SeenCall) -> Source:
+    """Find out where targets are: what a loss was given, what has a usual name, what the model was not given.
+
+    The first ``call`` of the model was given the inputs, and what is ``carried`` along by name.
+    """
+    rows = len(inputs)
     batch = {path: x for path, x in tensors(seen.batch).items() if x.ndim and len(x) == rows}
     judged = _judged(seen, rows)
     for _, tensor in judged:
@@ -156,7 +166,8 @@ def _find_targets(seen: Sighting, inputs: Tensor, names: dict[Path, str]) -> Sou
     named = target_leaf(seen.batch)
     if named is not None and named in batch:
         return "batch", named
-    given = [x for call in calls if not call.judge for x in tensors((call.args, call.kwargs)).values()]
+    calls = [other for other in seen.calls or () if not other.judge]
+    given = [x for other in calls for x in tensors((other.args, other.kwargs)).values()]
     others = [path for path, leaf in batch.items() if not any(_same(leaf, x) for x in given) and leaf.ndim <= 2]
     fitting = [path for path in others if _fits(batch[path], calls)]
     others = fitting or others
@@ -166,28 +177,24 @@ def _find_targets(seen: Sighting, inputs: Tensor, names: dict[Path, str]) -> Sou
         )
     if judged:
         return "loss", judged[0][0]
-    own = next((path for path, name in names.items() if name.rpartition(".")[2] in TARGET_KEYS), None)
+    own = next((name for name in carried if name.rpartition(".")[2] in TARGET_KEYS), None)
     if own is not None:
         return "call", own
     taken = [path for path, leaf in batch.items() if leaf.ndim == 1 and not _same(leaf, inputs)]
     if taken:  # by the model, which takes the whole batch or returns its loss
         return "batch", taken[-1]
-    output = calls[0].output if calls else None
-    if any(x.shape == inputs.shape and x.is_floating_point() for x in tensors(output).values()):
-        return "call", ()  # the input itself: it is reconstructed
+    if any(x.shape == inputs.shape and x.is_floating_point() for x in tensors(call.output).values()):
+        return "input", None  # it is reconstructed
     raise _no_targets(seen.batch, rows)
 
 
-def _at(source: Source, seen: Sighting, inputs: Tensor) -> Any:
+def _at(source: Source, seen: Sighting, inputs: Tensor, carried: Mapping[str, Tensor]) -> Any:
     kind, where = source
     if kind == "batch":
         return tensors(seen.batch).get(where)
     if kind == "loss":
         return dict(_judged(seen, len(inputs))).get(where)
-    if where == ():
-        return inputs
-    first = (seen.calls or ())[0]
-    return tensors((first.args, first.kwargs)).get(where)
+    return carried[where] if kind == "call" else inputs
 
 
 def _judged(seen: Sighting, rows: int) -> list[tuple[str, Tensor]]:
@@ -203,7 +210,7 @@ def _judged(seen: Sighting, rows: int) -> list[tuple[str, Tensor]]:
 
 def _fits(targets: Tensor, calls: Sequence[SeenCall]) -> bool:
     """Whether whole numbers can be classes of what the last call returned."""
-    models = [call for call in calls if not call.judge and not call.inside]
+    models = [call for call in calls if not call.inside]
     outputs = [x for x in tensors(models[-1].output).values() if x.is_floating_point() and x.ndim] if models else []
     if targets.is_floating_point() or targets.ndim > 1 or not outputs:
         return True

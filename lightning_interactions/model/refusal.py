@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_interactions.model.batch import target_leaf
 from lightning_interactions.model.reader import Sighting
 from lightning_interactions.model.tree import leaves, same, tensors
 
@@ -51,10 +52,12 @@ def _are_critics(outputs: list[Tensor]) -> bool:
 
 
 def _has_labels(seen: Sighting) -> bool:
-    """Whether a tensor looks like targets: whole numbers, one for a sample, or numbers that no module was given."""
+    """Whether a tensor looks like targets: one number for a sample, a row of whole ones, or one no module was given."""
     found = [x for x in tensors(seen.batch).values() if x.ndim in (1, 2)]
     calls = seen.calls or ()
     given = [x for call in calls for x in tensors((call.args, call.kwargs)).values()]
-    unread = [x for x in found if given and not any(same(x, other) for other in given)]
+    unread = any(not any(same(x, other) for other in given) for x in found) if given else False
+    single = any(x.ndim == 1 or x.shape[1] == 1 or not x.is_floating_point() for x in found)
     opaque = not tensors(seen.batch)  # an object whose parts are not known
-    return opaque or bool(unread) or any(call.judge for call in calls) or not all(x.is_floating_point() for x in found)
+    judged = any(call.judge for call in calls)
+    return opaque or judged or single or unread or target_leaf(seen.batch) is not None

@@ -122,13 +122,13 @@ def check_targets(targets: Any, num_classes: int) -> Tensor:
     if targets.ndim != 1:
         raise BatchError(
             f"Expected targets of shape (B,), one class index per sample, but got shape {tuple(targets.shape)}. "
-            "One-hot or soft targets: give `target_fn=batch -> class indices` (for example by argmax(-1))."
+            "Give `target_fn=batch -> class indices`."
         )
     as_long: Tensor = targets.long()
     if targets.is_floating_point() and not torch.equal(as_long.to(targets.dtype), targets):
         raise BatchError(
-            "Expected targets to be class indices, but got fractional values. Soft labels: give `target_fn=batch -> "
-            'class indices`. Numbers to predict: use `score="output"`.'
+            "Expected targets to be class indices, but got fractional values. Give `target_fn=batch -> class indices`; "
+            'for numbers to predict use `score="output"`.'
         )
     top = max(num_classes, 2) - 1
     if as_long.numel() and (int(as_long.min()) < 0 or int(as_long.max()) > top):

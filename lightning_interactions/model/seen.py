@@ -6,9 +6,10 @@ part makes of another. Arguments are copied before the model can write into them
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import nn
@@ -19,7 +20,7 @@ OUTPUT_NUMBERS = 2**24
 """Outputs with more numbers are not kept."""
 
 MAX_CALLS = 32
-"""Calls of one step that are kept; the first ones matter."""
+"""Calls of one step, and of the model's own parts by itself, that are kept; the first ones matter."""
 
 
 Judge = Literal["", "loss", "metric"]
@@ -35,8 +36,10 @@ class SeenCall:
     rows: int  # the samples it is about
     training: bool  # whether the module was in training mode
     judge: Judge = ""  # whether the module is no model, but a "loss" or a "metric"
+    parameters: Mapping[int, str] = field(default_factory=dict)  # names of positional arguments
     inside: bool = False  # whether it was called by the model itself, not by the step
     output: Any = None  # copied; None where it is too large
+    frozen: bool = False  # whether it has no parameters that are trained
 
 
 class Recorder:
@@ -92,13 +95,16 @@ class Recorder:
                 return
             self._depth += 1
             inside = self._depth == 2 and bool(self._open) and self._open[0].site == ""
-            wanted = (self._depth == 1 or inside) and len(self.calls) < MAX_CALLS
+            alike = sum(call.inside == inside for call in self.calls)
+            wanted = (self._depth == 1 or inside) and alike < MAX_CALLS
             rows = _rows((args, kwargs), self._sizes) if wanted else None
             if rows is None:
                 return
             if self._before is not None and not self.calls:
                 self._before()
-            call = SeenCall(name, copied(args), copied(kwargs), rows, module.training, judge_of(module), inside)
+            call = SeenCall(name, copied(args), copied(kwargs), rows, module.training, judge_of(module))
+            call.parameters, call.inside = parameter_names(module), inside
+            call.frozen = not any(parameter.requires_grad for parameter in module.parameters())
             self.calls.append(call)
             self._open.append(call)
 
@@ -114,6 +120,16 @@ class Recorder:
                 self._open.pop().output = copied(output) if size <= OUTPUT_NUMBERS else None
 
         return hook
+
+
+def parameter_names(module: nn.Module) -> dict[int, str]:
+    """Return the names of the arguments a module takes by position."""
+    try:
+        parameters = inspect.signature(module.forward).parameters.values()
+    except (TypeError, ValueError):
+        return {}
+    plain = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return dict(enumerate(plain))
 
 
 def judge_of(module: nn.Module) -> Judge:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class AutoMonitor(TwoPhaseMonitor):
     """A `TwoPhaseMonitor` nobody has put there by hand.
 
-    Where an explicit monitor raises before training, because of a model or batches it cannot read, this one warns and
-    switches itself off: the run is not to blame. It also makes way for a monitor the user has listed.
+    Where an explicit monitor raises, because an option does not suit model or data, this one warns and switches itself
+    off: the run is not to blame. It also makes way for a monitor the user has listed.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -35,7 +35,9 @@ class TwoPhaseMonitor(Base, Results):
     order. Training first removes medium and high orders (phase 1), then learns ever higher ones (phase 2), and the gap
     between training and validation loss begins to widen (arXiv 2405.10262, 2407.19198). The monitor tells when.
 
-    Training with the monitor is bit-identical to training without it, and a fault inside it never stops a run.
+    The monitor sees how the user's own steps call the model, after every transform, and asks it in the same way.
+    Training with it is bit-identical to training without it, and a fault inside it never stops a run. What only data
+    can show, and nobody asked for, switches it off with one sentence. The options are attributes too.
 
     Args:
         players: ``"auto"`` or an instance of `Players`. Decided from the first batch and printed: floating-point
@@ -43,7 +45,8 @@ class TwoPhaseMonitor(Base, Results):
             ``(B, 3, N)`` into clusters of points unless it may be a series of time; integer ``(B, L)`` are tokens.
         num_samples: Watched samples per split. Cost is proportional to it.
         num_players: Players per sample, 2 to 16. Cost doubles with each.
-        watch: ``"val"``, ``"train"`` or ``"both"``. With ``"both"`` validation samples decide.
+        watch: ``"val"``, ``"train"`` or ``"both"``. With ``"both"`` validation samples decide. Where no validation runs
+            the training samples are watched, and that is told.
         resample: Draw new samples for each measurement instead of comparing the same ones.
         layer: Mask the output of this module (as in ``model.named_modules()``) instead of the input.
         score: ``"log_odds"``, ``"logit"``, ``"probability"``, ``"output"`` (the raw output of a regression; chosen
@@ -58,23 +61,33 @@ class TwoPhaseMonitor(Base, Results):
             was at the last record: a run of ``T`` validations has at least ``1 + log2(T)`` records, evenly spaced on a
             logarithmic axis. Only these may exceed the share.
         detector: A `PhaseDetector` with another ``false_alarm_rate``.
-        monitor: Key of a logged validation loss, instead of the loss on up to 512 fixed validation samples.
+        monitor: Key of a logged validation loss, instead of the loss on up to 512 fixed validation samples. By default
+            the two are compared once; where no usual form of the loss is near a logged one, that one is judged, without
+            a training loss, and it is told.
+        loss_fn: ``(outputs, targets) -> losses (B,)``, instead of cross-entropy or squared error: the user's own loss
+            of every sample. Outputs are float64 ``(B, C)``; targets class indices ``(B,)`` or as for ``target_fn``.
         on_event: ``"warn"``, a callable ``(PhaseEvent) -> None``, an `Alert`, a list of them, or ``None``.
         stop_on: Stop training at the ``"boundary"`` or at ``"overfitting"``, once the Trainer's ``min_epochs`` and
             ``min_steps`` are reached; ``None`` never stops it. A stopped run that is resumed goes on.
         chunk_size: Largest number of masked inputs in one forward pass.
         precision: ``"32-true"`` computes masked forwards in full float32 whatever the Trainer's precision, because
             rounding noise looks like high orders; ``"inherit"`` uses the Trainer's.
-        input_fn: ``batch -> inputs``: a tensor ``(B, *shape)``, or a mapping with ``input_ids`` and tensors of the
-            same shape that go with them.
-        forward_fn: ``(module, inputs) -> logits``, where inputs are a mapping if the batch had several; the module's
-            ``forward`` by default, by keyword, by position or with the mapping, whichever works.
-        target_fn: ``batch -> targets``: class indices ``(B,)``, rows ``(B, C)`` of 0 and 1 (multi-label), or numbers
-            (regression).
+        input: Name or position of the tensor that is masked, among those with a row for each sample that the model is
+            called with; the others go along unmasked. By default one with a usual name (``input_ids``,
+            ``pixel_values``, ``x``, ...), else an image before a sequence before columns before ids.
+        input_fn: ``batch -> inputs``, to read the batch instead of watching the step: a tensor ``(B, *shape)``, or a
+            mapping with ``input_ids`` and tensors of the same shape that go with them.
+        forward_fn: ``(module, inputs) -> logits``, instead of the call the step makes. Inputs are then read from the
+            batch, a mapping if it had several token tensors.
+        target_fn: ``batch -> targets``: class indices ``(B,)``, one-hot rows or probabilities ``(B, C)``, rows of 0 and
+            1 (multi-label), or numbers (regression); ``nan``, or -100 among whole numbers, are missing. By default what
+            a loss or metric module was given, what has a usual name (``labels``, ``target``, ``y``, ...), or a tensor
+            of the batch that the model was not given.
         log_key_prefix: Start of all logged keys.
         log_figures: Draw figures for loggers that can show them.
         seed: Seed of the choice of samples and players; independent of the global one.
-        on_error: ``"warn"``: a fault in the monitor is told once and training goes on; ``"raise"``: for debugging.
+        on_error: ``"warn"``: a fault in the monitor, or data it cannot read, is told once and training goes on;
+            ``"raise"``: for debugging.
         verbose: Print what was chosen and what it costs, events in one short sentence (unless ``on_event`` warns of
             them), and a table at the end; show long measurements in Lightning's progress bar.
 
@@ -85,16 +98,20 @@ class TwoPhaseMonitor(Base, Results):
         boundary_epoch: Epoch of the phase boundary, or ``None``.
 
     Raises:
-        ArgumentError: From the constructor or ``setup``, if an argument is wrong.
-        BatchError: At the first batch, if it cannot be read.
-        ModelOutputError: At the first batch, if the model does not return logits.
+        ArgumentError: If an argument is wrong: from the constructor or ``on_fit_start``; in the sanity check, or else
+            after the first training step, if it does not suit model or data.
+        BatchError: There too, if data do not suit what was chosen: ``players``, ``layer``, ``score``, ``target``,
+            ``input``, ``loss_fn`` or one of the functions that read a batch. With ``on_error="raise"`` always.
+        ModelOutputError: Likewise, if the model does not return logits.
+        ModelCallError: Likewise, if the model fails when it is called.
         StateError: If a checkpoint was written by a monitor with other settings.
 
     Note:
         Logged keys, with the prefix: ``mean_order``, ``mean_order_lower``, ``mean_order_upper`` (95 % confidence
         interval over the watched samples), ``low_order_share`` (orders 1 to 3), ``high_order_share`` (orders
         from n/2), ``cancellation``, ``salient_count``, ``strength/order_01_pos`` ... ``strength/order_10_neg`` (all
-        averaged over the watched samples), ``train_loss``, ``val_loss``, ``loss_gap``, ``phase`` (1 or 2),
+        averaged over the watched samples), ``train_loss``, ``val_loss``, ``loss_gap`` (where a logged validation loss
+        is judged by itself, ``val_loss`` is that one and the others are ``nan``), ``phase`` (1 or 2),
         ``boundary_epoch`` (-1 while there is none), ``overfitting_risk`` (0 to 1), ``val_loss_before_alarm``
         (``val_loss``; ``nan`` from an overfitting event on, unless it is retracted), ``solver_gap`` (largest certified
         relative gap), ``noise_floor/order_01`` ... (what rounding noise could add to an order's strength),

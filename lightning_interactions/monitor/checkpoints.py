@@ -161,6 +161,7 @@ def analyze_checkpoints(
         ArgumentError: If an argument is wrong, or there is no checkpoint that loads.
         BatchError: If the data cannot be read.
         ModelOutputError: If the model does not return logits.
+        ModelCallError: If the model fails.
     """
     useless = sorted(set(LIVE_ONLY) & set(options))
     if useless:

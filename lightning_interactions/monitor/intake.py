@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from lightning_interactions.errors import BatchError
 from lightning_interactions.measure.games import Rules, with_whole_targets
@@ -37,11 +37,9 @@ class Intake:
         self.passed: dict[str, int] = {}
         self._waiting: list[tuple[str, Sighting]] = []
 
-    @property
-    def sites(self) -> Sequence[str] | None:
+    def sites(self, split: str) -> set[str] | None:
         """Names of the modules whose calls are of interest; ``None`` while that is not known."""
-        plan = self.reader.plan if self.reader is not None else None
-        return () if self.reader is not None and plan is None else plan.sites if plan is not None else None
+        return self.reader.sites_of(split) if self.reader is not None else None
 
     def wants(self, split: str, rules: Rules | None) -> bool:
         """Whether batches of a split are of interest."""
@@ -108,7 +106,8 @@ class Intake:
             self._watchlist.recurrence.batches -= split == "train"  # it has not been looked at
             text = str(error) if isinstance(error, BatchError) else repr(error)
             self.problems.setdefault(split, text)
-            self.left_out[split] = self.left_out.get(split, 0) + len(seen)
+            size = len(seen) if seen.rows is None else seen.rows
+            self.left_out[split] = self.left_out.get(split, 0) + size
 
     def _read(self, split: str, seen: Sighting, rules: Rules) -> Batch:
         assert self.reader is not None, "the rules are known, so is the reader"

@@ -12,15 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lightning_interactions.errors import (
-    ArgumentError,
-    BatchError,
-    EmptyBatchError,
-    InteractionsError,
-    StateError,
-    sentence,
-    warn,
-)
+from lightning_interactions.errors import ArgumentError, BatchError, InteractionsError, StateError, sentence, warn
 from lightning_interactions.measure.games import Game, Rules, find_rules
 from lightning_interactions.measure.judge import compare_losses, settle_tasks
 from lightning_interactions.measure.measurement import measure
@@ -49,20 +41,20 @@ STATE_VERSION = 2
 class InteractionMonitor(Results):
     """Watches which interactions a network learns, in a training loop of one's own.
 
-    Show it the batches as they pass, and let it measure when an epoch is over: it keeps a few samples of each split,
-    masks them in all ``2**n`` ways, and decides on the strength of their interactions by order as `TwoPhaseMonitor`
-    does. The model is called in evaluation mode and left exactly as it was.
+    Let it see the steps as they pass (`step`, or `observe` for the batches alone), and measure when an epoch is over:
+    it keeps a few samples of each split, masks them in all ``2**n`` ways, and decides on the strength of their
+    interactions by order as `TwoPhaseMonitor` does. The model is called in evaluation mode and left as it was.
 
     Args:
-        options: What to measure; those that concern a Trainer (rhythm, alerts, stopping) are ignored.
+        options: What to measure, attributes of the monitor too; those that concern a Trainer (rhythm, alerts, stopping)
+            are ignored.
         ranks: The processes that share the work.
         tell: Takes the text of a problem that was worked around; warns by default.
 
     Attributes:
-        options: As given.
         run: History, events and detector.
         watchlist: The watched samples.
-        rules: What the first batch showed: the model's way of being called, the task, the players. ``None`` until then.
+        rules: What the first batch showed: the way the model is called, the players. ``None`` until then.
 
     Example:
         >>> net = nn.Linear(4, 2)
@@ -159,27 +151,23 @@ class InteractionMonitor(Results):
         """
         options, seen = self.options, batch if isinstance(batch, Sighting) else Sighting(batch)
         reader, note = learn(
-            model, seen,
+            seen,
             wanted=options.input, input_fn=options.input_fn, target_fn=options.target_fn, forward_fn=options.forward_fn,
         )  # fmt: skip
-        first = reader.first(options.splits[0], seen)
-        if not len(first.inputs):
-            raise EmptyBatchError("all targets are missing in the batches so far")
         self.rules = find_rules(
-            model, first, call=reader.plan,
+            model, reader.first(options.splits[0], seen), call=reader.plan,
             players=options.players, num_players=options.num_players, layer=options.layer, score=options.score,
             target=options.target, forward_fn=options.forward_fn, loss_fn=options.loss_fn, seed=options.seed,
             precision=precision, fallback=fallback, start=self.start,
             tokenizer=tokenizer if tokenizer is not None else getattr(model, "tokenizer", None),
         )  # fmt: skip
         self.intake.reader = reader
-        self._tell([note] if note else [])
-        self._tell(self.rules.notes)
+        self._tell([*([note] if note else []), *self.rules.notes])
         return self.rules.describe()
 
     def sight(self, split: str, model: nn.Module) -> Sight | None:
         """Prepare to see the next step of a split; ``None`` where its samples are of no interest."""
-        return Sight(model, self.intake.sites) if self.intake.wants(split, self.rules) else None
+        return Sight(model, self.intake.sites(split)) if self.intake.wants(split, self.rules) else None
 
     def step(self, split: str, model: nn.Module, batch: Any) -> AbstractContextManager[None]:
         """See how the model is called in a step on a batch, and consider its samples; instead of `observe`.
@@ -198,10 +186,10 @@ class InteractionMonitor(Results):
         return seeing(sight, batch, lambda seen: self.observe(split, seen))
 
     def observe(self, split: str, batch: Any) -> None:
-        """Consider the samples of a passing batch; a batch that cannot be read is told of and left out.
+        """Consider the samples of a batch ``(inputs, targets)`` as it is; one that cannot be read is left out and told.
 
         The split is ``"train"`` or ``"val"``; the batch, on any device, is not changed, and no random number is drawn.
-        Before the first measurement (or `look`) the model is not known, and the first batches of a split wait for it.
+        Where the step changes it before the model gets it, use `step`. Until the first measurement batches wait.
         """
         self.intake.take(split, batch if isinstance(batch, Sighting) else Sighting(batch), self.rules)
 
@@ -217,7 +205,7 @@ class InteractionMonitor(Results):
         """Measure under the present weights, and decide.
 
         What cannot work is an error at the first measurement. A fault in a later one is an event (``probe_failed``) and
-        a warning, unless ``Options(on_error="raise")``: it is not worth a training run.
+        a warning, unless ``Options(on_error="raise")``.
 
         Args:
             model: The model.
@@ -233,6 +221,7 @@ class InteractionMonitor(Results):
             BatchError: If no usable sample has been seen, or the first batch cannot be read.
             ArgumentError: If an option does not suit the model, or the epoch goes back.
             ModelOutputError: If the model does not return logits.
+            ModelCallError: If the model fails.
             MeasureError: On every rank, if one of them failed.
         """
         step, first = len(self.history) if step is None else step, not len(self.history)
@@ -253,7 +242,7 @@ class InteractionMonitor(Results):
                 raise
             problem = f"measuring failed: {error if isinstance(error, InteractionsError) else repr(error)}"
             self.tell(problem)
-            return [self.run.failed(epoch, step, problem)]
+            events = [self.run.failed(epoch, step, problem)]
         return events
 
     def take(self, module: nn.Module, epoch: int, step: int, progress: Callable[[int], object] | None = None) -> Record:
@@ -395,11 +384,7 @@ class InteractionMonitor(Results):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` left off.
-
-        A `StateError` says which settings differ so that the epochs could not be compared, or that it is of a newer
-        version.
-        """
+        """Continue where `state_dict` left off; a `StateError` says which settings differ, or that it is too new."""
         version = state.get("version", 0)
         if version > STATE_VERSION:
             raise StateError(

@@ -43,6 +43,7 @@ class Sights:
         self.trainer, self.module, self.loop, self.faults = trainer, module, loop, faults
         self.strict = True
         self._sight: Sight | None = None
+        self._skipped = False  # whether a step was seen that called nothing
         self._tried = False  # whether the user's choices were tried out on a training batch
 
     def begin_pass(self, split: str) -> None:
@@ -74,6 +75,9 @@ class Sights:
         A batch that was skipped, or has no targets, says nothing: unless it is the ``last``, others are waited for.
         """
         if self.loop.rules is not None:
+            return
+        if seen.calls == [] and not self._skipped:  # a step may skip a batch
+            self._skipped = True
             return
         options = self.loop.options
         if split != options.splits[0]:

@@ -81,7 +81,7 @@ def batches(make: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("model", "data", "options", "error", "words"),
     [
-        (AnyBatch, None, {"players": ImagePatches()}, BatchError, ["(B, H, W, C)", "(5,)"]),
+        (ColumnNet, None, {"players": ImagePatches()}, BatchError, ["(B, H, W, C)", "(5,)"]),
         (ColumnNet, None, {"layer": "net.9"}, ArgumentError, ["`layer`", "'net.9'", "net.0"]),
         (ColumnNet, None, {"input": "pixels"}, ArgumentError, ["`input`", "x (", "'pixels'"]),
         (ColumnNet, None, {"score": lambda z, y: z}, ModelOutputError, ["`score`", "(2, 3)"]),

@@ -260,6 +260,7 @@ def test_every_strategy_that_splits_the_model_switches_the_monitor_off(name: str
 
 
 @pytest.mark.cuda
+@pytest.mark.filterwarnings("ignore:It is recommended to use `self.log:UserWarning")
 def test_fsdp_switches_the_monitor_off() -> None:
     monitor = small_monitor()
     with pytest.warns(InteractionsWarning, match="FSDPStrategy splits the model"):
@@ -268,6 +269,7 @@ def test_fsdp_switches_the_monitor_off() -> None:
 
 
 @pytest.mark.cuda
+@pytest.mark.filterwarnings("ignore:It is recommended to use `self.log:UserWarning")
 def test_cuda_gives_the_numbers_of_the_cpu() -> None:
     histories = []
     for accelerator in ("cpu", "cuda"):

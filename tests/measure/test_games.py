@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.plugins.precision import HalfPrecision, Precision
 from models import cnn, mlp
 from torch import Tensor, nn
+from torch.nn.functional import dropout
 
-from lightning_interactions.errors import ArgumentError, BatchError, ModelOutputError
+from lightning_interactions.errors import ArgumentError, BatchError, ModelCallError, ModelOutputError
 from lightning_interactions.measure.games import Game, find_rules
 from lightning_interactions.measure.samples import Pool, draw_players
+from lightning_interactions.model import chunks
 from lightning_interactions.model.batch import Batch, read_batch
 from lightning_interactions.model.model import Model
 from lightning_interactions.players import FeatureMask, ImagePatches, TabularFeatures, Tokens
@@ -169,6 +173,226 @@ def test_players_that_do_not_suit_are_told_of_before_the_model_is_asked() -> Non
     with pytest.raises(BatchError, match="has 2 players"):
         find_rules(net, Batch(torch.zeros(3, 4).long(), torch.zeros(3)), players=Tokens(4, (0,)))
     assert asked == []
+
+
+# -- the answers are those of the step -------------------------------------------------------------------------------
+
+
+def seen_by(module: nn.Module, batch: Batch) -> Batch:
+    """The batch with what the module answers in the step."""
+    with torch.no_grad():
+        return replace(batch, seen=module(batch.inputs))
+
+
+def answers(model: Model, inputs: Tensor, chunk_size: int | None = None, carried: Any = ()) -> Tensor:
+    with model.quiet():
+        return model.logits(inputs, chunk_size, carried)
+
+
+@pytest.mark.parametrize("seen", [False, True])
+def test_a_model_that_answers_at_random_is_told_of(seen: bool) -> None:
+    module = Fn(lambda x: dropout(mlp()(x), 0.5, training=True)).eval()
+    batch = seen_by(module, columns()) if seen else columns()
+    random = torch.get_rng_state()
+    (note,) = find_rules(module, batch).notes
+    assert "at random in evaluation mode" in note
+    assert "dropout that is left on" in note
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_model_that_answers_as_in_the_step_has_no_notes(training: bool) -> None:
+    module = nn.Sequential(nn.BatchNorm1d(5), nn.Dropout(0.5), mlp()).train(training)
+    assert find_rules(module, seen_by(module.eval(), columns())).notes == ()
+
+
+def test_a_model_that_mixes_the_samples_of_a_batch_is_told_of() -> None:
+    module = Fn(lambda x: mlp()(x - x.mean(0)))
+    rules = find_rules(module, seen_by(module, columns()))
+    (note,) = rules.notes
+    assert "the model answers otherwise than in the step" in note
+    assert "batch statistics" in note
+    assert find_rules(module, columns()).notes == (), "what it answered was not seen"
+
+
+def test_foreign_hooks_that_do_not_help_stay_out() -> None:
+    module = Fn(lambda x: mlp()(x - x.mean(0)))
+    module.register_forward_hook(lambda *args: None)
+    rules = find_rules(module, seen_by(module, columns()))
+    assert not rules.model.hooks
+    (note,) = rules.notes
+    assert "answers otherwise than in the step" in note
+
+
+class Collecting(nn.Module):
+    """Collects the features of its network with a hook, and goes on with them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.head = mlp(), nn.Linear(8, 3)
+        self.features: list[Tensor] = []
+        self.net[0].register_forward_hook(lambda module, args, output: self.features.append(output))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.features.clear()
+        self.net(x)
+        return self.head(self.features[-1])
+
+
+def test_a_model_that_needs_its_own_hooks_gets_them() -> None:
+    module, batch = Collecting(), columns()
+    for given in (batch, seen_by(module, batch)):
+        left = list(module.features)
+        rules = find_rules(module, given)
+        assert rules.model.hooks
+        assert rules.notes == ()
+        assert [id(x) for x in module.features] == [id(x) for x in left], "no trace is left"
+        expected = module.head(module.net[0](batch.inputs)).double()
+        module.features[:] = left
+        torch.testing.assert_close(answers(rules.model, batch.inputs), expected, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(answers(rules.model, batch.inputs[3:4]), expected[3:4], rtol=1e-5, atol=1e-6)
+
+
+def test_hooks_that_change_the_answers_run_where_the_step_had_them() -> None:
+    module = mlp()
+    module[0].register_forward_hook(lambda module, args, output: 3 * output)
+    rules = find_rules(module, seen_by(module, columns()))
+    assert rules.model.hooks
+    assert rules.notes == ()
+    torch.testing.assert_close(answers(rules.model, columns().inputs), module(columns().inputs).double())
+    assert not find_rules(module, columns()).model.hooks, "what it answered was not seen"
+
+
+@pytest.mark.parametrize("seen", [False, True])
+def test_foreign_hooks_do_not_run(seen: bool) -> None:
+    module, heard = mlp(), list[int]()
+    batch = seen_by(module, columns()) if seen else columns()
+    module[0].register_forward_hook(lambda *args: heard.append(1))
+    module.register_forward_pre_hook(lambda *args: heard.append(2))
+    rules = find_rules(module, batch)
+    assert not rules.model.hooks
+    assert rules.notes == ()
+    answers(rules.model, batch.inputs)
+    assert heard == []
+    module(batch.inputs)
+    assert heard == [2, 1], "the hooks are still there"
+
+
+class Bound(nn.Module):
+    """Works with just so many rows: a buffer or a view of that size is in its way."""
+
+    def __init__(self, rows: int = 16) -> None:
+        super().__init__()
+        self.net, self.rows = mlp(), rows
+
+    def forward(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
+        z = self.net(x) + torch.zeros(self.rows, 1)
+        return z if weights is None else z * weights
+
+
+def one_by_one(module: Bound, inputs: Tensor) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([module.net(x[None]) for x in inputs]).double()
+
+
+def test_a_model_of_one_batch_size_is_found_out() -> None:
+    rules = find_rules(Bound(), columns(16))
+    assert rules.model.rows == 16
+    assert rules.model.precision is None
+    assert rules.notes == ()
+    assert find_rules(mlp(), columns(16)).model.rows is None, "others are asked with any number"
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 16, 17, 37])
+@pytest.mark.parametrize("chunk_size", [None, 1, 3, 16, 20])
+def test_answers_of_a_model_of_one_batch_size_are_those_of_every_sample(size: int, chunk_size: int | None) -> None:
+    heard: list[int] = []
+
+    class Watched(Bound):
+        def forward(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
+            heard.append(len(x))
+            return super().forward(x, weights)
+
+    module, inputs = Watched(), torch.randn(size, 5)
+    model = find_rules(module, columns(16)).model
+    heard.clear()
+    found = answers(model, inputs, chunk_size)
+    assert set(heard) == {16}
+    torch.testing.assert_close(found, one_by_one(module, inputs), rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_carried_along_is_filled_up_too() -> None:
+    module, weights = Bound(), torch.randn(16, 1)
+    batch = replace(columns(16), carried=(weights,), names=("weights",))
+    rules = find_rules(module, batch, call=lambda module, inputs, *carried: module(inputs, *carried))
+    assert rules.model.rows == 16
+    for rows in (1, 5, 16):
+        found = answers(rules.model, batch.inputs[:rows], None, (weights[:rows],))
+        expected = one_by_one(module, batch.inputs[:rows]) * weights[:rows]
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_model_of_a_batch_size_above_that_of_a_chunk_is_asked_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As 64 images of 224 x 224 are: chunks of so large samples have 32 rows."""
+    monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", 5 * 32)
+    module = Bound(64)
+    rules = find_rules(module, columns(64))
+    assert rules.model.rows == 64
+    inputs = torch.randn(70, 5)
+    torch.testing.assert_close(answers(rules.model, inputs), one_by_one(module, inputs), rtol=1e-5, atol=1e-6)
+
+
+def test_a_model_that_fails_with_any_number_of_rows_is_told_of_by_its_first_failure() -> None:
+    with pytest.raises(ModelCallError, match=r"float32 \(2, 5\).*must match the size"):
+        find_rules(Bound(16), columns(6))
+
+
+class HalfOnly(nn.Module):
+    """Casts its inputs to the type of its weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = mlp().bfloat16()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x.bfloat16())
+
+
+@pytest.mark.parametrize("fallback", [HalfPrecision("bf16-true"), Precision()], ids=["bf16-true", "32-true"])
+def test_a_model_in_half_precision_only_falls_back(fallback: Any) -> None:
+    module, batch = HalfOnly(), columns()
+    for given in (batch, seen_by(module, batch)):
+        rules = find_rules(module, given, fallback=fallback)
+        assert rules.model.precision is fallback
+        assert rules.model.rows is None
+        (note,) = rules.notes
+        assert note.startswith("the model cannot be asked in float32, so it is in the Trainer's precision")
+        assert "dtype" in note, "and why"
+        with torch.no_grad():
+            torch.testing.assert_close(answers(rules.model, batch.inputs), module(batch.inputs).double())
+    with pytest.raises(ModelCallError, match="dtype"):
+        find_rules(module, batch)
+
+
+def test_a_model_that_can_be_asked_in_float32_is_not_in_another_precision() -> None:
+    for module in (mlp(), mlp().bfloat16()):
+        rules = find_rules(module, columns(), fallback=HalfPrecision("bf16-true"))
+        assert rules.model.precision is None
+        assert rules.notes == ()
+
+
+def test_a_model_in_half_precision_of_one_batch_size_with_hooks_is_asked_as_it_wants() -> None:
+    class All(Collecting):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.bfloat16()) + torch.zeros(16, 1)
+
+    module, batch, fallback = All().bfloat16(), columns(16), Precision()
+    rules = find_rules(module, batch, fallback=fallback)
+    assert (rules.model.precision, rules.model.rows, rules.model.hooks) == (fallback, 16, True)
+    assert len(rules.notes) == 1
+    with torch.no_grad():
+        expected = module(batch.inputs).double()
+    torch.testing.assert_close(answers(rules.model, batch.inputs[:3]), expected[:3])
 
 
 # -- games -----------------------------------------------------------------------------------------------------------

@@ -48,7 +48,9 @@ def classes(size: int = SIZE, top: int = 3) -> Tensor:
 
 def settled(module: nn.Module, watched: Any, losses: Any = None, **options: Any) -> tuple[dict[str, Task], str | None]:
     usual = {"score": "log_odds", "target": "label"} | options
-    return settle_tasks(Model(module), watched, losses or {}, **usual)
+    tasks, problem, notes = settle_tasks(Model(module), watched, losses or {}, **usual)
+    assert notes == []
+    return tasks, problem
 
 
 def test_the_first_batch_may_mislead() -> None:
@@ -94,6 +96,29 @@ def test_options_of_the_task_are_kept() -> None:
     assert (tasks["val"].score.__name__, tasks["val"].target, tasks["val"].loss_fn) == ("logit", 2, loss_fn)
 
 
+def noted(columns: int, targets: Tensor) -> list[str]:
+    options: dict[str, Any] = {"score": "log_odds", "target": "label"}
+    return settle_tasks(Model(network(columns)), {"val": samples(targets)}, {}, **options)[2]
+
+
+def test_outputs_of_which_most_are_never_a_target_are_told() -> None:
+    """They look like an embedding: of 32 samples and more some should be of the upper half of all classes."""
+    (note,) = noted(16, classes(32, 4))
+    assert "returns 16 numbers, but the targets of 32 samples name only 4 of them" in note
+    assert "`forward_fn=" in note
+    assert not note.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("columns", "targets"),
+    [(15, classes(32, 4)), (16, classes(31, 4)), (16, torch.arange(32) % 9), (16, torch.randn(40, 16).softmax(1)),
+     (1, classes(40, 2))],
+    ids=["few outputs", "few samples", "upper half", "soft", "binary"],
+)  # fmt: skip
+def test_outputs_that_may_be_classes_are_not_doubted(columns: int, targets: Tensor) -> None:
+    assert noted(columns, targets) == []
+
+
 def test_outputs_come_in_the_order_of_the_samples() -> None:
     net = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4, 3))
     images = [torch.randn(1, 1, size, 9 - size) for size in (5, 6, 4, 6, 5)]
@@ -108,12 +133,10 @@ def test_outputs_come_in_the_order_of_the_samples() -> None:
 # -- whether the loss is the logged one ------------------------------------------------------------------------------
 
 
-def verdict_of(
-    net: nn.Module, some: Samples, logged: Any, *, owner: nn.Module | None = None, task: Task | None = None
-) -> Verdict | None:
+def verdict_of(net: nn.Module, some: Samples, logged: Any, *, task: Task | None = None) -> Verdict | None:
     own = find_task(outputs_of(net, some), some.targets) if task is None else task
     logged = logged if isinstance(logged, dict) else {"val_loss": float(logged)}
-    return compare_losses(Model(net), own, some, logged, Ranks(), owner or net)
+    return compare_losses(Model(net), own, some, logged, Ranks())
 
 
 def near(*args: Any, **options: Any) -> Verdict:
@@ -311,7 +334,7 @@ def test_all_ranks_come_to_the_same() -> None:
                 raise KeyError("gone")
 
         model = Loud(net) if ranks.rank else Model(net)
-        return compare_losses(model, task, some, logged, ranks, net)
+        return compare_losses(model, task, some, logged, ranks)
 
     errors = on_ranks(2, work)
     assert all("gone" in str(error) for error in errors), "none goes on alone"

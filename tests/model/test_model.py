@@ -129,7 +129,7 @@ def test_the_precisions_of_lightning_decide_the_type() -> None:
 
     def returned(module: nn.Sequential, precision: Any) -> torch.dtype:
         module[2].register_forward_hook(lambda module, args, output: seen.append(output.dtype))
-        with (model := Model(module, precision=precision)).quiet():
+        with (model := Model(module, precision=precision, hooks=True)).quiet():
             assert model(x).dtype == torch.float64, "whatever the model computes in"
         return seen[-1]
 
@@ -305,10 +305,39 @@ def test_every_call_begins_from_the_same_state(precision: Any) -> None:
     module(x)
     model = Model(module, precision=precision)
     for where, calls in ((None, 2), (start, 1), (None, 2)):
-        with model.quiet(where):
+        model.start = where
+        with model.quiet():
             for _ in range(3):
                 assert torch.equal(model(x), module.net(x) * calls)
         assert module.calls == 1
+
+
+def test_another_module_has_no_start_of_its_own() -> None:
+    module, other = Counting(), Counting()
+    start = Kept(module)
+    module(torch.ones(2, 5))
+    model = find_model(module, FEW, start=start)
+    assert model.start is start
+    assert model.of(other).start is None
+    with (own := model.of(other)).quiet():
+        assert torch.equal(own(FEW.inputs), other.net(FEW.inputs).double())
+    assert (module.calls, other.calls) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("returns", "columns"),
+    [(lambda z: z, 3), (lambda z: z[:, 0], 1), (lambda z: z[:, :, None, None], 3), (lambda z: {"logits": z.half()}, 3),
+     (lambda z: (z.mean(), z.bfloat16()), 3)],
+    ids=["plain", "one number", "maps of one pixel", "named", "with a loss"],
+)  # fmt: skip
+def test_a_call_returns_logits_whatever_the_module_returns(returns: Any, columns: int) -> None:
+    net, x = mlp(), torch.randn(4, 5)
+    model = Model(Fn(lambda x: returns(net(x))))
+    with model.quiet():
+        found = model(x)
+    assert found.shape == (4, columns)
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, net(x).detach()[:, :columns].double(), rtol=1e-2, atol=1e-2)
 
 
 def test_chunks_and_a_cut_begin_from_the_same_state() -> None:
@@ -318,7 +347,7 @@ def test_chunks_and_a_cut_begin_from_the_same_state() -> None:
     with model.quiet(), torch.no_grad():
         assert torch.equal(model.logits(x, 2), module.net(x))
         features = model.features(x, 2)
-        assert torch.allclose(model.cut.resume(model, x, features), module.net(x))
+        torch.testing.assert_close(model.cut.resume(model, x, features), module.net(x).double(), rtol=1e-5, atol=1e-6)
     assert module.calls == 0
 
 

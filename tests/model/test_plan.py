@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -37,7 +39,7 @@ def calls_of(module: nn.Module, step: Callable[[Any], Any], rows: int = ROWS) ->
 
 def learned(module: nn.Module, step: Callable[[Any], Any], wanted: Any = None) -> tuple[Plan, list[SeenCall]]:
     calls = calls_of(module.eval(), step)
-    return make_plan(module, calls, wanted), calls
+    return make_plan(calls, wanted), calls
 
 
 def asked(plan: Plan, module: nn.Module, calls: Sequence[SeenCall], rows: Sequence[int] = range(ROWS)) -> Any:
@@ -354,7 +356,7 @@ def test_ids_may_be_viewed_as_those_of_the_step() -> None:
 
 
 def test_a_head_may_be_given_the_mask_again() -> None:
-    """The mask is accounted for: it is what the first call was given."""
+    """The mask is accounted for: it is what the first call was given, and follows it."""
 
     class Encoded(Text):
         def __init__(self) -> None:
@@ -365,8 +367,33 @@ def test_a_head_may_be_given_the_mask_again() -> None:
     module = Encoded()
     plan, calls = learned(module, lambda m: m.pool(m.encoder(IDS, PRESENT), PRESENT))
     assert plan.sites == ("encoder", "pool")
+    assert plan.repeats == {(1, (0, 1)): (0, (0, 1))}
+    assert plan.links == {(1, (0, 0)): (0, ())}
     assert torch.equal(asked(plan, module, calls), calls[-1].output)
     same(asked(plan, module, calls, [3, 3, 0]), calls[-1].output, [3, 3, 0])
+
+
+def test_a_head_may_be_given_what_is_in_the_batch() -> None:
+    """It is carried along; what is in no batch is not accounted for."""
+
+    class Gated(Parts):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate = Gate()
+
+    module, weights = Gated(), random(ROWS, 1, seed=3)
+    calls = calls_of(module, lambda m: m.gate(m.backbone(COLUMNS), weights))
+    plan = make_plan(calls, batch={"x": COLUMNS, "weights": weights})
+    assert plan.sites == ("backbone", "gate")
+    assert dict(plan.carried) == {(1, (0, 1)): "weights"}
+    assert torch.equal(asked(plan, module, calls), calls[-1].output)
+    same(asked(plan, module, calls, [5, 0, 0]), calls[-1].output, [5, 0, 0])
+    assert make_plan(calls, batch={"x": COLUMNS}).sites == ("backbone",)
+
+
+class Gate(nn.Module):
+    def forward(self, hidden: Tensor, weights: Tensor) -> Tensor:
+        return hidden * weights
 
 
 class Encoder(Text):
@@ -404,15 +431,93 @@ def test_what_comes_before_the_model_itself_prepares_nothing() -> None:
     recorder = Recorder(module).start((ROWS,))
     step(module)
     every = recorder.stop()
-    assert [call.site for call in every] == ["norm", ""]
+    assert [(call.site, call.inside) for call in every] == [("norm", False), ("", False), ("net", True)]
     assert [call.site for call in model_calls(every)] == [""]
-    assert torch.equal(make_plan(module, model_calls(every)).read(every)[0], every[0].output)
+    assert torch.equal(make_plan(model_calls(every)).read(every)[0], every[0].output)
 
 
 def test_losses_and_metrics_are_no_calls_of_the_model() -> None:
     calls = calls_of(Parts(), lambda m: m.loss(m.net(COLUMNS), LABELS))
     assert [call.site for call in calls] == ["net"]
     assert model_calls([]) == []
+
+
+# -- models that do everything themselves -----------------------------------------------------------------------------
+
+
+class Unpacks(nn.Module):
+    """Its forward unpacks a batch; what it returns is up to the test."""
+
+    def __init__(self, returns: Callable[[Tensor, Tensor, Tensor], Any]) -> None:
+        super().__init__()
+        self.net, self.criterion, self.returns = mlp(4), nn.CrossEntropyLoss(), returns
+
+    def forward(self, batch: Any) -> Any:
+        logits = self.net(batch["x"])
+        return self.returns(logits, self.criterion(logits, batch["y"]), logits.argmax(1) == batch["y"])
+
+
+BATCH = {"x": COLUMNS, "y": LABELS}
+
+
+@pytest.mark.parametrize(
+    "returns",
+    [lambda z, loss, right: (loss, right.float().mean()), lambda z, loss, right: loss,
+     lambda z, loss, right: {"loss": loss, "acc": right.float().mean()}, lambda z, loss, right: (loss, z.argmax(1)),
+     lambda z, loss, right: (loss, z[:2])],
+    ids=["loss and accuracy", "loss", "names", "loss and classes", "some rows"],
+)  # fmt: skip
+def test_a_model_that_returns_nothing_like_logits_is_understood_through_its_parts(returns: Any) -> None:
+    module = Unpacks(returns)
+    plan, calls = learned(module, lambda m: m(BATCH))
+    assert [(call.site, call.inside) for call in calls] == [("net", True)], "and not the loss"
+    assert plan.sites == ("net",)
+    assert torch.equal(plan.read(calls)[0], COLUMNS)
+    assert plan.carried == {}
+    assert torch.equal(asked(plan, module, calls, [4, 4, 1]), module.net(COLUMNS)[[4, 4, 1]])
+
+
+@pytest.mark.parametrize(
+    "returns",
+    [lambda z, loss, right: z, lambda z, loss, right: (loss, z), lambda z, loss, right: z.squeeze(1),
+     lambda z, loss, right: {"deep": [loss, {"z": z}]}, lambda z, loss, right: SimpleNamespace(logits=z, loss=loss)],
+    ids=["logits", "with loss", "squeezed", "inside", "an object"],
+)  # fmt: skip
+def test_a_model_that_returns_logits_is_called_itself(returns: Any) -> None:
+    module = Unpacks(returns)
+    plan, calls = learned(module, lambda m: m(BATCH))
+    assert [call.site for call in calls] == [""]
+    assert plan.sites == ("",)
+    assert dict(plan.carried) == {(0, (0, 0, "y")): "batch.y"}
+
+
+def test_a_model_of_which_no_part_answers_is_called_itself() -> None:
+    class Alone(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.sum = Sum()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.sum(x)
+
+    calls = calls_of(Alone(), lambda m: m(COLUMNS))
+    assert [(call.site, call.inside) for call in calls] == [("", False)]
+
+
+class Sum(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sum()
+
+
+def test_inner_calls_of_a_backbone_and_a_head_are_linked() -> None:
+    class Trained(Parts):
+        def forward(self, batch: Any) -> Tensor:
+            return cross_entropy(self.head(self.backbone(batch["x"])), batch["y"])
+
+    module = Trained()
+    plan, calls = learned(module, lambda m: m(BATCH))
+    assert plan.sites == ("backbone", "head")
+    same(asked(plan, module, calls, [2, 0]), calls[-1].output, [2, 0])
 
 
 # -- constants -------------------------------------------------------------------------------------------------------
@@ -431,11 +536,13 @@ def test_constants_in_half_precision_are_as_precise_as_what_is_masked() -> None:
 
 def test_only_a_number_of_samples_called_so_follows_them() -> None:
     plan, calls = learned(CASES["number of samples"].module, CASES["number of samples"].step)
+    assert plan.counts == {(0, (1, "batch_size"))}
     assert torch.equal(asked(plan, Sized(), calls, [0, 1]), COLUMNS[:2] * ROWS)
 
 
 def test_the_number_of_samples_may_be_given_by_position() -> None:
     plan, calls = learned(Sized(), lambda m: m(COLUMNS, ROWS, ROWS))
+    assert plan.counts == {(0, (0, 1))}
     assert torch.equal(asked(plan, Sized(), calls, [0, 1]), COLUMNS[:2] * ROWS)
 
 
@@ -459,27 +566,134 @@ def test_a_tensor_without_parts_cannot_be_masked() -> None:
         learned(Flat(), lambda m: m(COLUMNS[:, 0], COLUMNS[:, 1]), "x")
 
 
+OTHERS = random(ROWS, 4, seed=8)
+
+
 @pytest.mark.parametrize(
-    ("step", "says"),
-    [
-        (lambda m: m.net(COLUMNS), "did not call `backbone`"),
-        (lambda m: m.backbone(COLUMNS), "did not call `head`"),
-        (lambda m: m.head(m.backbone(input=COLUMNS)), "without argument 0"),
-    ],
-    ids=["another part", "a part less", "by name"],
-)
-def test_steps_that_differ_are_told(step: Any, says: str) -> None:
+    "step",
+    [lambda m: m.net(OTHERS), lambda m: m.backbone(OTHERS), lambda m: m.head(m.backbone(input=OTHERS)),
+     lambda m: m.loss(m.net(OTHERS), LABELS)],
+    ids=["another part", "a part less", "by name", "with a loss"],
+)  # fmt: skip
+def test_steps_that_call_another_part_with_the_like_are_read(step: Any) -> None:
+    """A training step may call a part of the model where validation calls the model."""
     module = Parts()
     plan, _ = learned(module, lambda m: m.head(m.backbone(COLUMNS)))
-    with pytest.raises(BatchError, match=says):
-        plan.read(calls_of(module, step))
+    inputs, carried = plan.read(calls_of(module, step))
+    assert torch.equal(inputs, OTHERS)
+    assert carried == ()
+
+
+class Wrapped(nn.Module):
+    """Validation calls the model, training its part."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.net(*args, **kwargs)
+
+
+def test_a_training_step_that_calls_the_part_is_read_as_the_model() -> None:
+    module = Wrapped(mlp(4))
+    plan, _ = learned(module, lambda m: m(COLUMNS))
+    assert plan.sites == ("",)
+    calls = calls_of(module, lambda m: m.net(OTHERS))
+    assert [call.site for call in calls] == ["net"]
+    assert torch.equal(plan.read(calls)[0], OTHERS)
+    assert torch.equal(asked(plan, module, calls, [3]), module.net(OTHERS[3:4]))
+    back, _ = learned(module, lambda m: m.net(COLUMNS))
+    assert back.sites == ("net",)
+    recorder = Recorder(module).start((ROWS,))
+    module(OTHERS)
+    assert torch.equal(back.read(recorder.stop())[0], OTHERS), "and the other way round, of the call inside"
+
+
+def test_texts_of_another_length_are_alike() -> None:
+    class Named(Wrapped):
+        def forward(self, tokens: Tensor, key_padding_mask: Tensor) -> Any:
+            return self.net(tokens, key_padding_mask)
+
+    module = Named(Padded())
+    plan, _ = learned(module, lambda m: m(IDS, ~PRESENT))
+    calls = calls_of(module, lambda m: m.net(IDS[:, :3].clamp(min=1), ~PRESENT[:, :3]))
+    assert torch.equal(plan.read(calls)[0], torch.stack([IDS[:, :3].clamp(min=1), PRESENT[:, :3].long()], 1))
+
+
+@pytest.mark.parametrize(
+    "step",
+    [lambda m: m(left=IMAGES[0], right=IMAGES[1]), lambda m: m(right=IMAGES[1], left=IMAGES[0]),
+     lambda m: m(IMAGES[0], right=IMAGES[1])],
+    ids=["by name", "the other way round", "one of them by name"],
+)  # fmt: skip
+@pytest.mark.parametrize("wanted", [None, "right"])
+def test_tensors_of_one_shape_are_not_mistaken_for_each_other(step: Any, wanted: Any) -> None:
+    """Which of them is masked must not depend on how a step hands them over."""
+    plan, _ = learned(Images(), lambda m: m(*IMAGES), wanted)
+    masked, other = IMAGES if wanted is None else reversed(IMAGES)
+    try:
+        inputs, carried = plan.read(calls_of(Images(), step))
+    except BatchError:
+        return  # left out, and told
+    assert torch.equal(inputs, masked)
+    assert torch.equal(carried[0], other)
+
+
+@pytest.mark.parametrize(
+    "order",
+    [["input_ids", "token_type_ids", "attention_mask"], ["attention_mask", "input_ids", "token_type_ids"]],
+    ids=["BERT", "mask first"],
+)
+def test_ids_and_their_companions_are_not_mistaken_for_each_other(order: list[str]) -> None:
+    """A tokenizer's mapping has an order of its own; validation gives them by position, training by name."""
+    texts = {"input_ids": IDS, "attention_mask": PRESENT.long(), "token_type_ids": (IDS > 5).long()}
+    plan, calls = learned(HuggingFace(), lambda m: m(*texts.values()))
+    try:
+        inputs, _ = plan.read(calls_of(HuggingFace(), lambda m: m(**{name: texts[name] for name in order})))
+    except BatchError:
+        return  # left out, and told
+    assert torch.equal(inputs, plan.read(calls)[0])
+
+
+@pytest.mark.parametrize(
+    ("step", "shape"),
+    [(lambda m: m.backbone(COLUMNS.double()), "(6, 4)"), (lambda m: m.backbone(random(ROWS, 2, 4)), "(6, 2, 4)"),
+     (lambda m: m.head(random(ROWS, 5)), "(6, 5)"), (lambda m: m.two(COLUMNS, COLUMNS), "(6, 4), (6, 4)"),
+     (lambda m: m.loss(COLUMNS, LABELS), "")],
+    ids=["type", "dimensions", "shape", "number", "nothing but a loss"],
+)  # fmt: skip
+def test_steps_that_differ_are_told(step: Any, shape: str) -> None:
+    module = Parts()
+    module.two = Images()
+    plan, _ = learned(module, lambda m: m.head(m.backbone(COLUMNS)))
+    recorder = Recorder(module).start((ROWS,))
+    with contextlib.suppress(RuntimeError):  # the weights are of another type
+        step(module)
+    told = f"the model is called in another way than in the first batch, with tensors [{shape}]"
+    with pytest.raises(BatchError, match=re.escape(told)):
+        plan.read(model_calls(recorder.stop()))
+
+
+def test_a_loss_of_the_like_is_not_taken_for_the_model() -> None:
+    class Comparing(Images):
+        def __init__(self) -> None:
+            super().__init__()
+            self.error = nn.MSELoss()
+
+    module = Comparing()
+    plan, _ = learned(module, lambda m: m(*IMAGES))
+    recorder = Recorder(module).start((ROWS,))
+    module.error(*IMAGES)
+    with pytest.raises(BatchError, match="in another way"):
+        plan.read(recorder.stop())
 
 
 def test_a_tensor_that_is_missing_or_has_other_rows_is_told() -> None:
     plan, _ = learned(Images(), lambda m: m(*IMAGES))
-    with pytest.raises(BatchError, match="rows"):
+    with pytest.raises(BatchError, match=r"another way than in the first batch, with tensors .*\(1, 2, 4, 4\)\]"):
         plan.read(calls_of(Images(), lambda m: m(IMAGES[0], IMAGES[1][:1])))
-    with pytest.raises(BatchError, match="did not call the model"):
+    with pytest.raises(BatchError, match=r"another way than in the first batch, with tensors \[\]"):
         plan.read([])
 
 

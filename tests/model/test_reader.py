@@ -46,7 +46,7 @@ def sighting(step: Step, batch: Any, model: nn.Module | None = None) -> Sighting
 
 
 def reader_of(seen: Sighting, **options: Any) -> Reader:
-    reader, note = learn(Net(), seen, **options)
+    reader, note = learn(seen, **options)
     assert note is None
     return reader
 
@@ -121,10 +121,10 @@ def test_an_autoencoder_has_its_inputs_for_targets() -> None:
             return 0.5 * x
 
     seen = sighting(lambda m, b: mse_loss(m(b[0]), b[0]), [X], Auto())
-    found = learn(Auto(), seen)[0].read("val", seen)
+    found = learn(seen)[0].read("val", seen)
     assert torch.equal(found.targets, found.inputs)
     with_labels = sighting(lambda m, b: m(b[0]), [X, Y], Auto())
-    assert torch.equal(learn(Auto(), with_labels)[0].read("val", with_labels).targets, Y)
+    assert torch.equal(learn(with_labels)[0].read("val", with_labels).targets, Y)
 
 
 def test_no_target_is_told() -> None:
@@ -231,15 +231,15 @@ def test_targets_of_ones_own_go_with_the_inputs_of_the_model() -> None:
 
 def test_a_step_that_calls_nothing_is_told_of() -> None:
     seen = sighting(lambda m, b: None, [X, Y])
-    reader, note = learn(Net(), seen)
+    reader, note = learn(seen)
     assert reader.plan is None
     assert "calls no module" in str(note)
     assert torch.equal(reader.read("val", seen).inputs, X)
-    reader, note = learn(Net(), Sighting([X, Y]))
+    reader, note = learn(Sighting([X, Y]))
     assert (reader.plan, note) == (None, None)
     assert torch.equal(reader.read("val", Sighting([X, Y])).targets, Y)
     only_judged = sighting(lambda m, b: m.criterion(b[0], b[1]), [X, Y])
-    assert learn(Net(), only_judged)[0].plan is None
+    assert learn(only_judged)[0].plan is None
 
 
 def test_the_wanted_input_is_passed_on() -> None:
@@ -248,7 +248,7 @@ def test_the_wanted_input_is_passed_on() -> None:
             return left - right
 
     seen = sighting(lambda m, b: m(b[0], b[1]), [X, X + 1, Y], Two())
-    reader, _ = learn(Two(), seen, wanted="right")
+    reader, _ = learn(seen, wanted="right")
     found = reader.read("val", seen)
     assert torch.equal(found.inputs, X + 1)
     assert torch.equal(found.carried[0], X)
@@ -261,23 +261,102 @@ def test_the_wanted_input_is_passed_on() -> None:
 @pytest.mark.parametrize(
     ("step", "batch", "says"),
     [
-        (lambda m, b: m.other(b[0]), [X, Y], "did not call the model"),
-        (lambda m, b: m(x=b[0]), [X, Y], "without"),
-        (lambda m, b: None, [X, Y], "did not call the model"),
+        (lambda m, b: m.other(b[0].double()), [X, Y], r"in another way .* \[\(6, 5\)\]"),
+        (lambda m, b: m.other(b[0].flatten(0).view(3, 10)), [X, Y], "in another way"),
+        (lambda m, b: None, [X, Y], r"in another way .* \[\]"),
         (lambda m, b: m(b[0]), [X, Y[:3]], "one target for each of 6"),
         (lambda m, b: m(b[0]), [X, "text"], "one target for each of 6"),
     ],
-    ids=["another module", "by name", "nothing", "fewer targets", "no target"],
+    ids=["another type", "another shape", "nothing", "fewer targets", "no target"],
 )
 def test_a_batch_that_differs_is_told(step: Step, batch: Any, says: str) -> None:
     first = sighting(lambda m, b: m(b[0]), [X, Y])
     reader = reader_of(first)
     reader.read("val", first)
     with pytest.raises(BatchError, match=says):
-        reader.read("val", sighting(step, batch))
+        reader.read("val", sighting(step, batch, Lenient()))
+
+
+class Lenient(Net):
+    """Its parts take everything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = self.other = nn.Identity()
+
+
+@pytest.mark.parametrize(
+    "step", [lambda m, b: m.other(b[0]), lambda m, b: m(x=b[0]), lambda m, b: m.criterion(m.net(b[0]), b[1])],
+    ids=["another module", "by name", "a part"],
+)  # fmt: skip
+def test_a_step_that_calls_another_part_with_the_like_is_read(step: Step) -> None:
+    """A training step may call a part of the model where validation calls the model itself."""
+    first = sighting(lambda m, b: m(b[0]), [X, Y])
+    reader = reader_of(first)
+    reader.read("val", first)
+    found = reader.read("train", sighting(step, [X + 1, Y.flip(0)]))
+    assert torch.equal(found.inputs, X + 1)
+    assert torch.equal(found.targets, Y.flip(0))
+
+
+class Whole(nn.Module):
+    """Does everything with a batch, and returns a loss and an accuracy."""
+
+    def __init__(self, criterion: Any) -> None:
+        super().__init__()
+        self.net, self.criterion = Net(), criterion
+
+    def forward(self, batch: Any) -> Any:
+        x, y = batch.values() if isinstance(batch, dict) else batch
+        logits = self.net(x)
+        return self.criterion(logits, y), (logits.argmax(1) == y).float().mean()
+
+
+@pytest.mark.parametrize("batch", [(X, Y), {"pixels": X, "grade": Y}, {"x": X, "labels": Y}],
+                         ids=["pair", "mapping", "usual names"])  # fmt: skip
+@pytest.mark.parametrize("criterion", [nn.CrossEntropyLoss(), cross_entropy], ids=["module", "function"])
+def test_a_model_that_is_given_the_whole_batch(criterion: Any, batch: Any) -> None:
+    module = Whole(criterion).eval()
+    seen = sighting(lambda m, b: m(b), batch, module)
+    reader, note = learn(seen)
+    assert note is None
+    assert reader.plan is not None
+    assert reader.plan.sites == ("net",)
+    found = reader.first("val", seen)
+    assert torch.equal(found.inputs, X)
+    assert torch.equal(found.targets, Y)
+    assert torch.equal(found.seen, module.net(X))
+    again = reader.read("val", sighting(lambda m, b: m(b), _flipped(batch), module))
+    assert torch.equal(again.inputs, X.flip(0))
+    assert torch.equal(again.targets, Y.flip(0))
+
+
+def test_targets_may_be_what_a_part_inside_is_given() -> None:
+    """The targets are where the plan's first call has them, which is not the first that was seen."""
+
+    class Inner(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = Giving()
+
+        def forward(self, batch: Any) -> Tensor:
+            return self.net(batch[0], labels=batch[1])[0]
+
+    module = Inner().eval()
+    seen = sighting(lambda m, b: m(b), (X, Y), module)
+    reader, _ = learn(seen)
+    found = reader.read("val", seen)
+    assert torch.equal(found.inputs, X)
+    assert torch.equal(found.targets, Y)
+
+
+class Giving(Net):
+    def forward(self, x: Tensor, labels: Any = None) -> Any:
+        logits = self.net(x)
+        return cross_entropy(logits, labels), logits
 
 
 def test_a_batch_that_was_not_looked_at_cannot_be_read_by_a_plan() -> None:
     reader = reader_of(sighting(plainly, [X, Y]))
-    with pytest.raises(BatchError, match="did not call the model"):
+    with pytest.raises(BatchError, match=r"in another way than in the first batch, with tensors \[\]"):
         reader.read("val", Sighting([X, Y]))

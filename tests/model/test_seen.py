@@ -42,6 +42,15 @@ def calls_of(model: nn.Module, step: Callable[[], Any], rows: int | None = None,
     return recorder.calls
 
 
+def places(calls: list[SeenCall]) -> list[str]:
+    """Where calls were; those the model makes of its parts in angle brackets."""
+    return [f"<{call.site}>" if call.inside else call.site for call in calls]
+
+
+WHOLE = ["", "<backbone>", "<head>"]
+"""A call of `Two`, and those it makes of its parts."""
+
+
 def hooks(model: nn.Module) -> int:
     return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
 
@@ -54,8 +63,9 @@ X = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
 
 def test_arguments_are_seen_by_position_and_by_name() -> None:
     model, mask, note = Two().eval(), torch.ones(6, 2), object()
-    (call,) = calls_of(model, lambda: model(X, [mask, "text"], scale=torch.tensor(2.0), note=note))
-    assert (call.site, call.rows, call.training, call.judge) == ("", 6, False, "")
+    call, *parts = calls_of(model, lambda: model(X, [mask, "text"], scale=torch.tensor(2.0), note=note))
+    assert (call.site, call.rows, call.training, call.judge, call.inside) == ("", 6, False, "", False)
+    assert places(parts) == WHOLE[1:]
     assert torch.equal(call.args[0], X)
     assert torch.equal(call.args[1][0], mask)
     assert call.args[1][1] == "text"
@@ -79,15 +89,17 @@ def test_arguments_and_outputs_are_as_they_were_before_anything_was_written_into
     assert torch.equal(call.output, torch.full((6, 5), 3.0))
 
 
-def test_only_the_calls_of_the_step_itself_are_seen() -> None:
+def test_only_the_calls_of_the_step_itself_and_of_the_model_are_seen() -> None:
+    """What a part calls in its turn is not: the layers of the backbone."""
     model = Two()
-    assert [call.site for call in calls_of(model, lambda: model(X))] == [""]
+    assert places(calls_of(model, lambda: model(X))) == WHOLE
 
     def parts() -> None:
         model.loss(model.head(model.backbone(X)), torch.zeros(6).long())
 
     calls = calls_of(model, parts)
     assert [(call.site, call.judge) for call in calls] == [("backbone", ""), ("head", ""), ("loss", "loss")]
+    assert not any(call.inside for call in calls)
     assert torch.equal(calls[0].output, calls[1].args[0])
     assert [call.training for call in calls] == [True] * 3
 
@@ -99,7 +111,7 @@ def test_a_part_that_another_calls_is_seen_only_where_the_step_calls_it() -> Non
         model(X)
         model.head(torch.zeros(6, 4))
 
-    assert [call.site for call in calls_of(model, step)] == ["", "head"]
+    assert places(calls_of(model, step)) == [*WHOLE, "head"]
 
 
 def test_after_a_failed_part_others_are_still_seen() -> None:
@@ -111,7 +123,8 @@ def test_after_a_failed_part_others_are_still_seen() -> None:
         model(X)
 
     calls = calls_of(model, step)
-    assert [(call.site, call.output is None) for call in calls] == [("", True), ("", False)]
+    assert places(calls) == ["", "<backbone>", *WHOLE]
+    assert [call.output is None for call in calls] == [True, True, False, False, False]
 
 
 @pytest.mark.parametrize("first", [1, 2])
@@ -127,9 +140,10 @@ def test_a_step_that_is_redirected_through_a_wrapper_is_no_call(first: int) -> N
     model = Two()
     wrapper = Wrapper(model)
     calls = calls_of(model, lambda: [_ForwardRedirection()(wrapper, model, "training_step", X) for _ in range(first)])
-    assert [call.site for call in calls] == [""] * first
+    assert places(calls) == WHOLE * first
     for call in calls:
-        assert torch.equal(call.output, model(X)), "what the model returned, not the loss"
+        expected = model.backbone(X) if call.site == "backbone" else model(X)
+        assert torch.equal(call.output, expected), "what the model returned, not the loss"
     direct = calls_of(model, lambda: model.training_step(X))
     assert torch.equal(direct[0].output, calls[0].output)
 
@@ -141,7 +155,7 @@ def test_a_failed_step_that_is_redirected_does_not_confuse_the_next() -> None:
         _ForwardRedirection()(model, model, "training_step", torch.zeros(6, 99))
     recorder.start()
     model(X)
-    assert [call.site for call in recorder.stop()] == [""]
+    assert places(recorder.stop()) == WHOLE
 
 
 def test_calls_without_samples_are_left_out() -> None:
@@ -154,11 +168,65 @@ def test_calls_without_samples_are_left_out() -> None:
     assert [call.rows for call in calls] == [2]
 
 
-@pytest.mark.parametrize(("batch", "rows"), [(6, 6), (2, 2), (None, 2), (7, 2)])
-def test_rows_are_those_of_the_batch_if_a_tensor_has_them(batch: int | None, rows: int) -> None:
+@pytest.mark.parametrize(("batch", "rows"), [(6, [6]), (2, [2]), (None, [2]), (7, [])])
+def test_calls_are_about_as_many_samples_as_the_batch_has(batch: int | None, rows: list[int]) -> None:
+    """Those with other tensors only are not about its samples: a table of embeddings, say."""
     model = nn.Identity()
-    (call,) = calls_of(model, lambda: model([torch.zeros(2, 3), X]), batch)
-    assert call.rows == rows
+    calls = calls_of(model, lambda: model([torch.zeros(2, 3), X]), batch)
+    assert [call.rows for call in calls] == rows
+
+
+def test_of_several_sizes_the_likeliest_counts() -> None:
+    model = nn.Identity()
+    recorder = Recorder(model).start((2, 6))
+    model([X, torch.zeros(2, 3)])
+    model(X)
+    assert [call.rows for call in recorder.stop()] == [2, 6]
+
+
+def test_what_is_called_inside_keeps_its_arguments_and_outputs() -> None:
+    model = Two().eval()
+    whole, backbone, head = calls_of(model, lambda: model(X, scale=torch.tensor(2.0)), 6)
+    assert torch.equal(backbone.args[0], X)
+    assert torch.equal(backbone.output, model.backbone(X))
+    assert torch.equal(head.args[0], backbone.output)
+    assert torch.equal(whole.output, 2 * head.output)
+    assert [call.training for call in (backbone, head)] == [False, False]
+
+
+def test_parts_that_are_called_inside_with_other_tensors_confuse_nothing() -> None:
+    class Attending(Two):
+        def forward(self, x: Tensor, *others: Any, scale: Any = 1.0, **more: Any) -> Tensor:
+            table = self.backbone(torch.ones(9, 5))  # of no samples
+            return self.head(self.backbone(x) + table.mean(0))
+
+    model = Attending()
+    calls = calls_of(model, lambda: (model(X), model.loss(model(X), torch.zeros(6).long())), 6)
+    assert places(calls) == [*WHOLE, *WHOLE, "loss"]
+    assert all(torch.equal(call.output, model(X)) for call in calls if call.site in ("", "head"))
+
+
+def test_what_a_part_calls_is_not_inside_the_model() -> None:
+    model = nn.ModuleDict({"outer": Two()})
+    assert places(calls_of(model, lambda: model["outer"](X))) == ["outer"]
+
+
+def test_a_deep_model_hides_no_loss() -> None:
+    """However many parts it calls, the step's own calls count before those."""
+
+    class Deep(Two):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(5, 5) for _ in range(MAX_CALLS + 3))
+
+        def forward(self, x: Tensor, *others: Any, scale: Any = 1.0, **more: Any) -> Tensor:
+            for layer in self.layers:
+                x = layer(x)
+            return self.head(self.backbone(x))
+
+    model = Deep()
+    calls = calls_of(model, lambda: model.loss(model(X), torch.zeros(6).long()))
+    assert [call.site for call in calls if not call.inside] == ["", "loss"]
 
 
 def test_only_so_many_calls_are_kept_and_no_outputs_that_are_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +249,7 @@ def test_something_may_be_done_just_before_the_first_call() -> None:
 
     calls = calls_of(model, step, before=lambda: modes.append(model.training))
     assert modes == [False]
-    assert [call.training for call in calls] == [False, True]
+    assert [call.training for call in calls if not call.inside] == [False, True]
 
 
 # -- where hooks are -------------------------------------------------------------------------------------------------
@@ -202,7 +270,7 @@ def test_no_hook_stays() -> None:
     assert hooks(model) > 0
     recorder.start()
     model(X)
-    assert len(recorder.stop()) == 1, "started twice, it sees once"
+    assert places(recorder.stop()) == WHOLE, "started twice, it sees once"
     assert hooks(model) == 0
 
 
@@ -283,9 +351,9 @@ def test_nothing_inside_of_what_is_compiled_gets_a_hook() -> None:
     model(X)
     model.head(model.backbone(X))
     calls = recorder.stop()
-    assert [call.site for call in calls] == ["", "backbone", "head"]
+    assert places(calls) == [*WHOLE, "backbone", "head"]
     assert torch.equal(calls[0].output, expected)
-    assert torch.equal(calls[2].output, expected)
+    assert torch.equal(calls[-1].output, expected)
     assert hooks(model) == 0
 
 
@@ -296,7 +364,7 @@ def test_parts_compiled_in_place_are_left_alone() -> None:
     recorder = Recorder(model).start()
     assert hooks(model.backbone) == 0
     model(X)
-    assert [call.site for call in recorder.stop()] == [""]
+    assert places(recorder.stop()) == ["", "<head>"]
 
 
 def test_models_that_are_compiled_as_a_whole_cannot_be_seen() -> None:
@@ -314,8 +382,12 @@ def test_models_that_are_compiled_as_a_whole_cannot_be_seen() -> None:
 def test_scripted_parts_do_no_harm() -> None:
     model = Two()
     model.backbone = torch.jit.script(model.backbone)  # type: ignore[assignment]
-    (call,) = calls_of(model, lambda: model(X))
+    expected = model(X)
+    call, *parts = calls_of(model, lambda: model(X))
     assert call.site == ""
+    assert torch.equal(call.output, expected)
+    assert all(part.inside for part in parts)
+    assert hooks(model) == 0
 
 
 # -- what a module is, and how many samples --------------------------------------------------------------------------

@@ -220,7 +220,8 @@ def test_missing_players_cost_no_forward_passes() -> None:
     texts = torch.tensor([[10, 11, 0, 0, 0, 0], [10, 11, 12, 13, 14, 15], [12, 10, 11, 0, 0, 0]])
     model = Recorder(TextGame(lambda shown: shown.sum(1) ** 2, 6))
     found = compute_interactions(model, texts, torch.ones(3).long(), Tokens(MASK, (PAD,)), num_players=6)
-    plain = 2 + 2 + 3  # two trials on two samples, and all three
+    # Two samples are tried three times (can it be called, does it answer, does it answer the same again), then all.
+    plain = 2 + 2 + 2 + 3
     assert sum(model.rows) - plain == 4 + 64 + 8
     with pytest.warns(InteractionsWarning, match="only 3 regions"):
         alone = compute_interactions(model, texts[2:], torch.ones(1).long(), Tokens(MASK, (PAD,)), num_players=6)
