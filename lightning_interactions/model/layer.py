@@ -69,7 +69,7 @@ class LayerCut:
 
     def resume(self, forward: Forward, samples: Tensor, replaced: Tensor, carried: Sequence[Tensor] = ()) -> Any:
         """Run the model on samples with the layer's output replaced by ``S * C`` rows, the first sample's first."""
-        inputs = [samples, *carried]
+        inputs = [tensor.clone() for tensor in (samples, *carried)]  # the model may write into them
         if self._repeat_inputs:
             inputs = [tensor.repeat_interleave(len(replaced) // len(samples), 0) for tensor in inputs]
         with self._hooked(lambda _: replaced):
@@ -80,8 +80,8 @@ class LayerCut:
 
         It takes two samples at least; a `ModelOutputError` says that the model cannot be cut here.
         """
-        expected = read_logits(forward(samples, *carried)).repeat_interleave(2, 0)
-        doubled = self.features(forward, samples, carried).repeat_interleave(2, 0)
+        expected = read_logits(forward(samples.clone(), *(x.clone() for x in carried))).repeat_interleave(2, 0)
+        doubled = self.features(forward, samples.clone(), [x.clone() for x in carried]).repeat_interleave(2, 0)
         for self._repeat_inputs in (False, True):
             try:
                 logits = read_logits(self.resume(forward, samples, doubled.clone(), carried))

@@ -57,7 +57,7 @@ class Model:
         assert self._inside is not None
         self._inside.rewind()
         try:
-            output = self._forward(*(tensor.clone() for tensor in inputs))  # it may write into them
+            output = self._forward(*inputs)
         except Exception as error:
             if isinstance(error, InteractionsError) or is_out_of_memory(error):
                 raise
@@ -119,7 +119,8 @@ class Model:
         """Return the logits ``(B, C)`` of inputs ``(B, *shape)`` as they are, a chunk at a time."""
         # Models that squeeze their output mistake a single row.
         along = [inputs, *carried]
-        rows = [x.expand(2, *x.shape[1:]) if len(inputs) == 1 else x for x in along]
+        # Copies, for it may write into its inputs.
+        rows = [(x.expand(2, *x.shape[1:]) if len(inputs) == 1 else x).clone() for x in along]
         size = max(chunk_size or default_chunk_size(rows[0]), 2)
         pieces = zip(*(x.tensor_split(-(-len(rows[0]) // size)) for x in rows), strict=True)
         logits = torch.cat([self(*part) for part in pieces])
@@ -142,7 +143,7 @@ def layer_features(
 
     def step(position: int, at_most: int) -> int:
         rows = slice(position, position + at_most)
-        parts.append(cut.features(forward, samples[rows], [tensor[rows] for tensor in carried]))
+        parts.append(cut.features(forward, samples[rows].clone(), [tensor[rows].clone() for tensor in carried]))
         return len(parts[-1])
 
     ChunkSize(chunk_size or default_chunk_size(samples)).run(len(samples), step, samples.device)

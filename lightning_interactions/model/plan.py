@@ -159,7 +159,7 @@ def make_plan(calls: Sequence[SeenCall], wanted: str | int | None = None, batch:
     """
     found = [_chain(calls[start:], list(tensors(batch).values())) for start in range(len(calls))]
     # A teacher that is frozen may be asked first.
-    chain, links, repeats = next((own for own in found if any(call.learns for call in own[0])), found[0])
+    chain, links, repeats = next((own for own in found if not all(call.frozen for call in own[0])), found[0])
     rows = chain[0].rows
     counts = set()
     own: dict[Place, Tensor] = {}

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_interactions.errors import BatchError
+from lightning_interactions.errors import BatchError, EmptyBatchError
 from lightning_interactions.model.batch import TARGET_KEYS, Batch, ask, describe_structure, read_batch, target_leaf
 from lightning_interactions.model.plan import Plan, between, make_plan, model_calls
 from lightning_interactions.model.seen import Recorder, SeenCall, can_be_seen, sizes_of
@@ -119,8 +119,10 @@ class Reader:
         return self.plan is not None and not model_calls(seen.calls or ())
 
     def first(self, split: str, seen: Sighting) -> Batch:
-        """Return the samples of a first sighting, with what the model returned for them."""
+        """Return the samples of a first sighting, with what the model returned for them; an error if none counts."""
         batch = self.read(split, seen)
+        if not len(batch.inputs):
+            raise EmptyBatchError("all targets are missing in the batches so far")
         last = self.plan.calls[-1] if self.plan is not None else None
         complete = last is not None and not last.training and len(batch.inputs) == last.rows
         return replace(batch, seen=last.output) if last is not None and complete else batch
@@ -173,7 +175,7 @@ def _find_targets(seen: Sighting, inputs: Tensor, carried: Mapping[str, Tensor],
 
     The first ``call`` of the model was given the inputs, and what is ``carried`` along by name.
     """
-    rows, calls = len(inputs), seen.calls or ()
+    rows = len(inputs)
     batch = {path: x for path, x in tensors(seen.batch).items() if x.ndim and len(x) == rows}
     judged = _judged(seen, rows)
     for _, tensor in judged:
@@ -183,8 +185,9 @@ def _find_targets(seen: Sighting, inputs: Tensor, carried: Mapping[str, Tensor],
     named = target_leaf(seen.batch)
     if named is not None and named in batch:
         return "batch", named
+    calls = [other for other in seen.calls or () if not other.judge]
     given = _given(call)
-    given += [x for other in calls if not (other.judge or other.inside or not other.site) for x in _given(other)]
+    given += [x for other in calls if not other.inside and other.site for x in _given(other)]
     others = [path for path, leaf in batch.items() if not any(_same(leaf, x) for x in given) and leaf.ndim <= 2]
     fitting = [path for path in others if _fits(batch[path], calls)]
     others = fitting or others
@@ -231,7 +234,7 @@ def _given(call: SeenCall) -> list[Tensor]:
 
 def _fits(targets: Tensor, calls: Sequence[SeenCall]) -> bool:
     """Whether whole numbers can be classes of what the last call returned."""
-    models = [call for call in calls if not call.judge and not call.inside]
+    models = [call for call in calls if not call.inside]
     outputs = [x for x in tensors(models[-1].output).values() if x.is_floating_point() and x.ndim] if models else []
     if targets.is_floating_point() or targets.ndim > 1 or not outputs:
         return True

@@ -52,16 +52,12 @@ def _are_critics(outputs: list[Tensor]) -> bool:
 
 
 def _has_labels(seen: Sighting) -> bool:
-    """Whether a tensor looks like targets: whole numbers, one for a sample, or numbers that no module was given."""
+    """Whether a tensor looks like targets: one number for a sample, a row of whole ones, or one no module was given."""
     found = [x for x in tensors(seen.batch).values() if x.ndim in (1, 2)]
     calls = seen.calls or ()
     given = [x for call in calls for x in tensors((call.args, call.kwargs)).values()]
-    unread = [x for x in found if given and not any(same(x, other) for other in given)]
+    unread = any(not any(same(x, other) for other in given) for x in found) if given else False
+    single = any(x.ndim == 1 or x.shape[1] == 1 or not x.is_floating_point() for x in found)
     opaque = not tensors(seen.batch)  # an object whose parts are not known
-    single = any(x.ndim == 1 or x.shape[1] == 1 for x in found)
-    named = single or target_leaf(seen.batch) is not None
-    return opaque or named or bool(unread) or any(call.judge for call in calls) or not all(map(_is_floating, found))
-
-
-def _is_floating(tensor: Tensor) -> bool:
-    return tensor.is_floating_point()
+    judged = any(call.judge for call in calls)
+    return opaque or judged or single or unread or target_leaf(seen.batch) is not None

@@ -38,9 +38,9 @@ class SeenCall:
     judge: Judge = ""  # whether the module is no model, but a "loss" or a "metric"
     parameters: Mapping[int, str] = field(default_factory=dict)  # names of positional arguments
     weights: bool = True  # whether the module has parameters
-    learns: bool = True  # and whether they are trained
     inside: bool = False  # whether it was called by the model itself, not by the step
     output: Any = None  # copied; None where it is too large
+    frozen: bool = False  # whether it has no parameters that are trained
 
 
 class Recorder:
@@ -106,7 +106,7 @@ class Recorder:
         call = SeenCall(name, copied(args), copied(kwargs), rows, module.training, judge_of(module))
         call.parameters, call.inside = parameter_names(module), inside
         weights = list(module.parameters())
-        call.weights, call.learns = bool(weights), any(weight.requires_grad for weight in weights)
+        call.weights, call.frozen = bool(weights), not any(weight.requires_grad for weight in weights)
         self.calls.append(call)
         self._open.append(call)
 

@@ -12,15 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lightning_interactions.errors import (
-    ArgumentError,
-    BatchError,
-    EmptyBatchError,
-    InteractionsError,
-    StateError,
-    sentence,
-    warn,
-)
+from lightning_interactions.errors import ArgumentError, BatchError, InteractionsError, StateError, sentence, warn
 from lightning_interactions.measure.games import Game, Rules, find_rules
 from lightning_interactions.measure.measurement import measure
 from lightning_interactions.measure.ranks import Ranks
@@ -162,11 +154,8 @@ class InteractionMonitor(Results):
             wanted=options.input, input_fn=options.input_fn, target_fn=options.target_fn, forward_fn=options.forward_fn,
             has_forward=defines_forward(model),
         )  # fmt: skip
-        first = reader.first(options.splits[0], seen)
-        if not len(first.inputs):
-            raise EmptyBatchError("all targets are missing in the batches so far")
         self.rules = find_rules(
-            model, first, call=reader.plan,
+            model, reader.first(options.splits[0], seen), call=reader.plan,
             players=options.players, num_players=options.num_players, layer=options.layer, score=options.score,
             target=options.target, forward_fn=options.forward_fn, loss_fn=options.loss_fn, seed=options.seed,
             precision=precision, fallback=fallback, start=self.start,

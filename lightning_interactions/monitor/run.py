@@ -102,7 +102,8 @@ class Run:
         judged = (None, None) if record.few else (0.0 if alone else train_loss, val_loss)
         events += self.detector.update(
             record.epoch, record.deciding.strength, *judged,
-            step=record.step, paired=torch.equal(keys, self._keys), augmented=self.augmented or alone or self.judge is not None,
+            step=record.step, paired=torch.equal(keys, self._keys),
+            augmented=self.augmented or alone or self.judge is not None,
         )  # fmt: skip
         self.events += events
         self._keys = keys

@@ -295,8 +295,7 @@ class Session:
         if value is None:
             known = ", ".join(sorted(map(str, self.trainer.callback_metrics))) or "none"
             self.faults.tell(f"no metric {key!r} was logged, so that loss is missing; logged are: {known}")
-        judged = self.loop.run.judge is not None
-        return logged_train_loss(self.trainer, key) if judged else record.losses.get("train"), value
+        return logged_train_loss(self.trainer, key) if self.loop.run.judge else record.losses.get("train"), value
 
     def _act(self, events: Sequence[PhaseEvent]) -> None:
         """Stop if that was asked for, or no longer; tell people."""

@@ -25,8 +25,8 @@ ADVERSARIAL = "adversarial networks"
 UNLABELLED = "self-supervised"
 
 
-def call(output: Any, **options: Any) -> SeenCall:
-    return SeenCall("", (X,), {}, 6, False, output=output, **options)
+def call(output: Any, given: Any = X, **options: Any) -> SeenCall:
+    return SeenCall("", (given,), {}, 6, False, output=output, **options)
 
 
 class Graph:
@@ -55,7 +55,7 @@ SAID: dict[str, tuple[Any, list[SeenCall] | None, int, str]] = {
     "translation": ([Y, Y], [call((torch.tensor(1.0), torch.randn(6, 7, 99)))], 1, DENSE),
     "adversaries without labels": ([X], [call(LOGITS)], 2, ADVERSARIAL),
     "adversaries whose step calls nothing": ([X, Y], [], 2, ADVERSARIAL),
-    "two views": ([X, X + 1], [call(LOGITS), call(LOGITS)], 1, UNLABELLED),
+    "two views": ([X, X + 1], [call(LOGITS), call(LOGITS, X + 1)], 1, UNLABELLED),
     "only inputs": (X, None, 1, UNLABELLED),
 }  # fmt: skip
 
