@@ -97,7 +97,7 @@ class Run:
         events = self._skipped(record)
         # Without a training loss the validation loss stands for the gap: it must rise as far on its own.
         alone = self.alone and train_loss is None and val_loss is not None
-        if alone and self.judge is not None and val_loss is not None:
+        if self.judge is not None and val_loss is not None:
             val_loss = self._believed(val_loss, record.losses.get("val"))
         judged = (None, None) if record.few else (0.0 if alone else train_loss, val_loss)
         events += self.detector.update(
@@ -120,7 +120,7 @@ class Run:
         return events
 
     def _believed(self, logged: float, own: float | None) -> float:
-        """A logged loss without a training loss: where it rises but ours does not, its objective has become harder."""
+        """A logged loss that is not ours: where it rises but ours does not, its objective has become harder."""
         low_own, low = self.lowest
         rises = own is None or not math.isfinite(own) or own > (1 + _RISE) * low_own
         self.lowest = (min(low_own, math.inf if own is None else own), min(low, logged))

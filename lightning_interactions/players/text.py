@@ -73,11 +73,7 @@ class Tokens(MaskedRegions):
 
     def fit(self, samples: Tensor) -> None:
         """Check that these are token ids, and that the mask token is known and within the vocabulary."""
-        if samples.is_floating_point() or samples.ndim != (3 if len(self._rows) > 1 else 2):
-            raise BatchError(
-                f"Tokens needs integer ids of shape (B, L), but got {samples.dtype} of shape {tuple(samples.shape)}. "
-                "Give `input_fn=batch -> ids`, or other players."
-            )
+        _check_ids(samples, 3 if len(self._rows) > 1 else 2)
         if self._mask is None:
             raise BatchError(
                 "Token ids need a mask token to show in place of an absent one, and neither a `tokenizer` with a mask "
@@ -120,6 +116,7 @@ class Tokens(MaskedRegions):
         return f"Tokens(mask_token_id={self._mask})"
 
     def _plays(self, samples: Tensor) -> Tensor:
+        _check_ids(samples, 3 if len(self._rows) > 1 else 2)
         packed = samples.ndim == 3
         ids = samples[:, 0] if packed else samples
         special = torch.tensor(self._special, dtype=ids.dtype, device=ids.device)
@@ -129,6 +126,15 @@ class Tokens(MaskedRegions):
         if packed and SPECIAL_KEY in self._rows:
             plays &= samples[:, self._rows.index(SPECIAL_KEY)] == 0
         return plays
+
+
+def _check_ids(samples: Tensor, dimensions: int) -> None:
+    whole = not samples.is_floating_point() and not samples.is_complex() and samples.dtype != torch.bool
+    if not whole or samples.ndim != dimensions:
+        raise BatchError(
+            f"Tokens needs integer ids of shape (B, L), but got {samples.dtype} of shape {tuple(samples.shape)}. "
+            "Give `input_fn=batch -> ids`, or other players."
+        )
 
 
 def _first_id(*places: Any) -> int | None:
