@@ -62,8 +62,8 @@ class TwoPhaseMonitor(Base, Results):
             logarithmic axis. Only these may exceed the share.
         detector: A `PhaseDetector` with another ``false_alarm_rate``.
         monitor: Key of a logged validation loss, instead of the loss on up to 512 fixed validation samples. By default
-            the two are compared once; where no usual form of the loss is near a logged one, that one is judged, without
-            a training loss, and it is told.
+            the two are compared at every record; where no usual form of the loss is near a logged one, that one is
+            judged, with the training loss logged under its name, and it is told.
         loss_fn: ``(outputs, targets) -> losses (B,)``, instead of cross-entropy or squared error: the user's own loss
             of every sample. Outputs are float64 ``(B, C)``; targets class indices ``(B,)`` or as for ``target_fn``.
         on_event: ``"warn"``, a callable ``(PhaseEvent) -> None``, an `Alert`, a list of them, or ``None``.
@@ -111,7 +111,7 @@ class TwoPhaseMonitor(Base, Results):
         interval over the watched samples), ``low_order_share`` (orders 1 to 3), ``high_order_share`` (orders
         from n/2), ``cancellation``, ``salient_count``, ``strength/order_01_pos`` ... ``strength/order_10_neg`` (all
         averaged over the watched samples), ``train_loss``, ``val_loss``, ``loss_gap`` (where a logged validation loss
-        is judged by itself, ``val_loss`` is that one and the others are ``nan``), ``phase`` (1 or 2),
+        is judged instead, ``val_loss`` is that one, ``train_loss`` that of its name, or ``nan``), ``phase`` (1 or 2),
         ``boundary_epoch`` (-1 while there is none), ``overfitting_risk`` (0 to 1), ``val_loss_before_alarm``
         (``val_loss``; ``nan`` from an overfitting event on, unless it is retracted), ``solver_gap`` (largest certified
         relative gap), ``noise_floor/order_01`` ... (what rounding noise could add to an order's strength),

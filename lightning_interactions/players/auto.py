@@ -92,10 +92,12 @@ def _more_of(inputs: Tensor) -> str:
     if inputs.ndim != 3 or not inputs.is_floating_point():
         return ""
     length, width = inputs.shape[1:]
-    return (
-        f" (gray images of {length} x {width} pixels: `ImagePatches()`; series of {length} steps with {width} numbers "
-        f"each: `FeatureMask({_windows(length, last=False)})`)"
-    )
+    kinds = [f"gray images of {length} x {width} pixels: `ImagePatches()`"] if min(length, width) > 1 else []
+    for steps, numbers, last in ((length, width, False), (width, length, True)):
+        if steps > 1:
+            windows = _windows(steps, last=last)
+            kinds.append(f"series of {steps} steps with {numbers} numbers each: `FeatureMask({windows})`")
+    return f" ({'; '.join(kinds)})" if kinds else ""
 
 
 def _windows(length: int, *, last: bool) -> str:

@@ -348,11 +348,20 @@ def test_else_it_is_asked_what_they_are(model: nn.Module) -> None:
         of_model(model, torch.randn(3, 12, 14))
     text = str(caught.value)
     assert "gray images of 12 x 14 pixels: `ImagePatches()`" in text
-    code = re.search(r"series of 12 steps with 14 numbers each: `(.+?)`\)", text)
-    assert code is not None
-    mask = eval(code[1], {"torch": torch, "FeatureMask": FeatureMask}).mask_ids
-    assert mask.shape == (12, 1)
-    assert mask.unique().tolist() == list(range(10))
+    for words, shape in (("12 steps with 14", (12, 1)), ("14 steps with 12", (14,))):
+        code = re.search(rf"series of {words} numbers each: `(.+?)`", text)
+        assert code is not None
+        mask = eval(code[1], {"torch": torch, "FeatureMask": FeatureMask}).mask_ids
+        assert mask.shape == shape
+        assert mask.unique().tolist() == list(range(10))
+
+
+def test_a_dimension_of_one_has_no_windows() -> None:
+    with pytest.raises(BatchError) as caught:
+        choose_players(torch.randn(3, 1, 50))
+    assert "series of 50 steps" in str(caught.value)
+    assert "series of 1 steps" not in str(caught.value)
+    assert "gray" not in str(caught.value)
 
 
 def test_other_shapes_are_not_asked_about() -> None:
