@@ -97,9 +97,10 @@ class Run:
         events = self._skipped(record)
         # Without a training loss the validation loss stands for the gap: it must rise as far on its own.
         alone = self.alone and train_loss is None and val_loss is not None
+        believed = val_loss
         if self.judge is not None and val_loss is not None:
-            val_loss = self._believed(val_loss, record.losses.get("val"))
-        judged = (None, None) if record.few else (0.0 if alone else train_loss, val_loss)
+            believed = self._believed(val_loss, record.losses.get("val"))
+        judged = (None, None) if record.few else (0.0 if alone else train_loss, believed)
         events += self.detector.update(
             record.epoch, record.deciding.strength, *judged,
             step=record.step, paired=torch.equal(keys, self._keys),

@@ -23,6 +23,7 @@ class Tasks:
 
     def __init__(self, options: Options, run: Run, tell: Callable[[str], object]) -> None:
         self.by_split: dict[str, Task] = {}
+        self._compared = False  # in this fit: a resumed run has to find the form of its loss again
         self._options, self._run, self._tell = options, run, tell
 
     def settle(self, rules: Rules, watchlist: Watchlist, ranks: Ranks, *, missing: str | None) -> None:
@@ -53,10 +54,12 @@ class Tasks:
         samples, run, task = watchlist.losses.get("val"), self._run, self.by_split.get("val")
         if samples is None or task is None or run.judge is not None:
             return
-        verdict = compare_losses(rules.model, task, samples, logged, ranks, self._options.chunk_size, keep=run.judged)
+        verdict = compare_losses(
+            rules.model, task, samples, logged, ranks, self._options.chunk_size, keep=self._compared
+        )
         if verdict is None:
             return
-        again, run.judged = run.judged, True
+        again, self._compared, run.judged = self._compared, True, True
         if verdict.near and verdict.task == task:
             return
         if again:
