@@ -72,7 +72,7 @@ def _masked(model: Model, samples: Samples, chunk_size: int | None) -> Samples:
 
 def _spread(samples: Samples) -> Tensor:
     """Inputs to learn from; of smaller ones what is padding is not a number, which a mean leaves out."""
-    if samples.sizes is None:
+    if samples.sizes is None or not samples.inputs.is_floating_point():
         return samples.inputs
     spread = samples.inputs.clone()
     for rows, some in samples.of_one_shape():

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lightning_interactions.errors import BatchError
 from lightning_interactions.measure.ranks import Ranks
 from lightning_interactions.measure.samples import Samples
+from lightning_interactions.measure.values import outputs_of
 from lightning_interactions.measure.watchlist import LOSS_SAMPLES
 from lightning_interactions.model.model import Model
 from lightning_interactions.model.score import ScoreFn, log_odds, output
@@ -41,16 +42,6 @@ _OF_INDICES = nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss
 LossFn = Callable[[Tensor, Tensor], Tensor]
 
 
-def all_outputs(model: Model, samples: Samples, chunk_size: int | None = None) -> Tensor:
-    """Outputs ``(B, C)`` for samples as they are, in their order; inside `Model.quiet`."""
-    parts = samples.of_one_shape()
-    found = []
-    for _, some in parts:
-        inputs, *carried = model.place(some.inputs, *some.carried)
-        found.append(model.logits(inputs, chunk_size, carried))
-    return torch.cat(found)[torch.cat([rows for rows, _ in parts]).argsort()]
-
-
 def settle_tasks(
     model: Model,
     watched: Mapping[str, Samples],
@@ -68,7 +59,7 @@ def settle_tasks(
     """
     first = next(iter(watched))
     with model.quiet():
-        outputs = all_outputs(model, watched[first], chunk_size)
+        outputs = outputs_of(model, watched[first], chunk_size)
     every = [some[first].targets for some in (watched, losses) if first in some]
     task = find_task(outputs, torch.cat(every), score, target, whole=model.whole is not None, loss_fn=loss_fn)
     tasks, problem = {first: task}, None
@@ -144,7 +135,7 @@ def compare_losses(
     if not logged or not len(samples):
         return None
     with ranks.together(), model.quiet():
-        outputs = all_outputs(model, samples, chunk_size)
+        outputs = outputs_of(model, samples, chunk_size)
     # Where all samples are in the loss, only the averages over batches may differ.
     errors = ERRORS if len(samples) >= LOSS_SAMPLES else 1.0
     targets = samples.targets.to(outputs.device)

@@ -30,7 +30,7 @@ from lightning_interactions.measure.games import Game
 from lightning_interactions.measure.noise import Perturbed, noise_by_order
 from lightning_interactions.measure.ranks import Ranks
 from lightning_interactions.measure.samples import Samples
-from lightning_interactions.measure.values import Masker, count_cells, evaluate_coalitions, table_of
+from lightning_interactions.measure.values import Masker, count_cells, evaluate_coalitions, outputs_of, table_of
 from lightning_interactions.metrics.monitored import (
     Exchange,
     Metric,
@@ -145,9 +145,7 @@ class _Asker:
         """Scores of this rank's share of some samples' pairs with coalitions, flat; answers ``(B, 3)`` for them all."""
         samples, task, labels = game.samples, self.task, game.labels[rows]
         some, targets = samples[rows], task.read(samples.targets[rows])
-        logits = torch.cat([self.outputs(part, self.chunks.rows or None) for _, part in some.of_one_shape()])
-        if some.sizes is not None:
-            logits = logits[torch.cat([place for place, _ in some.of_one_shape()]).argsort()]
+        logits = outputs_of(self.model, some, self.chunks.rows or None)
         inputs, *carried = self.model.place(some.inputs, *some.carried)
         picked = task.pick(targets, logits, samples.keys[rows])
         answers = torch.stack(
@@ -179,12 +177,7 @@ class _Asker:
         for _, alike in samples.of_one_shape() if len(samples) else ():
             for start in range(0, len(alike), size):
                 part = alike[start : start + size]
-                yield part, self.outputs(part, size)
-
-    def outputs(self, samples: Samples, size: int | None) -> Tensor:
-        """Outputs ``(B, C)`` for samples of one shape."""
-        inputs, *carried = self.model.place(samples.inputs, *samples.carried)
-        return self.model.logits(inputs, size, carried)
+                yield part, outputs_of(self.model, part, size)
 
     def perturbed(self, game: Game, values: Tensor) -> tuple[Tensor, Tensor] | None:
         """Index ``(1,)`` of the first sample that counts, and its scores rounded otherwise; or ``None``."""

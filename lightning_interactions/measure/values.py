@@ -15,13 +15,23 @@ from torch import Tensor
 
 from lightning_interactions.errors import ModelOutputError
 from lightning_interactions.functional.coalitions import coalition_masks
-from lightning_interactions.measure.samples import crop
+from lightning_interactions.measure.samples import Samples, crop
 from lightning_interactions.model.chunks import ChunkSize
 from lightning_interactions.model.layer import LayerCut
-from lightning_interactions.model.model import layer_features
+from lightning_interactions.model.model import Model, layer_features
 from lightning_interactions.model.quiet import Forward, memory_format_of
 from lightning_interactions.model.score import ScoreFn, read_logits
 from lightning_interactions.players.base import player_counts
+
+
+def outputs_of(model: Model, samples: Samples, chunk_size: int | None = None) -> Tensor:
+    """Outputs ``(B, C)`` for samples as they are, in their order; inside `Model.quiet`."""
+    parts = samples.of_one_shape()
+    found = []
+    for _, some in parts:
+        inputs, *carried = model.place(some.inputs, *some.carried)
+        found.append(model.logits(inputs, chunk_size, carried))
+    return torch.cat(found)[torch.cat([rows for rows, _ in parts]).argsort()]
 
 
 class Masker(Protocol):

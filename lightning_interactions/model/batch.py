@@ -287,6 +287,8 @@ def _rank(tensor: Tensor) -> int:
     """Order by what suits best: images, sequences and clouds, columns, ids."""
     if tensor.is_floating_point():
         return {4: 0, 3: 1, 2: 2}.get(tensor.ndim, 4)
+    if tensor.dtype == torch.uint8 and tensor.ndim == 4:
+        return 0
     return 3 if tensor.ndim == 2 else 4
 
 

@@ -14,7 +14,7 @@ from lightning_interactions.errors import BatchError, EmptyBatchError
 from lightning_interactions.model.batch import TARGET_KEYS, Batch, ask, describe_structure, read_batch, target_leaf
 from lightning_interactions.model.plan import Plan, between, make_plan, model_calls
 from lightning_interactions.model.seen import Recorder, SeenCall, can_be_seen, sizes_of
-from lightning_interactions.model.targets import known_rows
+from lightning_interactions.model.targets import MISSING, known_rows
 from lightning_interactions.model.tree import copied, same, tensors
 
 
@@ -78,6 +78,7 @@ class Reader:
     input_fn: Callable[[Any], Any] | None = None
     target_fn: Callable[[Any], Any] | None = None
     sources: dict[str, Source] = field(default_factory=dict)  # of each split
+    ignored: set[int] = field(default_factory=set)  # class indices that stand for a missing target
     sites: dict[str, set[str]] = field(default_factory=dict)  # of each split: the modules its steps call
 
     def read(self, split: str, seen: Sighting) -> Batch:
@@ -104,6 +105,9 @@ class Reader:
         if not isinstance(targets, Tensor) or not targets.ndim or len(targets) != len(inputs):
             raise _no_targets(seen.batch, len(inputs))
         self.sites[split] = {call.site for call in match.calls}
+        self.ignored |= {call.ignored for call in seen.calls or () if call.ignored is not None}
+        for index in self.ignored if targets.ndim == 1 and not targets.is_floating_point() else ():
+            targets = torch.where(targets == index, MISSING, targets)
         return Batch(inputs, targets.detach().to(inputs.device), plan.fields, carried, names)
 
     def sites_of(self, split: str) -> set[str] | None:

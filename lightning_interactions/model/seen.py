@@ -37,6 +37,7 @@ class SeenCall:
     training: bool  # whether the module was in training mode
     judge: Judge = ""  # whether the module is no model, but a "loss" or a "metric"
     parameters: Mapping[int, str] = field(default_factory=dict)  # names of positional arguments
+    ignored: int | None = None  # the class index a loss ignores
     weights: bool = True  # whether the module has parameters
     inside: bool = False  # whether it was called by the model itself, not by the step
     output: Any = None  # copied; None where it is too large
@@ -105,6 +106,7 @@ class Recorder:
             self._before()
         call = SeenCall(name, copied(args), copied(kwargs), rows, module.training, judge_of(module))
         call.parameters, call.inside = parameter_names(module), inside
+        call.ignored = getattr(module, "ignore_index", None) if call.judge == "loss" else None
         weights = list(module.parameters())
         call.weights, call.frozen = bool(weights), not any(weight.requires_grad for weight in weights)
         self.calls.append(call)

@@ -33,8 +33,9 @@ def check_players(players: object) -> None:
 def choose_players(inputs: Tensor, *, packed: bool = False, model: nn.Module | None = None) -> Players:
     """Choose players for a batch of inputs: the meaning of ``players="auto"``.
 
-    They are `ImagePatches` for floating ``(B, C, H, W)`` or ``(B, H, W, C)``, `Tokens` for integer ``(B, L)`` or ids
-    packed with their companions, ``(B, K, L)``, `TabularFeatures` for floating ``(B, F)``. Floating ``(B, N, 3)`` or
+    They are `ImagePatches` for floating or byte ``(B, C, H, W)`` or ``(B, H, W, C)``, `Tokens` for integer
+    ``(B, L)`` or ids packed with their companions, ``(B, K, L)``, `TabularFeatures` for floating ``(B, F)``. Floating
+    ``(B, N, 3)`` or
     ``(B, 3, N)`` are `PointClusters` where the order of the ``N`` cannot matter to the ``model``, or where its layers
     leave that open but many points lie in no order; else they may be a series of time, and a `BatchError` asks.
     Floating ``(B, H, W)`` are `ImagePatches` where the model's convolutions take one channel. For any other form a
@@ -49,6 +50,8 @@ def choose_players(inputs: Tensor, *, packed: bool = False, model: nn.Module | N
             return _cloud_or_ask(inputs, model)
         if inputs.ndim == 3 and model is not None and reads_images_alone(model, inputs.shape[1:]):
             return ImagePatches()
+    elif inputs.dtype == torch.uint8 and inputs.ndim == 4:
+        return ImagePatches()
     elif packed or (inputs.ndim == 2 and not inputs.is_complex() and inputs.dtype != torch.bool):
         return Tokens()
     raise BatchError(

@@ -262,7 +262,7 @@ class RegionPlayers(MaskedRegions):
 
     def fit(self, samples: Tensor) -> None:
         """Resolve the baseline: samples must be floating point, and a tensor baseline broadcast to one of them."""
-        if not samples.is_floating_point() and not (self.takes_integers and not samples.is_complex()):
+        if not self.takes(samples):
             raise BatchError(
                 f"{type(self).__name__} needs floating-point inputs, but got {samples.dtype}. "
                 "Give `input_fn=batch -> inputs` that converts them, or players made for such inputs."
@@ -276,6 +276,10 @@ class RegionPlayers(MaskedRegions):
                 f"Expected argument `baseline` to broadcast to a sample of shape {tuple(samples.shape[1:])}, "
                 f"but got shape {tuple(self._values.shape)}."
             ) from None
+
+    def takes(self, samples: Tensor) -> bool:
+        """Whether samples are of a type these players can mask."""
+        return samples.is_floating_point() or (self.takes_integers and not samples.is_complex())
 
     @property
     def note(self) -> str | None:

@@ -86,6 +86,10 @@ class ImagePatches(RegionPlayers):
         """Say that the channels are the last dimension, where they are."""
         return f"{repr(self)[:-1]}, channels last)" if self._last and not self.channels_last else repr(self)
 
+    def takes(self, samples: Tensor) -> bool:
+        """See `RegionPlayers.takes`: bytes too, which a model makes numbers of itself."""
+        return super().takes(samples) or samples.dtype == torch.uint8
+
     def partition(self, sample: Tensor, generator: Generator) -> Tensor:
         """Number the patches row by row; -1 in the margin.
 

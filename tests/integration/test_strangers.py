@@ -213,3 +213,43 @@ def test_a_model_in_a_wrapper_of_fabric_is_seen() -> None:
     monitor.measure(model, 0)
     assert monitor.history.last is not None
     assert monitor.history.last["val_loss"] == pytest.approx(F.cross_entropy(net(x), y).item(), rel=1e-4)
+
+
+# -- what data look like ---------------------------------------------------------------------------------------------
+
+
+class Bytes(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x.float() / 255)
+
+
+def test_images_of_bytes_are_made_numbers_by_the_model() -> None:
+    x = torch.randint(0, 256, (48, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = TensorDataset(x, (x[:, 0].float().mean((1, 2)) > 127).long())
+    monitor = small_monitor()
+    loaders = {"train_dataloaders": DataLoader(images, 16), "val_dataloaders": DataLoader(images, 16)}
+    trainer = fit(monitor, model=Bytes, data=loaders, max_epochs=2)
+    assert monitor.history.column("val_loss")[-1] == pytest.approx(theirs(trainer), rel=1e-3)
+    assert monitor.history.column("salient_count")[-1] > 0
+
+
+class Ignoring(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.criterion = nn.CrossEntropyLoss(ignore_index=255)
+
+    def loss(self, batch: Any) -> Tensor:
+        return self.criterion(self(batch[0]), batch[1])
+
+
+def test_a_class_the_loss_ignores_is_a_missing_target() -> None:
+    x, y = rows(48, 1).tensors
+    holed = TensorDataset(x, torch.where(torch.arange(48) % 6 == 0, 255, y))
+    monitor = small_monitor()
+    loaders = data() | {"val_dataloaders": DataLoader(holed, 48)}
+    trainer = fit(monitor, model=Ignoring, data=loaders, max_epochs=2)
+    assert monitor.history.column("val_loss")[-1] == pytest.approx(theirs(trainer), rel=1e-3)

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from models import mlp, on_ranks
 from torch import Tensor, nn
 
-from lightning_interactions.measure.judge import Verdict, all_outputs, compare_losses, settle_tasks
+from lightning_interactions.measure import values
+from lightning_interactions.measure.judge import Verdict, compare_losses, settle_tasks
 from lightning_interactions.measure.ranks import Ranks
 from lightning_interactions.measure.samples import Samples, join
 from lightning_interactions.model.model import Model
@@ -125,7 +126,7 @@ def test_outputs_come_in_the_order_of_the_samples() -> None:
     together = join([Samples(x, torch.zeros(1), torch.tensor([i])) for i, x in enumerate(images)])
     model = Model(net)
     with model.quiet():
-        found = all_outputs(model, together)
+        found = values.outputs_of(model, together)
     expected = torch.cat([net(x).detach() for x in images]).double()
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 

@@ -296,10 +296,21 @@ def test_a_baseline_that_does_not_broadcast_is_refused() -> None:
         TabularFeatures(torch.zeros(3)).fit(torch.zeros(2, 4))
 
 
-@pytest.mark.parametrize("dtype", [torch.long, torch.uint8, torch.bool, torch.complex64])
+@pytest.mark.parametrize("dtype", [torch.long, torch.bool, torch.complex64])
 def test_inputs_that_are_not_floating_point_are_refused(dtype: torch.dtype) -> None:
     with pytest.raises(BatchError, match=re.escape(str(dtype))):
         ImagePatches().fit(torch.zeros(2, 1, 4, 4, dtype=dtype))
+
+
+def test_images_of_bytes_are_masked_as_they_are() -> None:
+    images = torch.randint(1, 256, (2, 1, 4, 4), dtype=torch.uint8)
+    players = choose_players(images)
+    players.fit(images)
+    labels = players.draw(images[0], 4, torch.Generator())
+    masked = players.mask(images[0], labels, torch.tensor([[True] * 4, [False] * 4]))
+    assert masked.dtype == torch.uint8
+    assert torch.equal(masked[0], images[0])
+    assert torch.equal(masked[1] == 0, (labels >= 0).expand(1, 4, 4))
 
 
 def test_columns_of_complex_numbers_are_refused() -> None:
@@ -406,7 +417,7 @@ def test_auto_recognises_every_modality(inputs: Tensor, kind: type) -> None:
         torch.zeros(2, 3, 3),
         torch.zeros(2, 4).bool(),
         torch.zeros(2, 3, 4).long(),
-        torch.zeros(2, 1, 4, 4, dtype=torch.uint8),
+        torch.zeros(2, 1, 4, 4, dtype=torch.int16),
         torch.zeros(2),
         torch.zeros(2, 4, dtype=torch.complex64),
     ],
