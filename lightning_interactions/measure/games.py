@@ -20,9 +20,9 @@ from lightning_interactions.model.call import Call
 from lightning_interactions.model.hooks import has_foreign_hooks
 from lightning_interactions.model.keep import Kept
 from lightning_interactions.model.model import Model, find_model
-from lightning_interactions.model.score import ScoreFn, read_logits, read_whole
+from lightning_interactions.model.score import ScoreFn, logits_leaf, read_logits, read_whole
 from lightning_interactions.model.task import Target, Task, find_task
-from lightning_interactions.model.tree import same
+from lightning_interactions.model.tree import Path, same
 from lightning_interactions.players import Players, of_layer, player_counts, suited_players, two_rows
 
 SAME = 0.03
@@ -149,9 +149,10 @@ def find_rules(
     if chosen is not None:  # before the model, which would say less clearly what is wrong with its inputs
         _try_players(chosen, few, num_players, seed)
     whole = batch.inputs.shape[1:] if is_reconstruction(batch) else None
-    how = {"call": call, "forward_fn": forward_fn, "layer": layer, "whole": whole, "start": start}
+    leaf = logits_leaf(batch.seen, batch.targets, batch.judged) if batch.seen is not None and whole is None else None
+    how = {"call": call, "forward_fn": forward_fn, "layer": layer, "leaf": leaf, "whole": whole, "start": start}
     model, notes = _ask_somehow(module, few, batch, precision, fallback, **how)
-    seen = _seen_outputs(batch, whole)
+    seen = _seen_outputs(batch, whole, leaf)
     model, outputs, doubts = _as_the_step(model, few, None if seen is None else seen[rows])
     notes += doubts
     with model.quiet():
@@ -204,14 +205,14 @@ def with_whole_targets(batch: Batch) -> Batch:
     return replace(batch, targets=batch.inputs.flatten(1))
 
 
-def _seen_outputs(batch: Batch, whole: torch.Size | None) -> Tensor | None:
+def _seen_outputs(batch: Batch, whole: torch.Size | None, leaf: Path | None) -> Tensor | None:
     """What the model was seen to answer for the whole batch, as `Model` gives it; ``None`` if that cannot be told."""
     if batch.seen is None:
         return None
     if whole is not None:
         return read_whole(batch.seen, whole)
     try:
-        return read_logits(batch.seen, len(batch.inputs))
+        return read_logits(batch.seen, len(batch.inputs), leaf)
     except ModelOutputError:
         return None
 

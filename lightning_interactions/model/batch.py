@@ -52,6 +52,7 @@ class Batch:
     fields: tuple[Field, ...] = ()  # the tensors in `inputs` by name; empty if the batch gave a tensor without a name
     carried: tuple[Tensor, ...] = ()  # (B, ...) each: what else a model that was seen is called with
     names: tuple[str, ...] = ()  # of the tensors that are carried along
+    judged: Tensor | None = None  # what a loss was given of it
     seen: Any = None  # what it was seen to return for the whole batch
 
     def describe(self) -> str:
@@ -69,6 +70,7 @@ class Batch:
             inputs=some(self.inputs),
             targets=some(self.targets),
             carried=tuple(map(some, self.carried)),
+            judged=None,
             seen=None,
         )
 

@@ -18,6 +18,7 @@ from lightning_interactions.model.keep import Kept
 from lightning_interactions.model.layer import LayerCut
 from lightning_interactions.model.quiet import Forward, Quiet, device_of, float32_forward, in_format_of, quiet
 from lightning_interactions.model.score import read_logits, read_whole
+from lightning_interactions.model.tree import Path
 
 ROUNDING = {"16": 2.0**-11, "bf16": 2.0**-8, "32": 2.0**-23, "64": 2.0**-52}
 """Relative size of a unit in the last place by the leading part of a Trainer's ``precision``."""
@@ -36,6 +37,7 @@ class Model:
     call: Call = call_plainly
     precision: Any = None
     cut: LayerCut | None = None  # where it is masked; None for the input
+    leaf: Path | None = None  # where its logits are in what it returns; None if that is plain
     whole: torch.Size | None = None  # shape of its outputs where they are no logits but a sample each
     rows: int | None = None  # the only number of rows it can be called with
     hooks: bool = False  # whether it needs the forward hooks its user put on it
@@ -63,7 +65,7 @@ class Model:
                 raise
             raise ModelCallError(_failed(self.module, inputs, error)) from error
         if self.whole is None:
-            return read_logits(output, len(inputs[0]))
+            return read_logits(output, len(inputs[0]), self.leaf)
         found = read_whole(output, self.whole)
         if found is None:
             raise ModelOutputError(f"Expected the model to return a tensor (B, {_shape(self.whole)}), but it did not.")
@@ -158,6 +160,7 @@ def find_model(
     forward_fn: Callable[[Any, Any], Any] | None = None,
     precision: Any = None,
     layer: str | None = None,
+    leaf: Path | None = None,
     whole: torch.Size | None = None,
     hooks: bool = False,
     start: Kept | None = None,
@@ -172,6 +175,7 @@ def find_model(
         forward_fn: The user's own way of calling it.
         precision: As for `Model`.
         layer: Where it is masked.
+        leaf: As for `Model`.
         whole: As for `Model`.
         hooks: As for `Model`.
         start: As for `Model`.
@@ -189,7 +193,7 @@ def find_model(
             return attempt(few.inputs)
 
     way = call if call is not None and forward_fn is None else find_call(module, few, forward_fn, ask)
-    model = Model(module, way, precision, cut, whole, rows, hooks=hooks, start=start)
+    model = Model(module, way, precision, cut, leaf, whole, rows, hooks=hooks, start=start)
     with model.quiet():
         model.logits(few.inputs, None, few.carried)
         if cut is not None:

@@ -129,7 +129,11 @@ class Reader:
             raise EmptyBatchError("all targets are missing in the batches so far")
         last = self.plan.calls[-1] if self.plan is not None else None
         complete = last is not None and not last.training and len(batch.inputs) == last.rows
-        return replace(batch, seen=last.output) if last is not None and complete else batch
+        if last is None or not complete:
+            return batch
+        losses = [call for call in seen.calls or () if call.judge == "loss"]
+        judged = next((x for call in losses for x in _given(call)[:1]), None)
+        return replace(batch, seen=last.output, judged=judged)
 
 
 def defines_forward(module: nn.Module) -> bool:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lightning_interactions.errors import BatchError, ModelOutputError, bad_argument
-from lightning_interactions.model.tree import tensors
+from lightning_interactions.model.tree import Path, same, tensors
 
 ScoreFn = Callable[[Tensor, Tensor], Tensor]  # (logits (B, C) or (B, 1), targets (B,)) -> (B,)
 
@@ -61,14 +61,15 @@ def resolve_score(score: str | ScoreFn) -> ScoreFn:
     raise bad_argument("score", expected, score)
 
 
-def read_logits(output: Any, rows: int | None = None) -> Tensor:
+def read_logits(output: Any, rows: int | None = None, leaf: Path | None = None) -> Tensor:
     """Find the logits ``(B, C)`` in what a model returned.
 
     That is a tensor, or something that holds one as ``logits``, or a structure: of a loss, features and logits, say,
     the first floating-point tensor ``(B, C)`` or ``(B,)`` counts. A single logit makes ``(B, 1)``. They are float64
-    where the device has it, else float32. ``rows`` is ``B`` where it is known.
+    where the device has it, else float32. ``rows`` is ``B`` where it is known, ``leaf`` the place of the logits in a
+    structure (see `logits_leaf`).
     """
-    found = _find_logits(output, rows)
+    found = tensors(output).get(leaf) if leaf else _find_logits(output, rows)
     if found is None:
         shown = f"{output.dtype} of shape {tuple(output.shape)}" if isinstance(output, Tensor) else _kind(output)
         raise ModelOutputError(
@@ -85,6 +86,25 @@ def read_whole(output: Any, shape: torch.Size) -> Tensor | None:
         if leaf.is_floating_point() and leaf.ndim and leaf.shape[1:] == shape:
             return leaf.flatten(1).float() if leaf.device.type == "mps" else leaf.flatten(1).double()
     return None
+
+
+def logits_leaf(output: Any, targets: Tensor, judged: Tensor | None = None) -> Path | None:
+    """Say which of several tensors in what a model returned are its logits; ``None`` where there is no choice.
+
+    It is the one that was ``judged`` by a loss, else the narrowest that has a column for every class: features are
+    wider.
+    """
+    if isinstance(output, Tensor) or isinstance(getattr(output, "logits", None), Tensor):
+        return None
+    fitting = {path: x for path, x in tensors(output).items() if _are_logits(x, len(targets))}
+    if len(fitting) < 2 or any(path[-1] == "logits" for path in fitting):
+        return None
+    own = next((path for path, x in fitting.items() if judged is not None and same(x, judged)), None)
+    if own is not None or targets.ndim > 1 or targets.is_floating_point():
+        return own
+    top = int(targets.max()) + 1
+    wide = {path: x.shape[1:].numel() for path, x in fitting.items() if x.shape[1:].numel() >= top}
+    return min(wide, key=lambda path: wide[path], default=None)
 
 
 def _find_logits(output: Any, rows: int | None) -> Tensor | None:

@@ -253,3 +253,30 @@ def test_a_class_the_loss_ignores_is_a_missing_target() -> None:
     loaders = data() | {"val_dataloaders": DataLoader(holed, 48)}
     trainer = fit(monitor, model=Ignoring, data=loaders, max_epochs=2)
     assert monitor.history.column("val_loss")[-1] == pytest.approx(theirs(trainer), rel=1e-3)
+
+
+class Several(Net):
+    """Features come before the logits, or two kinds of logits of one width."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self.other, self.form = nn.Linear(8, 2), form
+        self.criterion = nn.CrossEntropyLoss()
+
+    def forward(self, x: Tensor) -> Any:
+        features = self.net[:2](x)
+        logits = self.net[2](features)
+        return {"wide": (features, logits), "twins": {"aux": self.other(features), "out": logits}}[self.form]
+
+    def loss(self, batch: Any) -> Tensor:
+        found = self(batch[0])
+        if self.form == "wide":
+            return F.cross_entropy(found[1], batch[1])
+        return self.criterion(found["out"], batch[1]) + 0 * found["aux"].sum()
+
+
+@pytest.mark.parametrize("form", ["wide", "twins"])
+def test_of_several_outputs_the_logits_are_found(form: str) -> None:
+    monitor = small_monitor()
+    trainer = fit(monitor, model=lambda: Several(form), data=data())
+    assert monitor.history.column("val_loss")[-1] == pytest.approx(theirs(trainer), rel=1e-3)
