@@ -7,8 +7,10 @@ masked; everything else is constant.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -71,6 +73,13 @@ class Plan:
         lengths = None if self.lengths is None else carried[list(self.carried).index(self.lengths)]
         return pack(packed, self.fields, lengths), tuple(carried)
 
+    def slim(self) -> None:
+        """Let go of the samples of the step this was learned from; their form is remembered."""
+        for number, call in enumerate(self.calls):
+            for path in [path for n, path in (*self.places, *self.carried, *self.links, *self.repeats) if n == number]:
+                call.args, call.kwargs = rebuild((call.args, call.kwargs), partial(_emptied, path))
+            call.output = None
+
     @property
     def _wanted(self) -> dict[Place, str]:
         """Where the tensors stand that are masked and carried, and their names."""
@@ -107,11 +116,7 @@ class Plan:
                 own = [named[name] for name in wanted.values()]
             else:
                 forms = [_form(x) for x in likes]
-                own = (
-                    [x for form in forms for x in named.values() if _form(x) == form]
-                    if len(set(forms)) == len(forms)
-                    else []
-                )
+                own = [x for form in forms for x in named.values() if _form(x) == form]  # more of them if two are alike
             if len(own) == len(likes) and all(_form(x) == _form(y) for x, y in zip(own, likes, strict=True)):
                 return Match([call], own)
         return None
@@ -185,7 +190,9 @@ def make_plan(calls: Sequence[SeenCall], wanted: str | int | None = None, batch:
         lengths = next((place for place, name in carried.items() if _are_lengths(name, own[place], ids)), None)
     if lengths is not None:
         fields.append(Field("", torch.bool, "lengths"))
-    return Plan(tuple(chain), tuple(fields), tuple(places), carried, links, repeats, frozenset(counts), lengths)
+    return Plan(
+        tuple(map(copy.copy, chain)), tuple(fields), tuple(places), carried, links, repeats, frozenset(counts), lengths
+    )
 
 
 def model_calls(calls: Sequence[SeenCall]) -> list[SeenCall]:
@@ -259,6 +266,11 @@ def _find(tensor: Tensor, tables: Sequence[Mapping[Path, Tensor]]) -> Place | No
             if same(other, tensor):
                 return number, path
     return None
+
+
+def _emptied(at: Path, path: Path, leaf: Any) -> Any:
+    """Leave a tensor without rows at one place."""
+    return leaf[:0].clone() if path == at else leaf
 
 
 def _form(tensor: Tensor) -> tuple[Any, ...]:

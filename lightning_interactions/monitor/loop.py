@@ -162,6 +162,8 @@ class InteractionMonitor(Results):
             tokenizer=tokenizer if tokenizer is not None else getattr(model, "tokenizer", None),
         )  # fmt: skip
         self.intake.reader = reader
+        if reader.plan is not None:
+            reader.plan.slim()
         self._tell([*([note] if note else []), *self.rules.notes])
         return self.rules.describe()
 

@@ -703,3 +703,17 @@ def test_options_that_are_no_name_or_position(wanted: Any) -> None:
         check_input_option(wanted)
     for good in (None, "x", 0):
         check_input_option(good)
+
+
+def test_a_slim_plan_holds_no_samples_and_does_the_same() -> None:
+    module = Images()
+    plan, calls = learned(module, lambda m: m(IMAGES[0], IMAGES[1]))
+    inputs, carried = plan.read(calls)
+    expected = plan(module, inputs, *carried)
+    plan.slim()
+    assert all(len(x) == 0 for call in plan.calls for x in (*call.args, *call.kwargs.values()))
+    assert all(call.output is None for call in plan.calls)
+    assert torch.equal(plan(module, inputs, *carried), expected)
+    again, along = plan.read(calls)
+    assert torch.equal(again, inputs), "the calls it was learned from are as they were"
+    assert all(torch.equal(a, b) for a, b in zip(along, carried, strict=True))
