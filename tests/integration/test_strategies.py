@@ -275,5 +275,7 @@ def test_cuda_gives_the_numbers_of_the_cpu() -> None:
     for accelerator in ("cpu", "cuda"):
         monitor = small_monitor()
         fit(monitor, model=ddp_run.FixedNet, accelerator=accelerator, data=loaders())
-        histories.append(monitor.history.to_dict())
+        # Rounding is another one on every device.
+        columns = monitor.history.to_dict()
+        histories.append({key: column for key, column in columns.items() if not key.startswith("noise_floor/")})
     assert_equal_histories(*histories, rel=1e-3)
