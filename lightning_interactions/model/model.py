@@ -49,6 +49,8 @@ class Model:
     def __call__(self, inputs: Tensor, *carried: Tensor) -> Tensor:
         """Return the logits ``(B, C)``, or outputs ``(B, numbers)`` where it returns a sample each."""
         assert self._forward is not None, "a model is only asked inside `quiet`"
+        if self.rows is None and self.cut is None and len(inputs) == 1:  # who squeezes outputs mistakes a single row
+            return self._ask(*(x.expand(2, *x.shape[1:]).clone() for x in (inputs, *carried)))[:1]
         if self.rows is None or len(inputs) == self.rows:
             return self._ask(inputs, *carried)
         parts = [self._ask(*block) for block in _blocks((inputs, *carried), self.rows)]
@@ -119,10 +121,8 @@ class Model:
 
     def logits(self, inputs: Tensor, chunk_size: int | None = None, carried: Sequence[Tensor] = ()) -> Tensor:
         """Return the logits ``(B, C)`` of inputs ``(B, *shape)`` as they are, a chunk at a time."""
-        # Models that squeeze their output mistake a single row.
-        along = [inputs, *carried]
-        # Copies, for it may write into its inputs.
-        rows = [(x.expand(2, *x.shape[1:]) if len(inputs) == 1 else x).clone() for x in along]
+        # Copies, for it may write into its inputs; two of a single row, which models that squeeze outputs mistake.
+        rows = [(x.expand(2, *x.shape[1:]) if len(inputs) == 1 else x).clone() for x in (inputs, *carried)]
         size = max(chunk_size or default_chunk_size(rows[0]), 2)
         pieces = zip(*(x.tensor_split(-(-len(rows[0]) // size)) for x in rows), strict=True)
         logits = torch.cat([self(*part) for part in pieces])

@@ -258,7 +258,7 @@ def check(world: World, options: dict[str, Any], chosen: dict[str, Any]) -> str:
     if unusual:
         assert any("no batch with usable samples has passed" in text for text in unusual), unusual
         return "nothing to measure, and told so"
-    measurable = found[1].validations or (chosen.get("watch") == "train" and options.get("limit_val_batches") == 0)
+    measurable = found[1].validations or options.get("limit_val_batches") == 0  # then the training samples are watched
     assert (len(monitor.history) > 0) == bool(measurable), "measured where it could be"
     return "trained with a history" if monitor.history.last else "no validation came to pass"
 
