@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from lightning_interactions.errors import BatchError, bad_argument
+from lightning_interactions.model.targets import zeros_and_ones
 from lightning_interactions.model.tree import Path, tensors
 
 TARGET_KEYS = ("labels", "label", "targets", "target", "y")
@@ -176,7 +177,7 @@ def companion_role(name: str, tensor: Tensor, ids: Tensor) -> Role:
     The value that stands for a token occurs in every text; where both do, the ids at the places of the other one are
     all the same: padding.
     """
-    if "mask" not in _last(name) or _last(name) == SPECIAL_KEY or not _zeros_and_ones(tensor):
+    if "mask" not in _last(name) or _last(name) == SPECIAL_KEY or not zeros_and_ones(tensor):
         return ""
     if _last(name) == ATTENTION_KEY:
         return "counts"
@@ -269,7 +270,7 @@ def _with_companions(name: str, named: Mapping[str, Tensor]) -> list[str]:
 
 def _is_plain_mask(name: str, named: Mapping[str, Tensor]) -> bool:
     """Whether a floating-point companion is a mask of 0 and 1: other numbers would not survive the packing."""
-    return "mask" in _last(name) and _zeros_and_ones(named[name])
+    return "mask" in _last(name) and zeros_and_ones(named[name])
 
 
 def _wanted(named: Mapping[str, Tensor], wanted: str | int) -> str:
@@ -301,10 +302,6 @@ def _is_mask(name: str, tensor: Tensor) -> bool:
     return tensor.is_floating_point() and bool((tensor == -torch.inf).any()) and not bool((tensor > 0).any())
 
 
-def _zeros_and_ones(tensor: Tensor) -> bool:
-    return bool(((tensor == 0) | (tensor == 1)).all())
-
-
 def _last(name: str) -> str:
     return name.rpartition(".")[2].lower()
 
@@ -313,4 +310,4 @@ def _are_ids_and_mask(ids: Any, mask: Any) -> bool:
     if not isinstance(ids, Tensor) or not isinstance(mask, Tensor) or ids.ndim != 2 or ids.shape != mask.shape:
         return False
     whole = not ids.is_floating_point() and not mask.is_floating_point()
-    return whole and bool(((mask == 0) | (mask == 1)).all())
+    return whole and zeros_and_ones(mask)

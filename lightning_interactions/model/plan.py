@@ -59,7 +59,7 @@ class Plan:
         """Find the tensors of this plan in the calls of another step; a `BatchError` says that they differ."""
         found = self._same(calls) or self._alike(calls)
         if found is None:
-            shapes = [tuple(x.shape) for call in calls[:1] for x in tensors((call.args, call.kwargs)).values()]
+            shapes = [tuple(x.shape) for call in calls[:1] for x in call.given.values()]
             raise BatchError(f"the model is called in another way than in the first batch, with tensors {shapes}")
         return found
 
@@ -93,7 +93,7 @@ class Plan:
                 found.append(call)
         if len(found) < len(self.calls):
             return None
-        tables = [tensors((call.args, call.kwargs)) for call in found]
+        tables = [call.given for call in found]
         if any(path not in tables[number] for number, path in self._wanted):
             return None
         own = [tables[number][path] for number, path in self._wanted]
@@ -106,10 +106,9 @@ class Plan:
         A step may hand over by name what another one does by position, or call a part of the model directly.
         """
         wanted = self._wanted
-        likes = [tensors((self.calls[n].args, self.calls[n].kwargs))[path] for n, path in wanted]
+        likes = [self.calls[n].given[path] for n, path in wanted]
         for call in (call for call in calls if not call.judge):
-            table = tensors((call.args, call.kwargs))
-            named = {_name(p, call.parameters): x for p, x in table.items() if x.ndim and len(x) == call.rows}
+            named = {_name(path, call.parameters): x for path, x in call.samples.items()}
             if len(named) != len(wanted):
                 continue
             if set(named) == set(wanted.values()):
@@ -171,7 +170,7 @@ def make_plan(calls: Sequence[SeenCall], wanted: str | int | None = None, batch:
     names: dict[Place, str] = {}
     for number, call in enumerate(chain):
         parameters = call.parameters
-        for path, tensor in tensors((call.args, call.kwargs)).items():
+        for path, tensor in call.given.items():
             taken = (number, path) in links or (number, path) in repeats
             if not taken and tensor.ndim and len(tensor) == rows:
                 own[number, path], names[number, path] = tensor, _name(path, parameters)
@@ -220,8 +219,7 @@ def between(plan: Plan, calls: Sequence[SeenCall], batch: Any) -> tuple[str, str
     """Name two modules between which the step computes something itself, so that the plan does not reach the end."""
     leaves_of_batch = list(tensors(batch).values())
     for call in calls:
-        own = [x for x in tensors((call.args, call.kwargs)).values() if x.ndim and len(x) == call.rows]
-        computed = any(not any(same(x, leaf) for leaf in leaves_of_batch) for x in own)
+        computed = any(not any(same(x, leaf) for leaf in leaves_of_batch) for x in call.samples.values())
         if call.weights and computed and not call.judge and call.site not in plan.sites:
             return plan.sites[-1], call.site
     return None
@@ -243,9 +241,9 @@ def _chain(
     """
     chain, links, repeats = [calls[0]], dict[Place, Place](), dict[Place, Place]()
     for call in calls[1:]:
-        inputs = {path: x for path, x in tensors((call.args, call.kwargs)).items() if x.ndim and len(x) == call.rows}
+        inputs = call.samples
         outputs = {path: _find(x, [tensors(c.output) for c in chain]) for path, x in inputs.items()}
-        given = {path: _find(x, [tensors((c.args, c.kwargs)) for c in chain]) for path, x in inputs.items()}
+        given = {path: _find(x, [c.given for c in chain]) for path, x in inputs.items()}
         linked = {path: source for path, source in outputs.items() if source is not None}
         again = {path: source for path, source in given.items() if source is not None and path not in linked}
         others = [x for path, x in inputs.items() if path not in linked and path not in again]

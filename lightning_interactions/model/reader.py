@@ -34,10 +34,8 @@ class Sighting:
 class Sight:
     """Sees one step: between `open` and `close` it runs with a batch, which is copied first."""
 
-    def __init__(
-        self, model: nn.Module, sites: Collection[str] | None = None, before: Callable[[], object] | None = None
-    ) -> None:
-        self._recorder = Recorder(model, sites, before) if can_be_seen(model) else None
+    def __init__(self, model: nn.Module, sites: Collection[str] | None = None) -> None:
+        self._recorder = Recorder(model, sites) if can_be_seen(model) else None
         self._batch: Any = None
 
     def open(self, batch: Any) -> Sight:
@@ -132,7 +130,7 @@ class Reader:
         if last is None or not complete:
             return batch
         losses = [call for call in seen.calls or () if call.judge == "loss"]
-        judged = next((x for call in losses for x in _given(call)[:1]), None)
+        judged = next((x for call in losses for x in list(call.given.values())[:1]), None)
         return replace(batch, seen=last.output, judged=judged)
 
 
@@ -194,8 +192,8 @@ def _find_targets(seen: Sighting, inputs: Tensor, carried: Mapping[str, Tensor],
     if named is not None and named in batch:
         return "batch", named
     calls = [other for other in seen.calls or () if not other.judge]
-    given = _given(call)
-    given += [x for other in calls if not other.inside and other.site for x in _given(other)]
+    given = list(call.given.values())
+    given += [x for other in calls if not other.inside and other.site for x in other.given.values()]
     others = [path for path, leaf in batch.items() if not any(_same(leaf, x) for x in given) and leaf.ndim <= 2]
     fitting = [path for path in others if _fits(batch[path], calls)]
     others = fitting or others
@@ -229,15 +227,11 @@ def _judged(seen: Sighting, rows: int) -> list[tuple[str, Tensor]]:
     """What losses and metrics were given besides the model's output, by the name of the module; losses first."""
     found = []
     for call in seen.calls or ():
-        own = [x for x in tensors((call.args, call.kwargs)).values() if x.ndim and len(x) == rows]
+        own = [x for x in call.given.values() if x.ndim and len(x) == rows]
         if call.judge and len(own) >= 2:
             found.append((call, own[1]))
     found.sort(key=lambda pair: pair[0].judge != "loss")
     return [(call.site, tensor) for call, tensor in found]
-
-
-def _given(call: SeenCall) -> list[Tensor]:
-    return list(tensors((call.args, call.kwargs)).values())
 
 
 def _fits(targets: Tensor, calls: Sequence[SeenCall]) -> bool:

@@ -55,7 +55,7 @@ def _has_labels(seen: Sighting) -> bool:
     """Whether a tensor looks like targets: one number for a sample, a row of whole ones, or one no module was given."""
     found = [x for x in tensors(seen.batch).values() if x.ndim in (1, 2)]
     calls = seen.calls or ()
-    given = [x for call in calls for x in tensors((call.args, call.kwargs)).values()]
+    given = [x for call in calls for x in call.given.values()]
     unread = any(not any(same(x, other) for other in given) for x in found) if given else False
     single = any(x.ndim == 1 or x.shape[1] == 1 or not x.is_floating_point() for x in found)
     opaque = not tensors(seen.batch)  # an object whose parts are not known

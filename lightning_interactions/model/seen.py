@@ -12,9 +12,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
-from lightning_interactions.model.tree import copied, tensors
+from lightning_interactions.model.tree import Path, copied, tensors
 
 OUTPUT_NUMBERS = 2**24
 """Outputs with more numbers are not kept."""
@@ -42,6 +42,16 @@ class SeenCall:
     inside: bool = False  # whether it was called by the model itself, not by the step
     output: Any = None  # copied; None where it is too large
     frozen: bool = False  # whether it has no parameters that are trained
+
+    @property
+    def given(self) -> dict[Path, Tensor]:
+        """The tensors among its arguments ``(args, kwargs)``, by where they stand."""
+        return tensors((self.args, self.kwargs))
+
+    @property
+    def samples(self) -> dict[Path, Tensor]:
+        """Those with a row for every sample."""
+        return {path: tensor for path, tensor in self.given.items() if tensor.ndim and len(tensor) == self.rows}
 
 
 class Recorder:
@@ -104,11 +114,14 @@ class Recorder:
             return
         if self._before is not None and not self.calls:
             self._before()
-        call = SeenCall(name, copied(args), copied(kwargs), rows, module.training, judge_of(module))
-        call.parameters, call.inside = parameter_names(module), inside
-        call.ignored = getattr(module, "ignore_index", None) if call.judge == "loss" else None
-        weights = list(module.parameters())
-        call.weights, call.frozen = bool(weights), not any(weight.requires_grad for weight in weights)
+        judge = judge_of(module)
+        call = SeenCall(
+            name, copied(args), copied(kwargs), rows, module.training, judge,
+            parameters=parameter_names(module), inside=inside,
+            ignored=getattr(module, "ignore_index", None) if judge == "loss" else None,
+            weights=any(True for _ in module.parameters()),
+            frozen=not any(weight.requires_grad for weight in module.parameters()),
+        )  # fmt: skip
         self.calls.append(call)
         self._open.append(call)
 

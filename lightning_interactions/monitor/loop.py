@@ -82,23 +82,26 @@ class InteractionMonitor(Results):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Begin to take in samples anew."""
         self.__dict__.update(state)
-        self.intake = Intake(self.watchlist, self.options, lambda text: self.tell(text))
+        self._new_intake()
+        self._new_tasks()
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle as new: what was learned belongs to one run, and the rules would take the whole model along."""
-        return self.__dict__ | {
+        new: dict[str, Any] = {
             "rules": None,
             "ranks": Ranks(),
             "_chunks": None,
             "_games": {},
-            "tasks": {},
+            "tasks": None,
             "intake": None,
+            "start": None,
         }
+        return self.__dict__ | new
 
     def begin_fit(self) -> None:
         """Forget how the model is called and who plays; the record and the watched samples stay."""
         self.rules: Rules | None = None
-        self.tasks = Tasks(self.options, self.run, lambda text: self.tell(text))
+        self._new_tasks()
         self.start: Kept | None = None  # the state of the model before the step that was seen first in this pass
         self.intake.forget()
         self._chunks: ChunkSize | None = None
@@ -112,7 +115,7 @@ class InteractionMonitor(Results):
     def reset(self) -> None:
         """Begin a new run: forget the record and the watched samples."""
         self.run.reset()
-        self.tasks = Tasks(self.options, self.run, lambda text: self.tell(text))
+        self._new_tasks()
         reader = self.intake.reader
         self._new_watchlist()
         self.intake.reader = reader
@@ -123,7 +126,13 @@ class InteractionMonitor(Results):
             options.splits, options.loss_splits,
             num_samples=options.num_samples, resample=options.resample, seed=options.seed, keep=options.keep_samples,
         )  # fmt: skip
+        self._new_intake()
+
+    def _new_intake(self) -> None:
         self.intake = Intake(self.watchlist, self.options, lambda text: self.tell(text))
+
+    def _new_tasks(self) -> None:
+        self.tasks = Tasks(self.options, self.run, lambda text: self.tell(text))
 
     # -- measuring ---------------------------------------------------------------------------------------------------
 
@@ -247,13 +256,23 @@ class InteractionMonitor(Results):
             events = [self.run.failed(epoch, step, problem)]
         return events
 
-    def take(self, module: nn.Module, epoch: int, step: int, progress: Callable[[int], object] | None = None) -> Record:
+    def take(
+        self,
+        module: nn.Module,
+        epoch: int,
+        step: int,
+        progress: Callable[[int], object] | None = None,
+        logged: Mapping[str, float] | None = None,
+    ) -> Record:
         """Measure all splits, without deciding; raises as `measure` does. The record is the same on every rank.
 
-        ``progress`` takes the number of rows of every forward pass.
+        ``progress`` takes the number of rows of every forward pass; the validation loss is first compared with what was
+        ``logged``, see `Tasks.compare`.
         """
         started = time.perf_counter()
         rules = self.prepare(module)
+        if logged:
+            self.tasks.compare(rules, self.watchlist, logged, self.ranks)
         self._chunks = self._chunks or ChunkSize(self.options.chunk_size)
         with self.ranks.together():
             self._games = self._deal(rules)

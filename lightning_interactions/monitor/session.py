@@ -192,8 +192,8 @@ class Session:
             with self._contained("measuring", counts=True):
                 trainer, enabled = self.trainer, self.options.verbose
                 with measuring(trainer, self.loop.masked_rows(), enabled=enabled) as progress:
-                    self._compare()
-                    record = self.loop.take(self.module, trainer.current_epoch, logged_step(trainer), progress)
+                    epoch, losses = trainer.current_epoch, self._logged_losses()
+                    record = self.loop.take(self.module, epoch, logged_step(trainer), progress, losses)
                     wait = self._awaits_loss
                 record.scalars["seconds"] = self.budget.record()
                 self.faults.recovered()
@@ -207,13 +207,11 @@ class Session:
             keys = [*DECISION_KEYS, *(f"{part}mean_order" for part in self.options.parts)]
             self._log(dict.fromkeys(keys, math.nan))
 
-    def _compare(self) -> None:
-        """Compare our validation loss with those logged so far."""
-        run = self.loop.run
-        if run.judge is None and self.options.monitor is None and "val" in self.options.loss_splits:
-            logged = logged_losses(self.trainer, self._before, self.options.log_key_prefix)
-            if logged:
-                self.loop.compare(self.module, logged)
+    def _logged_losses(self) -> dict[str, float]:
+        """Return the losses logged so far with which ours is to be compared."""
+        if self._judge is not None or "val" not in self.options.loss_splits:
+            return {}
+        return logged_losses(self.trainer, self._before, self.options.log_key_prefix)
 
     @property
     def _awaits_loss(self) -> bool:
@@ -247,7 +245,9 @@ class Session:
         if late and (not run.judged or self._late):
             with self._contained("comparing losses"):
                 before = dict(self.loop.tasks.by_split)
-                self._compare()
+                logged = self._logged_losses()
+                if logged:
+                    self.loop.compare(self.module, logged)
                 self._late |= run.judged
                 run.judged = True  # if nothing was logged by now, nothing will be
                 if self.loop.tasks.by_split != before:  # the outputs have another meaning than was thought

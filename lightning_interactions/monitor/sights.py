@@ -5,11 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lightning_interactions.errors import (
-    ArgumentError,
-    EmptyBatchError,
-    InteractionsError,
-)
+from lightning_interactions.errors import ArgumentError, EmptyBatchError, InteractionsError
 from lightning_interactions.model.keep import Kept
 from lightning_interactions.model.reader import Sight, Sighting
 from lightning_interactions.model.refusal import why_not

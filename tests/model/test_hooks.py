@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from leaving import however, run
 from models import mlp
 from torch import Tensor, nn
 from torch.nn.modules.module import (
@@ -19,23 +20,6 @@ from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 from lightning_interactions.model.hooks import is_torchs_own
 from lightning_interactions.model.quiet import quiet
-
-
-class BoomError(Exception):
-    """Raised inside the context on purpose."""
-
-
-def run(model: nn.Module, body: Callable[[], object], *, fails: bool) -> None:
-    try:
-        with quiet(model):
-            body()
-            if fails:
-                raise BoomError
-    except BoomError:
-        assert fails
-
-
-however = pytest.mark.parametrize("fails", [False, True], ids=["ends well", "raises"])
 
 
 def wandbs_hook(*args: Any) -> None:

@@ -11,15 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from leaving import however, run
 from lightning.pytorch import LightningModule
 from models import cnn, mlp
 from torch import Tensor, nn
 
 from lightning_interactions.model.quiet import device_of, float32_forward, quiet
-
-
-class BoomError(Exception):
-    """Raised inside the context on purpose."""
 
 
 def random_states() -> tuple[Any, ...]:
@@ -49,19 +46,6 @@ def mess_up() -> None:
     random.seed(7)
     np.random.seed(7)
     torch.manual_seed(7)
-
-
-def run(model: nn.Module, body: Callable[[], object], *, fails: bool) -> None:
-    try:
-        with quiet(model):
-            body()
-            if fails:
-                raise BoomError
-    except BoomError:
-        assert fails
-
-
-however = pytest.mark.parametrize("fails", [False, True], ids=["ends well", "raises"])
 
 
 @pytest.fixture(autouse=True)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from leaving import BoomError, however, run
 from models import mlp
 from torch import Tensor, nn
 from torchmetrics import CatMetric, SumMetric
@@ -15,23 +15,6 @@ from torchmetrics import CatMetric, SumMetric
 from lightning_interactions import InteractionsWarning
 from lightning_interactions.model.keep import Kept
 from lightning_interactions.model.quiet import quiet
-
-
-class BoomError(Exception):
-    """Raised inside the context on purpose."""
-
-
-def run(model: nn.Module, body: Callable[[], object], *, fails: bool) -> None:
-    try:
-        with quiet(model):
-            body()
-            if fails:
-                raise BoomError
-    except BoomError:
-        assert fails
-
-
-however = pytest.mark.parametrize("fails", [False, True], ids=["ends well", "raises"])
 
 
 class Remembering(nn.Module):
