@@ -1,7 +1,7 @@
 """Networks of the examples: short, plain, written from the papers' formulas. Not part of the package."""
 
 from models.classifier import Classifier
-from models.images import VGG11, AlexNet, LeNet, VisionTransformer
+from models.images import VGG11, AlexNet, LeNet, SlimResNet, VisionTransformer
 from models.points import DGCNN, PointNet
 from models.tabular import MLP
 from models.text import SentenceEncoder, TextTransformer, WordTokenizer
@@ -15,6 +15,7 @@ __all__ = [
     "LeNet",
     "PointNet",
     "SentenceEncoder",
+    "SlimResNet",
     "TextTransformer",
     "VisionTransformer",
     "WordTokenizer",

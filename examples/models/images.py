@@ -52,10 +52,12 @@ class AlexNet(nn.Module):
 class VGG11(nn.Module):
     """VGG-11 (Simonyan & Zisserman 2015) for 32 x 32 images.
 
-    ``width`` scales all channels: 1 is the paper's, 0.25 learns on a CPU. The second ReLU is ``features.4``.
+    ``width`` scales all channels: 1 is the paper's, 0.25 learns on a CPU. The second ReLU is ``features.4``. Behind the
+    convolutions is one linear layer, or with ``head="papers"`` the paper's own end: two hidden layers of 4096 (times
+    ``width``) with dropout.
     """
 
-    def __init__(self, width: float = 1.0, num_classes: int = 10) -> None:
+    def __init__(self, width: float = 1.0, num_classes: int = 10, head: str = "linear") -> None:
         super().__init__()
         layers: list[nn.Module] = []
         channels = 3
@@ -66,11 +68,50 @@ class VGG11(nn.Module):
                 layers += [nn.Conv2d(channels, round(item * width), 3, padding=1), nn.ReLU()]
                 channels = round(item * width)
         self.features = nn.Sequential(*layers)
-        self.head = nn.Sequential(nn.Flatten(), nn.Linear(channels, num_classes))
+        hidden: list[nn.Module] = []
+        for size in (round(4096 * width),) * 2 if head == "papers" else ():
+            hidden += [nn.Linear(channels, size), nn.ReLU(), nn.Dropout(0.5)]
+            channels = size
+        self.head = nn.Sequential(nn.Flatten(), *hidden, nn.Linear(channels, num_classes))
         _kaiming(self)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.features(x))
+
+
+class SlimResNet(nn.Module):
+    """A ResNet (He et al. 2016) of three stages for 32 x 32 images: seven 3 x 3 convolutions, all batch-normalised.
+
+    The first ReLU is ``features.2``; the stages have ``width``, two and four times as many channels.
+    """
+
+    def __init__(self, width: int = 16, num_classes: int = 10) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(),
+            ResidualBlock(width, width, 1), ResidualBlock(width, 2 * width, 2), ResidualBlock(2 * width, 4 * width, 2),
+        )  # fmt: skip
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * width, num_classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions past which the input is added, by a 1 x 1 convolution where the shape changes."""
+
+    def __init__(self, channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, width, 3, stride, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width),
+        )  # fmt: skip
+        self.skip: nn.Module = nn.Identity()
+        if stride > 1 or channels != width:
+            self.skip = nn.Sequential(nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.body(x) + self.skip(x)).relu()
 
 
 class VisionTransformer(nn.Module):

@@ -1,0 +1,25 @@
+"""VGG-11 on CIFAR-10 with the paper's head, two hidden layers with dropout; a quarter of the width on a CPU.
+
+python examples/images_vgg_dropout_cifar10.py [--fast] [--accelerator auto]
+"""
+
+from __future__ import annotations
+
+from common import parse, run
+from data import cifar10
+from models import VGG11, Classifier
+
+from lightning_interactions import TwoPhaseMonitor
+
+
+def main() -> None:
+    options = parse(__doc__)
+    data = cifar10(options.data, train=options.size(3000), val=options.size(1000))
+    width = 1.0 if options.on_gpu else 0.25
+    model = Classifier(VGG11(width, data.num_classes, head="papers"), lr=0.01)
+    monitor = TwoPhaseMonitor(layer="net.features.4", **options.measuring(num_samples=16))
+    run(model, data, monitor, options, epochs=40, batch_size=64)
+
+
+if __name__ == "__main__":
+    main()
