@@ -1,4 +1,4 @@
-"""Pure tensor mathematics on ``(..., 2**n)``: transforms, the sparse split, strength by order, similarity."""
+"""Pure tensor mathematics on ``(..., 2**n)``: transforms, sparse split, strength by order, spectrum, similarity."""
 
 from lightning_interactions.functional.and_or import (
     and_interactions,
@@ -7,9 +7,23 @@ from lightning_interactions.functional.and_or import (
     reconstruct_values,
 )
 from lightning_interactions.functional.histogram import interaction_histogram, symlog_edges
+from lightning_interactions.functional.mask_pairs import (
+    SampledDegree,
+    influence_and_variance,
+    pooled_mean_degree,
+    random_mask_pairs,
+    sampled_mean_degree,
+)
 from lightning_interactions.functional.moebius import inverse_moebius_transform, moebius_transform
 from lightning_interactions.functional.similarity import weighted_jaccard
 from lightning_interactions.functional.sparsify import SPLIT_TOLERANCE, SparseAndOr, sparse_and_or
+from lightning_interactions.functional.spectrum import (
+    degree_energy,
+    effect_order,
+    mean_degree,
+    roughness,
+    walsh_hadamard,
+)
 from lightning_interactions.functional.strength import (
     cancellation,
     high_order_share,
@@ -23,8 +37,10 @@ from lightning_interactions.functional.strength import (
 )
 
 __all__ = [
-    "SPLIT_TOLERANCE", "SparseAndOr", "and_interactions", "cancellation", "fold_first_order", "high_order_share",
-    "interaction_histogram", "inverse_moebius_transform", "low_order_share", "mean_effect", "mean_order",
-    "moebius_transform", "or_interactions", "order_distribution", "order_strength", "reconstruct_values",
-    "salience_threshold", "salient_count", "sparse_and_or", "symlog_edges", "weighted_jaccard",
+    "SPLIT_TOLERANCE", "SampledDegree", "SparseAndOr", "and_interactions", "cancellation", "degree_energy",
+    "effect_order", "fold_first_order", "high_order_share", "influence_and_variance", "interaction_histogram",
+    "inverse_moebius_transform", "low_order_share", "mean_degree", "mean_effect", "mean_order", "moebius_transform",
+    "or_interactions", "order_distribution", "order_strength", "pooled_mean_degree", "random_mask_pairs",
+    "reconstruct_values", "roughness", "salience_threshold", "salient_count", "sampled_mean_degree", "sparse_and_or",
+    "symlog_edges", "walsh_hadamard", "weighted_jaccard",
 ]  # fmt: skip

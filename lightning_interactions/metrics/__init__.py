@@ -11,17 +11,25 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lightning_interactions.metrics.histogram import InteractionHistogram
     from lightning_interactions.metrics.similarity import InteractionJaccard
+    from lightning_interactions.metrics.spectrum import DegreeEnergy, EffectOrder, MeanDegree, SampledMeanDegree
     from lightning_interactions.metrics.strength import Cancellation, MeanOrder, OrderStrength
 
 _HOME = {
     "Cancellation": "strength",
+    "DegreeEnergy": "spectrum",
+    "EffectOrder": "spectrum",
     "InteractionHistogram": "histogram",
     "InteractionJaccard": "similarity",
+    "MeanDegree": "spectrum",
     "MeanOrder": "strength",
     "OrderStrength": "strength",
+    "SampledMeanDegree": "spectrum",
 }
 
-__all__ = ["Cancellation", "InteractionHistogram", "InteractionJaccard", "MeanOrder", "OrderStrength"]
+__all__ = [
+    "Cancellation", "DegreeEnergy", "EffectOrder", "InteractionHistogram", "InteractionJaccard", "MeanDegree",
+    "MeanOrder", "OrderStrength", "SampledMeanDegree",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -26,15 +26,16 @@ def accumulation_dtype(device: torch.device) -> torch.dtype:
 
 
 class SumMetric(Metric):
-    """A metric of 2 to 16 players whose states are fixed-size sums over samples, kept in float64."""
+    """A metric whose states are fixed-size sums over samples, kept in float64; of 2 to 16 players unless it says so."""
 
     is_differentiable: bool = False
     higher_is_better: bool | None = None
     full_state_update: bool = False
+    _check_players: Callable[[object], int] = staticmethod(check_num_players)
 
     def __init__(self, num_players: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.num_players = check_num_players(num_players)
+        self.num_players = self._check_players(num_players)
 
     def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Axes | None = None) -> tuple[Figure, Axes]:
         """Draw a result: by order, or the course of a number over several results.

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 # Okabe-Ito: told apart with every kind of colour vision, and in print.
 BLUE, VERMILLION, ORANGE, GREEN = "#0072B2", "#D55E00", "#E69F00", "#009E73"
 ORDER_LABEL = "order (number of players)"
+DEGREE_LABEL = "degree (number of players)"
 
 
 def figure_and_axes(ax: Axes | None) -> tuple[Figure, Axes]:
@@ -49,12 +50,34 @@ def draw_bars(ax: Axes, strength: Tensor, every: int = 1) -> None:
 
 def draw_by_order(ax: Axes, values: Tensor) -> None:
     """Draw one bar per order, ``(n,)`` numbers from 0 to 1; nan leaves a gap."""
+    _draw_row(ax, values)
+    ax.set_ylim(0, 1)
+    ax.set_xlabel(ORDER_LABEL)
+
+
+def draw_energy(ax: Axes, energy: Tensor) -> None:
+    """Draw the energy ``(n,)`` by degree in units of the score squared, with its labels; nan leaves a gap."""
+    _draw_row(ax, energy)
+    ax.set_ylim(bottom=0)
+    ax.set_xlabel(DEGREE_LABEL)
+    ax.set_ylabel("energy (units of the score, squared)")
+
+
+def _draw_row(ax: Axes, values: Tensor) -> None:
     order = list(range(1, values.numel() + 1))
     ax.bar(order, values.detach().cpu().double().tolist(), color=BLUE)
     ax.set_xticks(order)
     ax.set_xlim(0.4, values.numel() + 0.6)
-    ax.set_ylim(0, 1)
-    ax.set_xlabel(ORDER_LABEL)
+
+
+def draw_estimates(ax: Axes, values: list[float], lower: list[float], upper: list[float]) -> None:
+    """Draw numbers one after the other, each with its interval."""
+    steps = range(len(values))
+    below = [x - end for x, end in zip(values, lower, strict=True)]
+    above = [end - x for x, end in zip(values, upper, strict=True)]
+    ax.errorbar(steps, values, yerr=[below, above], color=BLUE, marker="o", capsize=3)
+    ax.set_xticks(steps)
+    ax.set_xlabel("result")
 
 
 def draw_histogram(ax: Axes, counts: Tensor, edges: Tensor) -> None:

@@ -21,11 +21,15 @@ from torchmetrics import Metric, MetricCollection
 from lightning_interactions.errors import ArgumentError
 from lightning_interactions.functional.histogram import interaction_histogram, symlog_edges
 from lightning_interactions.functional.similarity import weighted_jaccard
+from lightning_interactions.functional.spectrum import degree_energy, effect_order, mean_degree
 from lightning_interactions.functional.strength import cancellation, mean_order, order_strength
 from lightning_interactions.metrics import (
     Cancellation,
+    DegreeEnergy,
+    EffectOrder,
     InteractionHistogram,
     InteractionJaccard,
+    MeanDegree,
     MeanOrder,
     OrderStrength,
 )
@@ -66,6 +70,24 @@ def oracle_mean_order(strength):
 def oracle_cancellation(strength):
     positive, negative = strength.mean(0).sum(1)
     return 1 - abs(positive - negative) / (positive + negative)
+
+
+def oracle_energy(values):
+    out = np.zeros(N)
+    for row in values:
+        for s in range(1, 2**N):
+            out[order_of(s) - 1] += (sum((-1) ** order_of(s & t) * row[t] for t in range(2**N)) / 2**N) ** 2
+    return out / len(values)
+
+
+def oracle_mean_degree(energy):
+    total = energy.mean(0)
+    return sum((k + 1) * total[k] for k in range(N)) / total.sum()
+
+
+def oracle_effect_order(strength):
+    total = strength.mean(0).sum(0)
+    return sum((k + 1) * total[k] / 2**k for k in range(N)) / sum(total[k] / 2**k for k in range(N))
 
 
 def oracle_jaccard(first_and, first_or, second_and, second_or):
@@ -110,6 +132,10 @@ def _strength_input():
     return (order_strength(*interactions(1), THRESHOLD),)
 
 
+def _energy_input():
+    return (degree_energy(interactions(10)[0]),)
+
+
 def _jaccard_functional(*inputs):
     first, second = (torch.stack(inputs[i : i + 2]).mean(1) for i in (0, 2))
     order = torch.tensor([order_of(s) for s in range(2**N)])
@@ -129,6 +155,13 @@ CASES = {
     "Cancellation": Case(
         lambda: Cancellation(N), _strength_input, lambda x: cancellation(x.mean(0)), oracle_cancellation
     ),
+    "EffectOrder": Case(
+        lambda: EffectOrder(N), _strength_input, lambda x: effect_order(x.mean(0)), oracle_effect_order
+    ),
+    "DegreeEnergy": Case(
+        lambda: DegreeEnergy(N), lambda: (interactions(10)[0],), lambda x: degree_energy(x).mean(0), oracle_energy
+    ),
+    "MeanDegree": Case(lambda: MeanDegree(N), _energy_input, lambda x: mean_degree(x.mean(0)), oracle_mean_degree),
     "InteractionJaccard": Case(
         lambda: InteractionJaccard(N),
         lambda: (*interactions(2), *(x + 0.2 * y for x, y in zip(interactions(2), interactions(3), strict=True))),
@@ -155,7 +188,7 @@ def spoil(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     for x in inputs:
         if isinstance(x, torch.Tensor):
             bad = x[:2].clone()
-            bad.view(2, -1)[0, 3], bad.view(2, -1)[1, 5] = float("nan"), float("inf")
+            bad.view(2, -1)[0, 3], bad.view(2, -1)[1, 2] = float("nan"), float("inf")
             x = torch.cat([bad[:1], x, bad[1:]])
         out.append(x)
     return tuple(out)
