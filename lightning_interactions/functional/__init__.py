@@ -16,7 +16,7 @@ from lightning_interactions.functional.mask_pairs import (
 )
 from lightning_interactions.functional.moebius import inverse_moebius_transform, moebius_transform
 from lightning_interactions.functional.similarity import weighted_jaccard
-from lightning_interactions.functional.sparsify import SPLIT_TOLERANCE, SparseAndOr, sparse_and_or
+from lightning_interactions.functional.sparsify import BOUNDED_TOLERANCE, SPLIT_TOLERANCE, SparseAndOr, sparse_and_or
 from lightning_interactions.functional.spectrum import (
     degree_energy,
     effect_order,
@@ -37,9 +37,9 @@ from lightning_interactions.functional.strength import (
 )
 
 __all__ = [
-    "SPLIT_TOLERANCE", "SampledDegree", "SparseAndOr", "and_interactions", "cancellation", "degree_energy",
-    "effect_order", "fold_first_order", "high_order_share", "influence_and_variance", "interaction_histogram",
-    "inverse_moebius_transform", "low_order_share", "mean_degree", "mean_effect", "mean_order", "moebius_transform",
+    "BOUNDED_TOLERANCE", "SPLIT_TOLERANCE", "SampledDegree", "SparseAndOr", "and_interactions", "cancellation",
+    "degree_energy", "effect_order", "fold_first_order", "high_order_share", "influence_and_variance",
+    "interaction_histogram", "inverse_moebius_transform", "low_order_share", "mean_degree", "mean_effect", "mean_order", "moebius_transform",
     "or_interactions", "order_distribution", "order_strength", "pooled_mean_degree", "random_mask_pairs",
     "reconstruct_values", "roughness", "salience_threshold", "salient_count", "sampled_mean_degree", "sparse_and_or",
     "symlog_edges", "walsh_hadamard", "weighted_jaccard",

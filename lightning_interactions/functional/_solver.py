@@ -1,4 +1,4 @@
-"""The iteration that solves a :class:`~lightning_interactions.functional._split.SplitProblem`, with its stopping rule.
+"""The iteration that solves a `SplitProblem`, exact or with a residual, with its stopping rule.
 
 Douglas-Rachford splitting, which is ADMM in other variables, with full reflections: shrink, project, reflect. Every
 new point is averaged with an anchor, the point of the last restart (Halpern's iteration), and restarts come at 10, 20,
@@ -13,20 +13,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_interactions.functional._split import Candidate, SplitProblem
+from lightning_interactions.functional._problem import Known, SplitProblem
 
-_CHECK_EVERY = 10
 _FIRST_RESTART = 10
-_TIE = 1e-9  # a smaller gain is rounding, and to follow it would make the choice among optimal splits a matter of luck
+_TIE = 1e-9
 _DISTRUST = 4.0
-_STEP = 1.5  # threshold of the shrinkage in units of the root mean square of the least-squares split
 
 
 class Solution(NamedTuple):
     """What the solver found for every sample of a batch."""
 
-    best: Candidate
-    bound: Tensor  # (B,), lower bound on the optimum
+    known: Known
     iterations: Tensor  # (B,) long
     primal: Tensor  # (B, blocks, 2**n), last point after shrinking
     dual: Tensor  # (B, blocks, 2**n), last multipliers
@@ -40,10 +37,13 @@ class _State(NamedTuple):
     point: Tensor  # (B, blocks, 2**n)
     anchor: Tensor  # (B, blocks, 2**n), the point of the last restart
     feasible: Tensor  # (B, blocks, 2**n), the last projection
-    guess: Tensor  # (B, 2**n), where the projection's inner solve goes on
-    best: Tensor  # (B, blocks - 1, 2**n), the best candidate
-    cost: Tensor  # (B,), its objective
-    bound: Tensor  # (B,), the best lower bound
+    split: Tensor  # the fields of `Known`
+    cost: Tensor
+    bound: Tensor
+
+    @property
+    def known(self) -> Known:
+        return Known(self.split, self.cost, self.bound)
 
 
 def solve(problem: SplitProblem, start: tuple[Tensor, Tensor] | None, tol: float, max_iter: int) -> Solution:
@@ -54,8 +54,8 @@ def solve(problem: SplitProblem, start: tuple[Tensor, Tensor] | None, tol: float
     """
     state = _first_state(problem, start)
     none, zero = torch.zeros_like(state.sample), torch.zeros_like(state.point)
-    best = Candidate(state.best.clone(), state.cost.clone())
-    out = Solution(best, state.bound.clone(), none, zero, zero.clone())
+    known = Known(*(tensor.clone() for tensor in state.known))
+    out = Solution(known, none, zero, zero.clone())
     _store(out, problem, state, 0)
     problem, state = _keep(problem, state, _open(state, tol))
     done, since, restart = 0, 0, _FIRST_RESTART
@@ -64,9 +64,12 @@ def solve(problem: SplitProblem, start: tuple[Tensor, Tensor] | None, tol: float
         state = _advance(problem, state, 1 / (since + 1))
         if done == restart:
             state, since, restart = state._replace(anchor=state.point), 0, 2 * restart
-        if done % _CHECK_EVERY and done < max_iter and not (start and done == 1):
+        if done % problem.rhythm and done < max_iter and not (start and done == 1):
             continue
-        state = _inspect(problem, state)
+        removed = problem.shrink(state.point, state.step)
+        dual = problem.dual(removed, state.step)
+        found = problem.inspect(state.known, state.point - removed, dual, state.feasible, tol)
+        state = state._replace(**found._asdict())
         go = _open(state, tol) & (done < max_iter)
         if not go.all():
             _store(out, *_keep(problem, state, ~go), done)
@@ -77,18 +80,12 @@ def solve(problem: SplitProblem, start: tuple[Tensor, Tensor] | None, tol: float
 def _first_state(problem: SplitProblem, start: tuple[Tensor, Tensor] | None) -> _State:
     size, entries = problem.u.shape
     zero = problem.u.new_zeros(size, problem.blocks, entries)
-    correction, guess = problem.correction(zero, torch.zeros_like(problem.u))
+    correction = problem.correction(zero)
     # The projection of zero is the split with the least squares: the natural size of an interaction.
-    step = _STEP * correction[:, :2].square().mean((1, 2)).sqrt()[:, None, None]
-    # No OR interactions and as much residual as allowed: with a wide box this is optimal, with cost zero.
-    best = problem.candidate(zero[:, :2], keep_and=False)
+    step = problem.step * correction[:, :2].square().mean((1, 2)).sqrt()[:, None, None]
     point = -correction if start is None else _warm_point(problem, start, step, -correction)
-    # No coalition is worth more than all absolute interactions and its residual together.
-    bound = problem.u.abs().amax(-1)
-    if problem.box is not None:
-        bound = (bound - problem.box[:, 0]).clamp(min=0)
-    sample = torch.arange(size, device=bound.device)
-    return _State(sample, step, point, point, -correction, guess, best.split, best.cost, bound)
+    sample = torch.arange(size, device=point.device)
+    return _State(sample, step, point, point, -correction, *problem.first())
 
 
 def _warm_point(problem: SplitProblem, start: tuple[Tensor, Tensor], step: Tensor, cold: Tensor) -> Tensor:
@@ -99,37 +96,20 @@ def _warm_point(problem: SplitProblem, start: tuple[Tensor, Tensor], step: Tenso
     at 1 %); multipliers of other values cost some, interactions save a few; what is farther than nothing is not used.
     """
     primal, dual = start
-    missing, _ = problem.correction(primal, torch.zeros_like(problem.u))
+    missing = problem.correction(primal)
     distance = missing.norm(dim=(1, 2), keepdim=True) / cold.norm(dim=(1, 2), keepdim=True).clamp(min=_TIE)
-    warm = primal + (1 - _DISTRUST * distance).clamp(min=0) * step * dual
+    warm = problem.warm(primal, (1 - _DISTRUST * distance).clamp(min=0) * dual, step)
     return torch.where(distance < 1, warm, cold)
 
 
 def _advance(problem: SplitProblem, state: _State, weight: float) -> _State:
     """One iteration: reflect at the shrinkage, reflect at the constraint, average with the anchor."""
     # Buffers are reused where they can be: at ten players an allocation costs as much as the arithmetic on it.
-    mirrored = problem.multipliers(state.point, state.step).mul_(-2).add_(state.point)
-    correction, guess = problem.correction(mirrored, state.guess)
+    mirrored = problem.shrink(state.point, state.step).mul_(-2).add_(state.point)
+    correction = problem.correction(mirrored)
     feasible = mirrored.sub_(correction)
     point = torch.sub(feasible, correction, out=correction).lerp_(state.anchor, weight)
-    return state._replace(point=point, feasible=feasible, guess=guess)
-
-
-def _inspect(problem: SplitProblem, state: _State) -> _State:
-    """Read feasible splits and a lower bound off the present point; keep the best of each."""
-    removed = problem.multipliers(state.point, state.step)
-    shrunk = state.point - removed
-    best, cost = state.best, state.cost
-    for candidate in (
-        problem.candidate(shrunk[:, :2], keep_and=True),
-        problem.candidate(shrunk[:, :2], keep_and=False),
-        problem.candidate(state.feasible[:, :2], keep_and=True),
-    ):
-        better = candidate.cost < cost * (1 - _TIE)
-        best = torch.where(better[:, None, None], candidate.split, best)
-        cost = torch.where(better, candidate.cost, cost)
-    bound = torch.maximum(state.bound, problem.lower(removed / state.step))
-    return state._replace(best=best, cost=cost, bound=bound)
+    return state._replace(point=point, feasible=feasible)
 
 
 def _keep(problem: SplitProblem, state: _State, go: Tensor) -> tuple[SplitProblem, _State]:
@@ -146,7 +126,8 @@ def _open(state: _State, tol: float) -> Tensor:
 def _store(out: Solution, problem: SplitProblem, state: _State, done: int) -> None:
     """Write the results of the samples in ``state`` into their places in ``out``."""
     at = state.sample
-    removed = problem.multipliers(state.point, state.step)
-    out.best.split[at], out.best.cost[at] = state.best, state.cost
-    out.bound[at], out.iterations[at] = state.bound, done
-    out.primal[at], out.dual[at] = state.point - removed, removed / state.step
+    removed = problem.shrink(state.point, state.step)
+    for whole, part in zip(out.known, state.known, strict=True):
+        whole[at] = part
+    out.iterations[at] = done
+    out.primal[at], out.dual[at] = state.point - removed, problem.dual(removed, state.step)
