@@ -313,8 +313,10 @@ class ScriptedDetector(PhaseDetector):
 
 
 def small_monitor(**options: Any) -> TwoPhaseMonitor:
-    """A monitor that is quick and hides nothing."""
-    defaults: dict[str, Any] = {"num_samples": 6, "num_players": 4, "on_error": "raise", "verbose": False}
+    """A monitor that is quick and hides nothing; it measures at every validation, unless told otherwise."""
+    defaults: dict[str, Any] = {
+        "num_samples": 6, "num_players": 4, "on_error": "raise", "verbose": False, "every_n_epochs": 1,
+    }  # fmt: skip
     return TwoPhaseMonitor(**(defaults | options))
 
 

@@ -13,6 +13,7 @@ from lightning_interactions.model.task import Target
 from lightning_interactions.monitor.loop import InteractionMonitor
 from lightning_interactions.monitor.options import Options
 from lightning_interactions.monitor.results import Results
+from lightning_interactions.monitor.rhythm import is_due
 from lightning_interactions.monitor.session import Session
 from lightning_interactions.monitor.trainer import averaging_before, callback_base, is_fitting
 from lightning_interactions.phases import PhaseDetector
@@ -149,8 +150,10 @@ class TwoPhaseMonitor(Base, Results):
         target: Target = "label",
         noise_bound: float = 0.0,
         salience: float = 0.03,
-        every_n_epochs: int = 1,
-        max_overhead: float | None = None,
+        per_octave: int = 16,
+        max_per_epoch: int = 4,
+        every_n_epochs: int | None = None,
+        max_overhead: float | None = 0.25,
         detector: PhaseDetector | None = None,
         monitor: str | None = None,
         loss_fn: Callable[[Tensor, Tensor], Tensor] | None = None,
@@ -172,10 +175,11 @@ class TwoPhaseMonitor(Base, Results):
         self.options = Options(
             players=players, num_samples=num_samples, num_players=num_players, watch=watch, resample=resample,
             keep_samples=keep_samples, layer=layer, score=score, target=target, noise_bound=noise_bound,
-            salience=salience, every_n_epochs=every_n_epochs, max_overhead=max_overhead, detector=detector,
-            monitor=monitor, loss_fn=loss_fn, on_event=on_event, stop_on=stop_on, chunk_size=chunk_size,
-            precision=precision, input=input, input_fn=input_fn, forward_fn=forward_fn, target_fn=target_fn,
-            log_key_prefix=log_key_prefix, log_figures=log_figures, seed=seed, on_error=on_error, verbose=verbose,
+            salience=salience, per_octave=per_octave, max_per_epoch=max_per_epoch, every_n_epochs=every_n_epochs,
+            max_overhead=max_overhead, detector=detector, monitor=monitor, loss_fn=loss_fn, on_event=on_event,
+            stop_on=stop_on, chunk_size=chunk_size, precision=precision, input=input, input_fn=input_fn,
+            forward_fn=forward_fn, target_fn=target_fn, log_key_prefix=log_key_prefix, log_figures=log_figures,
+            seed=seed, on_error=on_error, verbose=verbose,
         )  # fmt: skip
         self._loop = InteractionMonitor(self.options)
         self.run = self._loop.run
@@ -187,10 +191,16 @@ class TwoPhaseMonitor(Base, Results):
 
     # -- policy, for subclasses --------------------------------------------------------------------------------------
 
-    def should_probe(self, epoch: int, step: int) -> bool:
-        """Whether to measure at this validation; override for another rhythm. Asked on every rank, rank 0 decides."""
-        last, every = self.history.last, self.options.every_n_epochs
-        return last is None or every == 1 or epoch - int(last["epoch"]) >= every
+    def should_probe(self, epoch: float, step: int) -> bool:
+        """Whether to measure here; override for another rhythm. Asked on every rank, rank 0 decides.
+
+        Asked at validations with ``every_n_epochs``, else at most ``max_per_epoch`` times an epoch: ``epoch`` is 3 at
+        the end of epoch 3, 2.25 when a quarter of it was trained, -1 before the first; ``step`` counts batches.
+        """
+        options = self.options
+        return is_due(
+            epoch, step, self.history.last, per_octave=options.per_octave, every_n_epochs=options.every_n_epochs
+        )
 
     # -- hooks -------------------------------------------------------------------------------------------------------
 
@@ -212,7 +222,7 @@ class TwoPhaseMonitor(Base, Results):
             self._session.prepare()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock, and begin anew if this run does not continue the recorded one."""
+        """Start the clock; begin anew if this run does not continue the recorded one; measure before training."""
         if self._session is not None:
             self._session.start()
 
@@ -230,9 +240,10 @@ class TwoPhaseMonitor(Base, Results):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Consider the batch's samples."""
+        """Consider the batch's samples; measure inside of the epoch."""
         if self._session is not None:
             self._session.end_step("train")
+            self._session.end_batch()
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Decide whether this validation will be measured."""
@@ -263,16 +274,12 @@ class TwoPhaseMonitor(Base, Results):
         """Decide now if the validation loss had to be waited for; write histograms, figures and texts."""
         if self._session is not None:
             self._session.settle(late=True)
-            self._session.write()
+            self._session.write(placed=not trainer.sanity_checking)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look for augmentation; measure here where no validation runs."""
-        if self._session is None:
-            return
-        self._session.end_epoch()
-        if not trainer.enable_validation:
-            self._session.gate()
-            self._session.measure()
+        """Look for augmentation; measure here where no validation has run."""
+        if self._session is not None:
+            self._session.end_epoch()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the run once more, and sum it up."""

@@ -185,7 +185,7 @@ def test_a_measurement_without_strength_decides_nothing(empty: float) -> None:
     assert math.isnan(detector.evidence["mean_order"])
     assert detector.evidence["val_loss"] == 1.0
     with pytest.raises(ArgumentError, match="epoch"):
-        PhaseDetector().update(-1, FULL[0][1], None, None)
+        PhaseDetector().update(-1.5, FULL[0][1], None, None)
     every_second: list[Record] = []
     for epoch, strength, train, val in FULL:
         every_second += [(2 * epoch, strength, train, val), (2 * epoch + 1, strength * empty, train, val)]
@@ -516,7 +516,8 @@ def test_repr_rebuilds_the_detector() -> None:
     ("arguments", "match"),
     [
         ((4, FULL[0][1], None, None), "epoch"),
-        ((6.0, FULL[0][1], None, None), "epoch"),
+        ((math.nan, FULL[0][1], None, None), "epoch"),
+        (("6", FULL[0][1], None, None), "epoch"),
         ((6, FULL[0][1][0], None, None), "strength"),
         ((6, "strong", None, None), "strength"),
         ((6, -FULL[0][1], None, None), "strength"),
