@@ -37,7 +37,7 @@ class Budget:
         self.max_overhead = max_overhead
         self.records = 0
         self.binds = False
-        self._spent = self._recorded = self._before = 0.0
+        self._spent = self._recorded = self._before = self._first = 0.0
         self._depth = 0
         self._began = self._started = time.perf_counter()
 
@@ -69,6 +69,11 @@ class Budget:
         return time.perf_counter() - self._started - (self.spent - self._before)
 
     @property
+    def _cost(self) -> float:
+        """Seconds of one more record: as those so far on average, but for the first, which has much to prepare."""
+        return (self.spent - self._first) / (self.records - 1) if self.records > 1 else self.spent
+
+    @property
     def unrecorded(self) -> float:
         """Seconds spent since the last record."""
         return self.spent - self._recorded
@@ -76,6 +81,8 @@ class Budget:
     def record(self) -> float:
         """Take note of a record; return the seconds spent since the one before."""
         seconds, self._recorded = self.unrecorded, self.spent
+        if not self.records:
+            self._first = self.spent
         self.records += 1
         return seconds
 
@@ -95,7 +102,7 @@ class Budget:
         return allowed
 
     def _allows(self, now: float, before: float, wanted: float, rate: float) -> bool:
-        share, cost = self.max_overhead or 0.0, self.spent / self.records
+        share, cost = self.max_overhead or 0.0, self._cost
         if self.spent + cost < GRACE or now >= max(2 * before, 1):
             return True
         if self.spent + cost > share * self.training:
