@@ -313,9 +313,10 @@ class ScriptedDetector(PhaseDetector):
 
 
 def small_monitor(**options: Any) -> TwoPhaseMonitor:
-    """A monitor that is quick and hides nothing; it measures at every validation, unless told otherwise."""
+    """A monitor that is quick and hides nothing; it measures at every validation, whatever that costs."""
     defaults: dict[str, Any] = {
         "num_samples": 6, "num_players": 4, "on_error": "raise", "verbose": False, "every_n_epochs": 1,
+        "max_overhead": None,
     }  # fmt: skip
     return TwoPhaseMonitor(**(defaults | options))
 

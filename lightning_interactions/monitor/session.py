@@ -333,7 +333,7 @@ class Session:
         games = [len(samples) for samples in self.loop.watchlist.watched.values()]
         n, spent = len(self.loop.history.column("strength")[-1][0]), self.budget.spent
         trained = self.budget.training
-        share = f", {spent / trained:.0%} of the training time so far" if self.trainer.global_step else ""
+        share = f", {spent / max(trained, 1e-9):.0%} of the training time so far" if self.trainer.global_step else ""
         say(
             self.trainer,
             f"TwoPhaseMonitor: with the first measurement ({sum(games)} samples x 2**{n} coalitions), logging and "

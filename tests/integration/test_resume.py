@@ -188,7 +188,7 @@ def test_state_of_version_1_still_loads() -> None:
     first = small_monitor(players=TabularFeatures())
     fit(first, max_epochs=1)
     state = first.state_dict()
-    assert state["version"] == 2
+    assert state["version"] == STATE_VERSION == 3
     settings = state["settings"] | {"players": "Doubled(change=<function f at 0x7f00>)", "score": "f"}
     state |= {"version": 1, "settings": settings}
     second = small_monitor(players=Doubled(Times(2.0)), score=Summed())
