@@ -41,6 +41,10 @@ class Schedule:
 
     With ``every_n_epochs`` these are the validations. By default they are the marks of `rhythm.marks`, of which most
     lie inside of epochs.
+
+    Attributes:
+        ready: Whether samples and model are known on all ranks, so that there is something to measure inside of epochs.
+            After a resume they are not before the next validation: nothing but the keys of samples is in a checkpoint.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class Schedule:
         self.trainer, self.loop, self.budget, self.should_probe = trainer, loop, budget, should_probe
         # Other weights are validated than are trained on, or other samples each time: the curve would jump.
         self._inside = self.by_octaves and not loop.options.resample and not averages_weights(trainer)
+        self.ready = False
         self._epoch = -1  # the one of which the following is known
         self._batches: int | None = None
         self._validations: frozenset[int] | None = frozenset()
@@ -111,7 +116,7 @@ class Schedule:
 
     def asks_after_batch(self) -> bool:
         """Whether to ask after the batch that has ended, inside of an epoch and beside its validations."""
-        if not self._inside or any(split not in self.loop.watchlist.watched for split in self.loop.options.splits):
+        if not self._inside or not self.ready:
             return False
         self._look_at_epoch()
         done = batches_done(self.trainer)
@@ -133,7 +138,7 @@ class Schedule:
         """Whether to ask at the end of an epoch: where none is validated, or this one was not."""
         if not self.trainer.enable_validation:
             return True
-        if not self._inside or any(split not in self.loop.watchlist.watched for split in self.loop.options.splits):
+        if not self._inside or not self.ready:
             return False
         self._look_at_epoch()
         done = batches_done(self.trainer)

@@ -118,6 +118,7 @@ class Session:
         with self._contained("choosing samples"):
             taken = self.loop.choose_at_start()
         if taken:
+            self._schedule.ready = True
             self.due = self._spot_if_due(self._schedule.start())
             self.measure(inside=True)
 
@@ -246,6 +247,7 @@ class Session:
             return None
         record.scalars["seconds"] = self.budget.record()
         self.faults.recovered()
+        self._schedule.ready = True
         return record
 
     def _log_gaps(self) -> None:

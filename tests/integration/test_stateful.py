@@ -16,13 +16,16 @@ OPTIONS = {"lazy-layers": {"num_sanity_val_steps": 0}}  # they cannot train if t
 ONLY_AT_VALIDATIONS = dict.fromkeys(("hidden-state", "hidden-state-left-over"), "asked at validations only")
 """In the middle of an epoch these hold the state of a training batch, and take no batch of another size."""
 
+INSIDE = ONLY_AT_VALIDATIONS | {"hidden-state-by-size": "rounding noise of the forward passes may exceed"}
+"""The last goes on with that state in batches of that size, and in no others: its answers depend on the chunks."""
+
 
 def left_by(name: str, monitor: L.Callback | None, *, inside: bool = False, **options: Any) -> dict[str, Any]:
     """What is left of a training, the model's own memory included; of random answers the monitor tells."""
     spy = Spy()
     with listening() as told:
         trainer = fit(monitor, model=STATEFUL[name], callbacks=(spy,), seed=7, **(OPTIONS.get(name, {}) | options))
-    kinds = {"own-generators": "answers otherwise than in the step"} | (ONLY_AT_VALIDATIONS if inside else {})
+    kinds = {"own-generators": "answers otherwise than in the step"} | (INSIDE if inside else {})
     assert [kinds.get(name, "nothing") in text for text in told] == [True] * len(told)
     assert bool(told) == (name in kinds and monitor is not None)
     module = trainer.lightning_module
