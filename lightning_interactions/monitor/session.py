@@ -221,9 +221,9 @@ class Session:
             wait = False
             with self._contained("measuring", counts=True):
                 self._waiting = self._take(spot, inside)
-                wait = self._waiting is not None and not inside and self._awaits_loss
+                wait = self._waiting is not None and not inside and self._has_to_wait
                 if wait and self._waiting is not None:
-                    self._writer.log(self._waiting.scalars)
+                    (self._writer.show if self._writer.holds else self._writer.log)(self._waiting.scalars)
             if not wait:
                 self.settle()
         if inside:
@@ -264,10 +264,10 @@ class Session:
         return logged_losses(self.trainer, self._before, self.options.log_key_prefix)
 
     @property
-    def _awaits_loss(self) -> bool:
+    def _has_to_wait(self) -> bool:
         """Whether the validation loss that decides, or with which ours is to be compared, may still be logged."""
-        run = self.loop.run
-        return self.trainer.enable_validation and (self._judge is not None or not run.judged or self._late)
+        waits = self._judge is not None or not self.loop.run.judged or self._late or self._writer.holds
+        return bool(self.trainer.enable_validation) and waits
 
     @property
     def _judge(self) -> str | None:
@@ -300,11 +300,7 @@ class Session:
             with self._contained("acting on events"):
                 self._actions.act(events)
         with self._contained("logging"):
-            if record.inside:
-                self._writer.show(record)
-            else:
-                self._writer.log(record.scalars, late=late)
-        self._writer.add(record, events)
+            self._writer.add(record, events, late=late)
 
     def _losses(self, record: Record) -> tuple[float | None, float | None]:
         """Training and validation loss: those on the fixed samples, or the validation loss the user logs."""

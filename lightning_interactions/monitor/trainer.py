@@ -265,14 +265,10 @@ def loaders_of(trainer: Any) -> dict[str, Any]:
     }
 
 
-def log_scalars(trainer: Any, module: Any, metrics: Mapping[str, float], *, late: bool = False) -> None:
-    """Log the usual way, visible to every other callback; ``late``: where that way is closed.
+def log_scalars(trainer: Any, module: Any, metrics: Mapping[str, float]) -> None:
+    """Log the usual way, visible to every other callback.
 
     The values are equal on all ranks already; ``sync_dist`` only keeps Lightning from warning about it.
     """
-    if late:
-        trainer.callback_metrics.update({key: torch.tensor(value) for key, value in metrics.items()})
-        for logger in trainer.loggers:
-            logger.log_metrics(dict(metrics), step=scalar_step(trainer, logged_step(trainer)))
-    elif not getattr(trainer, "barebones", False):  # there Lightning would warn that it logs nothing
+    if not getattr(trainer, "barebones", False):  # there Lightning would warn that it logs nothing
         module.log_dict(dict(metrics), on_step=False, on_epoch=True, batch_size=1, sync_dist=trainer.world_size > 1)

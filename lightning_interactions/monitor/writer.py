@@ -31,6 +31,7 @@ class _Entry:
     record: Record
     events: Sequence[PhaseEvent]
     number: int  # of records, with this one
+    scalars: Mapping[str, float]  # those that Lightning does not log
 
 
 class Writer:
@@ -76,20 +77,35 @@ class Writer:
 
     # -- taking what is to be written --------------------------------------------------------------------------------
 
-    def log(self, scalars: Mapping[str, float], *, late: bool = False) -> None:
-        """Log scalars of a validation."""
+    @property
+    def holds(self) -> bool:
+        """Whether records wait that belong before all others: a curve is drawn in the order in which it is written."""
+        return bool(self._waiting)
+
+    def log(self, scalars: Mapping[str, float]) -> None:
+        """Let Lightning log scalars of a validation, and show them to other callbacks."""
         self.shown |= set(scalars)
-        log_scalars(self.trainer, self.module, self._named(scalars), late=late)
+        log_scalars(self.trainer, self.module, self._named(scalars))
 
-    def show(self, record: Record) -> None:
-        """Show the scalars of a record inside of an epoch to other callbacks; what it does not know stays as it was."""
-        known = self._known(record)
-        self.shown |= set(known)
-        self.trainer.callback_metrics.update({key: torch.tensor(x) for key, x in self._named(known).items()})
+    def show(self, scalars: Mapping[str, float]) -> None:
+        """Show scalars to other callbacks, where that way is closed."""
+        self.shown |= set(scalars)
+        self.trainer.callback_metrics.update({key: torch.tensor(x) for key, x in self._named(scalars).items()})
 
-    def add(self, record: Record, events: Sequence[PhaseEvent]) -> None:
-        """Take a record that was decided on."""
-        self._waiting.append(_Entry(record, events, len(self.loop.history)))
+    def add(self, record: Record, events: Sequence[PhaseEvent], *, late: bool) -> None:
+        """Take a record that was decided on; ``late``: too late for Lightning to log it.
+
+        What is not known inside of an epoch, for other callbacks stays as it was.
+        """
+        scalars: Mapping[str, float] = record.scalars
+        if record.inside and not math.isfinite(record.scalars.get("val_loss", math.nan)):
+            scalars = {key: value for key, value in record.scalars.items() if key not in LOSS_KEYS}
+        if record.inside or late:
+            self.show(scalars)
+        else:
+            self.log(scalars)
+        unlogged = scalars if record.inside or late else {}
+        self._waiting.append(_Entry(record, events, len(self.loop.history), self._named(unlogged)))
 
     def add_fault(self, event: PhaseEvent) -> None:
         """Take a fault that was told in a warning."""
@@ -97,10 +113,6 @@ class Writer:
 
     def _named(self, scalars: Mapping[str, float]) -> dict[str, float]:
         return {self.options.log_key_prefix + key: value for key, value in scalars.items()}
-
-    def _known(self, record: Record) -> dict[str, float]:
-        unknown = () if math.isfinite(record.scalars.get("val_loss", math.nan)) else LOSS_KEYS
-        return {key: value for key, value in record.scalars.items() if key not in unknown}
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
@@ -118,8 +130,12 @@ class Writer:
             return
         waiting, self._waiting = self._waiting, []
         for entry in waiting if self.writes else ():
+            step = self._place_of(entry.record)
+            with contained("logging"):
+                for logger in self.trainer.loggers if entry.scalars and step is not None else ():
+                    logger.log_metrics(dict(entry.scalars), step=step)
             with contained("writing histograms and texts"):
-                self._write(entry)
+                self._write(entry, step)
             self._wants_figures |= self._is_to_be_drawn(entry)
         if self._wants_figures and waiting:
             self._keep(contained)
@@ -144,15 +160,12 @@ class Writer:
             return scalar_step(self.trainer, record.step)
         return None if self._own_axis else record.step
 
-    def _write(self, entry: _Entry) -> None:
-        record, loggers, step = entry.record, self._loggers, self._place_of(entry.record)
+    def _write(self, entry: _Entry, step: int | None) -> None:
+        record, loggers = entry.record, self._loggers
         if step is None:
             self._homeless += entry.events
             return
         self._places[record.step] = step
-        if record.inside:
-            for logger in self.trainer.loggers:
-                logger.log_metrics(self._named(self._known(record)), step=step)
         for split, found in record.found.items():
             share = order_distribution(found.mean_strength)
             loggers.histograms(record.part(split), found.histogram, found.edges, share, step)
