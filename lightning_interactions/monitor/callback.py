@@ -31,7 +31,7 @@ else:
 class TwoPhaseMonitor(Base, Results):
     """Watches which interactions a network learns, and flags the epoch at which over-fitted features begin.
 
-    Each measured epoch a few fixed validation samples are masked in all ``2**n`` ways; the network's scores on them are
+    At every record a few fixed validation samples are masked in all ``2**n`` ways; the network's scores on them are
     split into AND and OR interactions between the input variables (certified, exact), and their strength is summed by
     order. Training first removes medium and high orders (phase 1), then learns ever higher ones (phase 2), and the gap
     between training and validation loss begins to widen (arXiv 2405.10262, 2407.19198). The monitor tells when.
@@ -56,11 +56,17 @@ class TwoPhaseMonitor(Base, Results):
             ``"predicted"`` class (which may change between epochs), or of one class, label or output by its index.
         noise_bound: Leave up to this fraction of ``|v(N) - v(empty)|`` unexplained (the papers: 0.02).
         salience: Interactions below this fraction of ``mean |v(N) - v(empty)|`` do not count.
-        every_n_epochs: Measure at validations at least this many epochs apart.
-        max_overhead: Skip measurements to keep all time the monitor takes (looking at batches, measuring, logging,
-            drawing, alerts) below this share of the training time. None is skipped once training is twice as long as it
-            was at the last record: a run of ``T`` validations has at least ``1 + log2(T)`` records, evenly spaced on a
-            logarithmic axis. Only these may exceed the share.
+        per_octave: Records while the epochs double. The first is made before training, where the samples of the sanity
+            check cover the classes (with ``watch="val"``), else at the first validation; records inside of epochs need
+            no validation.
+        max_per_epoch: At most so many records in an epoch, which is how it begins. Once records are more than an epoch
+            apart they are made at validations, or at the end of an epoch without one.
+        every_n_epochs: Instead of both, measure at validations at least this many epochs apart.
+        max_overhead: Once it has taken a minute, keep all time the monitor takes (looking at batches, measuring,
+            logging, drawing, alerts) below this share of the training time; ``None`` for no limit. Where it would take
+            more, records are thinned out evenly on a logarithmic axis, and that is told. None is skipped once training
+            is twice as long as it was at the last record: a run of ``T`` epochs has at least ``1 + log2(T)`` records.
+            Only these may exceed the share.
         detector: A `PhaseDetector` with another ``false_alarm_rate``.
         monitor: Key of a logged validation loss, instead of the loss on up to 512 fixed validation samples. By default
             the two are compared at every record; where no usual form of the loss is near a logged one, that one is
@@ -93,10 +99,11 @@ class TwoPhaseMonitor(Base, Results):
             them), and a table at the end; show long measurements in Lightning's progress bar.
 
     Attributes:
-        history: `History` of all measured epochs; ``history.to_dict()`` gives plain lists, ``history.samples`` the
-            watched samples, those with the most cancelling high-order strength first (empty with ``resample=True``).
+        history: `History` of all records; ``history.to_dict()`` gives plain lists, ``history.samples`` the watched
+            samples, those with the most cancelling high-order strength first (empty with ``resample=True``). Its
+            ``epoch`` is 3 at the end of epoch 3, 2.25 when a quarter of it was trained, -1 before training.
         events: All `PhaseEvent` so far.
-        boundary_epoch: Epoch of the phase boundary, or ``None``.
+        boundary_epoch: Epoch in whose course the phase boundary lies, or ``None``.
 
     Raises:
         ArgumentError: If an argument is wrong: from the constructor or ``on_fit_start``; in the sanity check, or else
@@ -125,6 +132,12 @@ class TwoPhaseMonitor(Base, Results):
         ``strength_by_order``; at records 1, 2, 4, 8, ..., at events and at the end) and the events with their evidence
         (``events``), all at the step of the scalars; TensorBoard the three charts of *Custom Scalars* too, with
         ``boundary_line``. Those that keep files get ``interactions.json``, which `write_report` reads.
+
+        Records inside of epochs are logged at the step of their batch, without losses that are judged at validations
+        only, or not known before the first one. Users who log a ``step`` of their own have no place for them on that
+        axis: they are then kept out of the loggers. Models that validate with averaged weights, or fail inside of an
+        epoch, are measured at validations only, and so are new samples each time (``resample=True``). After a resume
+        records inside of epochs go on from the next validation.
 
         The state key is made of ``watch`` and ``log_key_prefix``; give two monitors different prefixes.
 

@@ -224,7 +224,9 @@ def _label_events(axes: Axes, known: list[tuple[str, float, str, str]], axis: Ep
     sides = ["left" if x < 0.15 else "right" if x > 0.85 else "center" for x in place]
     if len(events) == 2 and (gap := place[1] - place[0]) < 0.3:
         if gap < 0.02 or "left" in sides or "right" in sides:
-            events, sides = [(events[0][0], f"{events[0][1]}, {events[1][1]}")], sides[:1]
+            events = [(events[0][0], f"{events[0][1]}, {events[1][1]}")]
+            # On the log scale the labels are longer, and events mostly late.
+            sides = ["right"] if axis.logarithmic and place[0] > 0.5 else sides[:1]
         else:
             sides = ["right", "left"]
     for (at, text), side in zip(events, sides, strict=True):
