@@ -117,6 +117,8 @@ def curves_figure(run: RunRecord) -> Figure:
             axes.axvline(at, color="black", linestyle=style, linewidth=1.4, gid=event)
     risk.set_ylim(0, 1)
     risk.set_xlabel(axis.label)
+    if axis.logarithmic:
+        risk.set_xlim(*axis.limits([at for _, at, _, _ in known]))
     axis.scale(risk)
     orders.set_title("Phase 1: the mean order falls. Phase 2: it rises and the loss gap widens", fontsize=11)
     _label_events(gap, known, axis)
