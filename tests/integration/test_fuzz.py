@@ -262,8 +262,9 @@ def check(world: World, options: dict[str, Any], chosen: dict[str, Any]) -> str:
     measurable = found[1].validations or options.get("limit_val_batches") == 0  # then the training samples are watched
     if measurable:
         assert len(monitor.history), "measured where it could be"
-    else:  # a run that ends before its first validation, measured before and inside of its first epoch
-        assert all(epoch < 0 or epoch != int(epoch) for epoch in monitor.history.to_dict()["epoch"])
+    elif len(monitor.history):  # a run that ends before its first validation, measured before and beside it
+        assert "every_n_epochs" not in chosen
+        assert monitor.history.column("epoch")[0] == -1
     return "trained with a history" if monitor.history.last else "no validation came to pass"
 
 
