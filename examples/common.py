@@ -39,7 +39,7 @@ class Options:
 
     def measuring(self, **full: Any) -> dict[str, Any]:
         """Settings of the monitor, or ones that make a measurement take no time."""
-        return {"num_samples": 4, "num_players": 5} if self.fast else full
+        return {"every_n_epochs": 1} | ({"num_samples": 4, "num_players": 5} if self.fast else full)
 
 
 def parse(description: str | None) -> Options:

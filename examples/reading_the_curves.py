@@ -19,7 +19,7 @@ from lightning_interactions.report.figures import curves_figure
 def main(fast: bool = False) -> None:
     L.seed_everything(0)
     train, val = load_digits_data(train_size=200, label_noise=0.1, seed=0)
-    monitor = TwoPhaseMonitor(num_samples=8 if fast else 32, num_players=6 if fast else 10)
+    monitor = TwoPhaseMonitor(num_samples=8 if fast else 32, num_players=6 if fast else 10, every_n_epochs=1)
     trainer = L.Trainer(max_epochs=3 if fast else 40, callbacks=[monitor], accelerator="cpu", log_every_n_steps=5)
     trainer.fit(DigitsNet(), DataLoader(train, batch_size=32, shuffle=True), DataLoader(val, batch_size=256))
 

@@ -106,6 +106,14 @@ class Rules:
         return f"{type(self.players).__name__} and {self.task.outputs} outputs"
 
 
+def covers(samples: Samples | None, task: Task, wanted: int) -> bool:
+    """Whether samples will do: as many as are wanted, and of all classes, or of as many as there can be among them."""
+    if samples is None or len(samples) < wanted:
+        return False
+    classes = task.classes_of(samples.targets)
+    return classes is None or len(set(classes.tolist())) >= min(max(task.outputs, 2), wanted)
+
+
 def find_rules(
     module: nn.Module,
     batch: Batch,

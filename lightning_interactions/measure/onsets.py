@@ -26,6 +26,7 @@ from lightning_interactions.errors import StateError
 from lightning_interactions.functional.strength import cancellation, first_high_order, high_order_share, mean_order
 from lightning_interactions.measure.measurement import Measurement, part_of
 from lightning_interactions.measure.samples import Samples
+from lightning_interactions.phases.epochs import whole_epoch
 
 WINDOW = 3
 """Records in the running median."""
@@ -51,15 +52,15 @@ class SampleTrack:
         self._state = {
             "keys": keys.clone(),
             "orders": torch.full((WINDOW, size), math.nan, dtype=torch.float64),
-            "epochs": torch.zeros(WINDOW, size, dtype=torch.int64),
+            "epochs": torch.zeros(WINDOW, size, dtype=torch.float64),
             "trough": torch.full((size,), math.inf, dtype=torch.float64),
             "measured": torch.full((size,), math.inf, dtype=torch.float64),  # at the trough, before smoothing
-            "trough_epoch": torch.zeros(size, dtype=torch.int64),
+            "trough_epoch": torch.zeros(size, dtype=torch.float64),
             "streak": torch.zeros(size, dtype=torch.int64),
             "turned": torch.zeros(size, dtype=torch.bool),
         }
 
-    def update(self, epoch: int, strength: Tensor, keys: Tensor) -> None:
+    def update(self, epoch: float, strength: Tensor, keys: Tensor) -> None:
         """Take one measurement ``(B, 2, n)`` of an epoch that is not before the last one.
 
         A sample without any strength, or with a value that is not finite, has no order: its track stays as it is. With
@@ -77,7 +78,7 @@ class SampleTrack:
         s["streak"] = torch.where(level.isnan(), s["streak"], torch.where(risen, s["streak"] + 1, 0))
         s["turned"] = (s["turned"] & ~lower) | (s["streak"] >= PERSISTENCE)
 
-    def _smooth(self, epoch: int, orders: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _smooth(self, epoch: float, orders: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return smoothed mean orders (``nan`` where nothing is new), the measured ones, and the epochs of those."""
         s = self._state
         valid, first = orders.isfinite(), s["orders"].isnan().all(0)
@@ -94,18 +95,21 @@ class SampleTrack:
         return self._state["keys"]
 
     def onset_epochs(self) -> list[int | None]:
-        """Return for each sample the epoch at which it turned; ``None`` if it has not, or never had strength."""
+        """Return for each sample the epoch in which it turned; ``None`` if it has not, or never had strength."""
         epochs, turned = self._state["trough_epoch"].tolist(), self._state["turned"].tolist()
-        return [epoch if has else None for epoch, has in zip(epochs, turned, strict=True)]
+        return [whole_epoch(epoch) if has else None for epoch, has in zip(epochs, turned, strict=True)]
 
     def scalars(self) -> dict[str, float]:
-        """Return the share of the samples that have turned, and by which epoch so many had; -1 while fewer have."""
+        """Return the share of the samples that have turned, and by which epoch so many had; -1 while fewer have.
+
+        The places may be inside of epochs (see `tell_epoch`), but are not below 0: that is how -1 is told from them.
+        """
         size, turned = len(self.keys), self._state["turned"]
         epochs = self._state["trough_epoch"][turned].sort().values.tolist()
         scalars = {"onset/turned": len(epochs) / size if size else 0.0}
         for name, percent in QUANTILES.items():
             needed = max(-(-percent * size // 100), 1)
-            scalars[f"onset/{name}"] = float(epochs[needed - 1]) if needed <= len(epochs) else -1.0
+            scalars[f"onset/{name}"] = max(epochs[needed - 1], 0.0) if needed <= len(epochs) else -1.0
         return scalars
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -118,7 +122,8 @@ class SampleTrack:
             raise StateError(
                 f"Expected the state of a SampleTrack with {sorted(self._state)}, but got {sorted(state)}."
             )
-        self._state = {name: state[name].clone() for name in self._state}
+        # States of version 2 have whole epochs.
+        self._state = {name: state[name].to(own.dtype, copy=True) for name, own in self._state.items()}
 
 
 class SampleTracks:
@@ -128,7 +133,7 @@ class SampleTracks:
         self._tracks: dict[str, SampleTrack] = {}
 
     def update(
-        self, epoch: int, found: Mapping[str, Measurement], samples: Mapping[str, Samples]
+        self, epoch: float, found: Mapping[str, Measurement], samples: Mapping[str, Samples]
     ) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Take the measurements of one epoch; return the scalars, and a row of `sample_table` for each sample.
 

@@ -22,6 +22,9 @@ from lightning_interactions.measure.samples import Outline, Pool, Samples, join
 from lightning_interactions.model.batch import Batch, Padding
 
 LOSS_SAMPLES = 512
+KINDS = "watched", "losses"
+"""Kinds of samples."""
+
 STATE_LIMIT_BYTES = 64 * 2**20
 """Where inputs go into the checkpoint, they do up to this size; larger ones are collected again after a resume."""
 
@@ -151,7 +154,7 @@ class Watchlist:
         self._draws = 0
         # What is still being collected, by kind and split.
         self._pools = {("watched", split): self._new_pool() for split in watched}
-        self._pools |= {("losses", split): Pool(LOSS_SAMPLES, seed=seed) for split in losses}
+        self._pools |= {("losses", split): self._new_loss_pool() for split in losses}
 
     def wants(self, split: str) -> bool:
         """Whether batches of a split are still of interest."""
@@ -190,17 +193,24 @@ class Watchlist:
                 pool.offer(some, padding, any_size=any_size)
 
     def freeze(
-        self, ranks: Ranks | None = None, padding: Padding | None = None, *, any_size: bool = False
+        self,
+        ranks: Ranks | None = None,
+        padding: Padding | None = None,
+        *,
+        any_size: bool = False,
+        kinds: Sequence[str] = KINDS,
     ) -> str | None:
         """End the collection of every split that has seen samples on any rank; afterwards all ranks hold the same.
+
+        Of the ``kinds`` of samples, ``"watched"`` and for the ``"losses"``, one may be left open for now.
 
         The ranks first tell each other the keys only. Each then chooses the same samples, and only those are exchanged.
         Returned is what is to be told: which samples that were watched before a resume did not pass by again. If the
         samples of the ranks differ in shape or type, or one rank failed, every rank raises and nothing is frozen.
         """
-        if not self._pools:
+        ranks, pools = ranks or Ranks(), {place: pool for place, pool in self._pools.items() if place[0] in kinds}
+        if not pools:
             return None
-        ranks, pools = ranks or Ranks(), dict(self._pools)
         outlines = ranks.gather_objects([pool.outline() for pool in pools.values()])
         choices = {
             place: _Choice.among(pool, seen, padding, any_size)
@@ -219,6 +229,16 @@ class Watchlist:
             self.recurrence.keys = torch.unique(torch.cat(again))
         keys = {p: (without_targets(pools[p].wanted), without_targets(samples.keys)) for p, samples in found.items()}
         return _missing(keys)
+
+    def begin_anew(self, split: str, *, watched: bool) -> None:
+        """Forget what was collected of a split; what is ``watched`` too, if it was chosen already."""
+        if watched and self.watched.pop(split, None) is not None:
+            self._pools["watched", split] = self._new_pool()
+        fresh = {"watched": self._new_pool(), "losses": self._new_loss_pool()}
+        for (kind, name), pool in self._pools.items():
+            if name == split:
+                fresh[kind].wanted = pool.wanted
+                self._pools[kind, name] = fresh[kind]
 
     def renew(self) -> None:
         """With ``resample``, begin to collect other watched samples; else do nothing."""
@@ -274,6 +294,9 @@ class Watchlist:
     def _passing(self) -> tuple[str, ...]:
         """Kinds of samples that are drawn anew each time, so that none is looked for again."""
         return ("watched",) if self._resample else ()
+
+    def _new_loss_pool(self) -> Pool:
+        return Pool(LOSS_SAMPLES, seed=self._seed)
 
     def _new_pool(self) -> Pool:
         return Pool(self.num_samples, seed=self._seed + 1_000_003 * self._draws, balanced=True)

@@ -8,6 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
+from lightning_interactions.monitor.rhythm import crossed
+
+GRACE = 60.0
+"""Seconds that nobody minds: nothing is limited before they are spent."""
+
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
@@ -15,19 +20,24 @@ _R = TypeVar("_R")
 class Budget:
     """The seconds the monitor has spent, whatever on, and whether it may go on to spend.
 
-    A measurement is within the budget if all seconds spent, with those of one more record of average cost, stay below
-    ``max_overhead`` times the time of training. Beyond the budget one is made only once the training is twice as long
-    as it was at the last record. So a run of T validations keeps at least ``1 + floor(log2(T))`` records, spread evenly
-    on a logarithmic axis as training itself is fastest at its start, and only these may exceed the share.
+    Nothing is limited before a minute is spent. From then on a measurement is within the budget if all seconds spent,
+    with those of one more record of average cost, stay below ``max_overhead`` times the time of training; and where
+    those of all that is wanted until the training is twice as long would not, the records are thinned out evenly on a
+    logarithmic axis. Beyond the budget one is made only once the training is twice as long as it was at the last
+    record. So a run of T epochs keeps at least ``1 + floor(log2(T))`` records, and only these may exceed the share.
 
     Args:
         max_overhead: The share; ``None`` for no limit.
+
+    Attributes:
+        binds: Whether a measurement was not allowed so far.
     """
 
     def __init__(self, max_overhead: float | None = None) -> None:
         self.max_overhead = max_overhead
         self.records = 0
-        self._spent = self._recorded = self._before = 0.0
+        self.binds = False
+        self._spent = self._recorded = self._before = self._first = 0.0
         self._depth = 0
         self._began = self._started = time.perf_counter()
 
@@ -59,6 +69,11 @@ class Budget:
         return time.perf_counter() - self._started - (self.spent - self._before)
 
     @property
+    def _cost(self) -> float:
+        """Seconds of one more record: as those so far on average, but for the first, which has much to prepare."""
+        return (self.spent - self._first) / (self.records - 1) if self.records > 1 else self.spent
+
+    @property
     def unrecorded(self) -> float:
         """Seconds spent since the last record."""
         return self.spent - self._recorded
@@ -66,15 +81,38 @@ class Budget:
     def record(self) -> float:
         """Take note of a record; return the seconds spent since the one before."""
         seconds, self._recorded = self.unrecorded, self.spent
+        if not self.records:
+            self._first = self.spent
         self.records += 1
         return seconds
 
-    def allows(self, step: int, last_step: int | None) -> bool:
-        """Whether to measure at this step, the last record being of another; the first one is always made."""
-        if self.max_overhead is None or not self.records or last_step is None:
+    def allows(self, now: float, before: float, *, wanted: float, per_octave: int) -> bool:
+        """Whether to measure now; the first record is always made.
+
+        Args:
+            now: How far the training is, in epochs or whatever else grows with it.
+            before: How far it was at the last record.
+            wanted: How many records there would be until it is twice as far.
+            per_octave: At most so many of them are kept where these are too many, or a half, a quarter, ... of it.
+        """
+        if self.max_overhead is None or not self.records:
             return True
-        within = self.spent * (1 + 1 / self.records) <= self.max_overhead * self.training
-        return within or step >= 2 * last_step
+        allowed = self._allows(now, before, wanted, per_octave)
+        self.binds |= not allowed
+        return allowed
+
+    def _allows(self, now: float, before: float, wanted: float, rate: float) -> bool:
+        share, cost = self.max_overhead or 0.0, self._cost
+        if self.spent + cost < GRACE or now >= max(2 * before, 1):
+            return True
+        if self.spent + cost > share * self.training:
+            return False
+        later = 2 * share * self.training
+        if self.spent + wanted * cost <= later:
+            return True
+        while rate > 1 and self.spent + rate * cost > later:
+            rate /= 2
+        return crossed(max(rate, 1), now, before)
 
 
 class _HasBudget(Protocol):

@@ -13,6 +13,7 @@ from lightning_interactions.model.task import Target
 from lightning_interactions.monitor.loop import InteractionMonitor
 from lightning_interactions.monitor.options import Options
 from lightning_interactions.monitor.results import Results
+from lightning_interactions.monitor.rhythm import is_due
 from lightning_interactions.monitor.session import Session
 from lightning_interactions.monitor.trainer import averaging_before, callback_base, is_fitting
 from lightning_interactions.phases import PhaseDetector
@@ -30,7 +31,7 @@ else:
 class TwoPhaseMonitor(Base, Results):
     """Watches which interactions a network learns, and flags the epoch at which over-fitted features begin.
 
-    Each measured epoch a few fixed validation samples are masked in all ``2**n`` ways; the network's scores on them are
+    At every record a few fixed validation samples are masked in all ``2**n`` ways; the network's scores on them are
     split into AND and OR interactions between the input variables (certified, exact), and their strength is summed by
     order. Training first removes medium and high orders (phase 1), then learns ever higher ones (phase 2), and the gap
     between training and validation loss begins to widen (arXiv 2405.10262, 2407.19198). The monitor tells when.
@@ -55,11 +56,17 @@ class TwoPhaseMonitor(Base, Results):
             ``"predicted"`` class (which may change between epochs), or of one class, label or output by its index.
         noise_bound: Leave up to this fraction of ``|v(N) - v(empty)|`` unexplained (the papers: 0.02).
         salience: Interactions below this fraction of ``mean |v(N) - v(empty)|`` do not count.
-        every_n_epochs: Measure at validations at least this many epochs apart.
-        max_overhead: Skip measurements to keep all time the monitor takes (looking at batches, measuring, logging,
-            drawing, alerts) below this share of the training time. None is skipped once training is twice as long as it
-            was at the last record: a run of ``T`` validations has at least ``1 + log2(T)`` records, evenly spaced on a
-            logarithmic axis. Only these may exceed the share.
+        per_octave: Records while the epochs double. The first is made before training, where the samples of the sanity
+            check cover the classes (with ``watch="val"``), else at the first validation; records inside of epochs need
+            no validation.
+        max_per_epoch: At most so many records in an epoch, which is how it begins. Once records are more than an epoch
+            apart they are made at validations, or at the end of an epoch without one.
+        every_n_epochs: Instead of both, measure at validations at least this many epochs apart.
+        max_overhead: Once it has taken a minute, keep all time the monitor takes (looking at batches, measuring,
+            logging, drawing, alerts) below this share of the training time; ``None`` for no limit. Where it would take
+            more, records are thinned out evenly on a logarithmic axis, and that is told. None is skipped once training
+            is twice as long as it was at the last record: a run of ``T`` epochs has at least ``1 + log2(T)`` records.
+            Only these may exceed the share.
         detector: A `PhaseDetector` with another ``false_alarm_rate``.
         monitor: Key of a logged validation loss, instead of the loss on up to 512 fixed validation samples. By default
             the two are compared at every record; where no usual form of the loss is near a logged one, that one is
@@ -92,10 +99,11 @@ class TwoPhaseMonitor(Base, Results):
             them), and a table at the end; show long measurements in Lightning's progress bar.
 
     Attributes:
-        history: `History` of all measured epochs; ``history.to_dict()`` gives plain lists, ``history.samples`` the
-            watched samples, those with the most cancelling high-order strength first (empty with ``resample=True``).
+        history: `History` of all records; ``history.to_dict()`` gives plain lists, ``history.samples`` the watched
+            samples, those with the most cancelling high-order strength first (empty with ``resample=True``). Its
+            ``epoch`` is 3 at the end of epoch 3, 2.25 when a quarter of it was trained, -1 before training.
         events: All `PhaseEvent` so far.
-        boundary_epoch: Epoch of the phase boundary, or ``None``.
+        boundary_epoch: Epoch in whose course the phase boundary lies, or ``None``.
 
     Raises:
         ArgumentError: If an argument is wrong: from the constructor or ``on_fit_start``; in the sanity check, or else
@@ -125,6 +133,12 @@ class TwoPhaseMonitor(Base, Results):
         (``events``), all at the step of the scalars; TensorBoard the three charts of *Custom Scalars* too, with
         ``boundary_line``. Those that keep files get ``interactions.json``, which `write_report` reads.
 
+        Records inside of epochs are logged at the step of their batch, without losses that are judged at validations
+        only, or not known before the first one. Users who log a ``step`` of their own have no place for them on that
+        axis: they are then kept out of the loggers. Models that validate with averaged weights, or fail inside of an
+        epoch, are measured at validations only, and so are new samples each time (``resample=True``). After a resume
+        records inside of epochs go on from the next validation.
+
         The state key is made of ``watch`` and ``log_key_prefix``; give two monitors different prefixes.
 
     Example:
@@ -149,8 +163,10 @@ class TwoPhaseMonitor(Base, Results):
         target: Target = "label",
         noise_bound: float = 0.0,
         salience: float = 0.03,
-        every_n_epochs: int = 1,
-        max_overhead: float | None = None,
+        per_octave: int = 16,
+        max_per_epoch: int = 4,
+        every_n_epochs: int | None = None,
+        max_overhead: float | None = 0.25,
         detector: PhaseDetector | None = None,
         monitor: str | None = None,
         loss_fn: Callable[[Tensor, Tensor], Tensor] | None = None,
@@ -172,10 +188,11 @@ class TwoPhaseMonitor(Base, Results):
         self.options = Options(
             players=players, num_samples=num_samples, num_players=num_players, watch=watch, resample=resample,
             keep_samples=keep_samples, layer=layer, score=score, target=target, noise_bound=noise_bound,
-            salience=salience, every_n_epochs=every_n_epochs, max_overhead=max_overhead, detector=detector,
-            monitor=monitor, loss_fn=loss_fn, on_event=on_event, stop_on=stop_on, chunk_size=chunk_size,
-            precision=precision, input=input, input_fn=input_fn, forward_fn=forward_fn, target_fn=target_fn,
-            log_key_prefix=log_key_prefix, log_figures=log_figures, seed=seed, on_error=on_error, verbose=verbose,
+            salience=salience, per_octave=per_octave, max_per_epoch=max_per_epoch, every_n_epochs=every_n_epochs,
+            max_overhead=max_overhead, detector=detector, monitor=monitor, loss_fn=loss_fn, on_event=on_event,
+            stop_on=stop_on, chunk_size=chunk_size, precision=precision, input=input, input_fn=input_fn,
+            forward_fn=forward_fn, target_fn=target_fn, log_key_prefix=log_key_prefix, log_figures=log_figures,
+            seed=seed, on_error=on_error, verbose=verbose,
         )  # fmt: skip
         self._loop = InteractionMonitor(self.options)
         self.run = self._loop.run
@@ -187,10 +204,16 @@ class TwoPhaseMonitor(Base, Results):
 
     # -- policy, for subclasses --------------------------------------------------------------------------------------
 
-    def should_probe(self, epoch: int, step: int) -> bool:
-        """Whether to measure at this validation; override for another rhythm. Asked on every rank, rank 0 decides."""
-        last, every = self.history.last, self.options.every_n_epochs
-        return last is None or every == 1 or epoch - int(last["epoch"]) >= every
+    def should_probe(self, epoch: float, step: int) -> bool:
+        """Whether to measure here; override for another rhythm. Asked on every rank, rank 0 decides.
+
+        Asked at validations with ``every_n_epochs``, else at most ``max_per_epoch`` times an epoch: ``epoch`` is 3 at
+        the end of epoch 3, 2.25 when a quarter of it was trained, -1 before the first; ``step`` counts batches.
+        """
+        options = self.options
+        return is_due(
+            epoch, step, self.history.last, per_octave=options.per_octave, every_n_epochs=options.every_n_epochs
+        )
 
     # -- hooks -------------------------------------------------------------------------------------------------------
 
@@ -212,7 +235,7 @@ class TwoPhaseMonitor(Base, Results):
             self._session.prepare()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock, and begin anew if this run does not continue the recorded one."""
+        """Start the clock; begin anew if this run does not continue the recorded one; measure before training."""
         if self._session is not None:
             self._session.start()
 
@@ -230,9 +253,10 @@ class TwoPhaseMonitor(Base, Results):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Consider the batch's samples."""
+        """Consider the batch's samples; measure inside of the epoch."""
         if self._session is not None:
             self._session.end_step("train")
+            self._session.end_batch()
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Decide whether this validation will be measured."""
@@ -263,16 +287,12 @@ class TwoPhaseMonitor(Base, Results):
         """Decide now if the validation loss had to be waited for; write histograms, figures and texts."""
         if self._session is not None:
             self._session.settle(late=True)
-            self._session.write()
+            self._session.write(placed=not trainer.sanity_checking)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look for augmentation; measure here where no validation runs."""
-        if self._session is None:
-            return
-        self._session.end_epoch()
-        if not trainer.enable_validation:
-            self._session.gate()
-            self._session.measure()
+        """Look for augmentation; measure here where no validation has run."""
+        if self._session is not None:
+            self._session.end_epoch()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the run once more, and sum it up."""

@@ -25,6 +25,7 @@ from lightning_interactions.errors import (
     InteractionsError,
     StateError,
     bad_argument,
+    is_whole,
     sentence,
     warn,
 )
@@ -39,7 +40,9 @@ from lightning_interactions.report.words import short_sentence
 
 STATE_FILE = "analysis.ckpt"
 RUN_FILE = "interactions.json"
-LIVE_ONLY = ("monitor", "stop_on", "max_overhead", "every_n_epochs", "on_event", "resample")
+LIVE_ONLY = (
+    "monitor", "stop_on", "max_overhead", "per_octave", "max_per_epoch", "every_n_epochs", "on_event", "resample",
+)  # fmt: skip
 """Options of `TwoPhaseMonitor` that mean something only while a run is under way."""
 
 
@@ -64,11 +67,19 @@ class CheckpointMonitor(InteractionMonitor):
         super().__init__(options, tell=Faults("warn").tell)
         self.skipped: dict[str, str] = {}  # why a checkpoint was left out, by path
 
-    def collect(self, trainer: Trainer, watch: _Watch, module: LightningModule, data: LightningDataModule) -> None:
-        """Let the data pass once, so that samples can be chosen."""
+    def collect(
+        self, trainer: Trainer, watch: _Watch, module: LightningModule, data: LightningDataModule, sanity_val_steps: int
+    ) -> None:
+        """Let the data pass once, so that samples can be chosen; before that the batches of the live sanity check."""
         check_forward(module, self.options)
         check_layer(module, self.options)
         try:
+            if sanity_val_steps and self.options.watch == "val" and self.watchlist.wants("val"):
+                limit = trainer.limit_val_batches
+                trainer.limit_val_batches = sanity_val_steps if sanity_val_steps > 0 else 1.0
+                trainer.validate(module, datamodule=data, verbose=False)
+                trainer.limit_val_batches = limit
+                self.choose_at_start()
             trainer.validate(module, datamodule=data, verbose=False)
         except InteractionsError:
             raise
@@ -130,6 +141,7 @@ def analyze_checkpoints(
     checkpoints: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     *,
     output: str | os.PathLike[str] | None = None,
+    sanity_val_steps: int = 2,
     accelerator: str = "auto",
     progress: bool = True,
     **options: Any,
@@ -149,6 +161,8 @@ def analyze_checkpoints(
             of several with the same, one is measured.
         output: Folder for what has been found so far: an analysis that was interrupted goes on where it stopped, one of
             a run that goes on measures the new checkpoints only. At the end it also holds ``interactions.json``.
+        sanity_val_steps: The live Trainer's ``num_sanity_val_steps``: the monitor has watched samples of these batches,
+            where they covered the classes. 0 for one with ``every_n_epochs`` or ``resample``, which did not.
         accelerator: Of the Trainer; one device is used.
         progress: Show a progress bar over the checkpoints.
         options: Arguments of `TwoPhaseMonitor`, such as ``num_samples``, ``layer`` or ``players``.
@@ -166,6 +180,8 @@ def analyze_checkpoints(
     useless = sorted(set(LIVE_ONLY) & set(options))
     if useless:
         raise ArgumentError(f"{', '.join(useless)}: these options mean something only while a run is under way.")
+    if not is_whole(sanity_val_steps, -1):
+        raise bad_argument("sanity_val_steps", "an integer of at least -1", sanity_val_steps)
     monitor = CheckpointMonitor(replace(TwoPhaseMonitor(on_event=None, **options).options, on_error="raise"))
     known = _readable(_files_of(checkpoints), monitor)
     module, first = _first_model(model, known, monitor)
@@ -178,7 +194,7 @@ def analyze_checkpoints(
         accelerator=accelerator, devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, inference_mode=False, callbacks=[watch], limit_val_batches=1 if supplied else None,
     )  # fmt: skip
-    monitor.collect(trainer, watch, module, datamodule)
+    monitor.collect(trainer, watch, module, datamodule, sanity_val_steps)
     module.to(trainer.strategy.root_device)
     _measure_all(monitor, module, known, done, folder, progress)
     if not len(monitor.history):

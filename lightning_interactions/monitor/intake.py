@@ -48,6 +48,11 @@ class Intake:
         self._watchlist.recurrence.batches += split == "train"
         return self._watchlist.wants(split)
 
+    def begin_anew(self, split: str) -> None:
+        """Forget what was wrong with the batches of a split, as they all come again."""
+        for found in (self.problems, self.left_out, self.passed):
+            found.pop(split, None)
+
     def begin_pass(self, split: str) -> None:
         """Take note that the data of a split begin to pass once more."""
         self.passed[split] = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from lightning_interactions.errors import ArgumentError, BatchError, InteractionsError, StateError, sentence, warn
-from lightning_interactions.measure.games import Game, Rules, find_rules
+from lightning_interactions.errors import ArgumentError, BatchError, InteractionsError, sentence, warn
+from lightning_interactions.measure.games import Game, Rules, covers, find_rules
 from lightning_interactions.measure.measurement import measure
 from lightning_interactions.measure.ranks import Ranks
-from lightning_interactions.measure.watchlist import Watchlist
+from lightning_interactions.measure.watchlist import KINDS, Watchlist
 from lightning_interactions.model.chunks import ChunkSize
 from lightning_interactions.model.keep import Kept
 from lightning_interactions.model.quiet import device_of
@@ -27,14 +27,12 @@ from lightning_interactions.monitor.notes import doubts, shortages
 from lightning_interactions.monitor.options import Options
 from lightning_interactions.monitor.results import Results
 from lightning_interactions.monitor.run import Record, Run
+from lightning_interactions.monitor.state import STATE_VERSION, check_state
 from lightning_interactions.monitor.tasks import Tasks
 from lightning_interactions.phases import PhaseEvent
 
 HANDFUL = 8
 """A loss on fewer samples decides on nothing."""
-
-STATE_VERSION = 2
-"""Version 1 told players and scores apart by their ``repr``."""
 
 
 class InteractionMonitor(Results):
@@ -207,7 +205,7 @@ class InteractionMonitor(Results):
     def measure(
         self,
         model: nn.Module,
-        epoch: int,
+        epoch: float,
         *,
         step: int | None = None,
         train_loss: float | None = None,
@@ -220,7 +218,8 @@ class InteractionMonitor(Results):
 
         Args:
             model: The model.
-            epoch: Not before the last one.
+            epoch: Not before the last one; 3 at the end of epoch 3, 2.25 when a quarter of it was trained, -1 before
+                the first.
             step: The optimizer step; by default the number of the record.
             train_loss: A training loss of one's own, instead of that on the fixed training samples.
             val_loss: The same for validation.
@@ -259,18 +258,20 @@ class InteractionMonitor(Results):
     def take(
         self,
         module: nn.Module,
-        epoch: int,
+        epoch: float,
         step: int,
         progress: Callable[[int], object] | None = None,
         logged: Mapping[str, float] | None = None,
+        *,
+        inside: bool = False,
     ) -> Record:
         """Measure all splits, without deciding; raises as `measure` does. The record is the same on every rank.
 
         ``progress`` takes the number of rows of every forward pass; the validation loss is first compared with what was
-        ``logged``, see `Tasks.compare`.
+        ``logged``, see `Tasks.compare`. ``inside``: not at a validation; samples for the losses are not chosen then.
         """
         started = time.perf_counter()
-        rules = self.prepare(module)
+        rules = self.prepare(module, kinds=("watched",) if inside else KINDS)
         if logged:
             self.tasks.compare(rules, self.watchlist, logged, self.ranks)
         self._chunks = self._chunks or ChunkSize(self.options.chunk_size)
@@ -287,21 +288,41 @@ class InteractionMonitor(Results):
         few = self.run.judge is None and 0 < len(self.watchlist.losses.get("val", ())) < HANDFUL
         if few:
             self.tell(f"only {len(self.watchlist.losses['val'])} val samples are in the loss, too few for an alarm")
-        return Record(epoch, step, found, samples, losses, time.perf_counter() - started, few)
+        return Record(epoch, step, found, samples, losses, time.perf_counter() - started, few, inside)
 
-    def prepare(self, module: nn.Module) -> Rules:
-        """Choose the samples, if that is to be done, and decide what is asked of the model."""
-        rules = self._agree(module)
+    def prepare(self, module: nn.Module, kinds: Sequence[str] = KINDS) -> Rules:
+        """Choose the samples of these kinds, if that is to be done, and decide what is asked of the model."""
+        rules, had = self._agree(module), set(self.watchlist.losses)
         self.intake.tell_of_left_out()
-        missing = self.watchlist.freeze(self.ranks, rules.players.padding, any_size=rules.players.any_size)
+        missing = self._freeze(rules, kinds)
         if missing is not None:
             self.tell(missing)
         if not self.watchlist.watched:
             raise BatchError("no batch with usable samples has passed")
-        if not self.tasks.by_split:
+        late = self.tasks.without_losses and set(self.watchlist.losses) != had
+        if not self.tasks.by_split or late:
             why = self.intake.problems.get("train", "") if self.intake.passed.get("train") else None
-            self.tasks.settle(rules, self.watchlist, self.ranks, missing=why)
+            self.tasks.settle(rules, self.watchlist, self.ranks, missing=why if set(kinds) == set(KINDS) else None)
         return rules
+
+    def _freeze(self, rules: Rules, kinds: Sequence[str]) -> str | None:
+        players = rules.players
+        return self.watchlist.freeze(self.ranks, players.padding, any_size=players.any_size, kinds=kinds)
+
+    def choose_at_start(self) -> bool:
+        """Watch the validation samples that have passed before training, if they will do; on all ranks alike.
+
+        There must be as many as are wanted, and they must cover the classes, or as many of them as there are samples.
+        Else, and for the losses in any case, the choice is left to the first whole pass.
+        """
+        seen = self.ranks.gather_objects(self.rules.kind if self.rules is not None else None)
+        taken = False
+        if self.rules is not None and len(set(seen)) == 1:
+            self._freeze(self.rules, ("watched",))
+            taken = covers(self.watchlist.watched.get("val"), self.rules.task, self.options.num_samples)
+        self.watchlist.begin_anew("val", watched=not taken)
+        self.intake.begin_anew("val")
+        return taken
 
     def _tell(self, texts: Iterable[str]) -> None:
         for text in texts:
@@ -371,23 +392,7 @@ class InteractionMonitor(Results):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` left off; a `StateError` says which settings differ, or that it is too new."""
-        version = state.get("version", 0)
-        if version > STATE_VERSION:
-            raise StateError(
-                f"The checkpoint was written by a newer version of lightning_interactions (state version "
-                f"{version}, this one reads up to {STATE_VERSION}). Update the package."
-            )
-        saved, own = state.get("settings", {}), self.options.identity
-        if version < 2:  # what these say of players and functions cannot be compared
-            own = {
-                k: v for k, v in own.items() if k != "players" and (k != "score" or isinstance(self.options.score, str))
-            }
-        different = [f"{k}={saved[k]} (now {own[k]})" for k in own if k in saved and saved[k] != own[k]]
-        if different:
-            raise StateError(
-                f"The checkpoint was written by a TwoPhaseMonitor with {', '.join(different)}; its epochs could not be "
-                "compared with new ones. Use the same settings, or another log_key_prefix to begin anew."
-            )
+        check_state(state, self.options)
         self.run.load_state_dict(state, self.options.splits[0])
         if not self.watchlist.load_state_dict(state.get("watchlist", {})):
             self.tell("the watched samples were too large for the checkpoint and are collected again")

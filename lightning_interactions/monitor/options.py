@@ -71,8 +71,10 @@ class Options:
     target: Target = "label"
     noise_bound: float = 0.0
     salience: float = 0.03
-    every_n_epochs: int = 1
-    max_overhead: float | None = None
+    per_octave: int = 16
+    max_per_epoch: int = 4
+    every_n_epochs: int | None = None
+    max_overhead: float | None = 0.25
     detector: PhaseDetector | None = None
     monitor: str | None = None
     loss_fn: Callable[[Tensor, Tensor], Tensor] | None = None
@@ -121,10 +123,12 @@ class Options:
         object.__setattr__(self, "identity", told_apart)
 
     def _check_numbers(self) -> None:
-        for name, least in (("num_samples", 2), ("every_n_epochs", 1), ("seed", 0)):
+        for name, least in (("num_samples", 2), ("per_octave", 1), ("max_per_epoch", 1), ("seed", 0)):
             value = getattr(self, name)
             if not is_whole(value, least):
                 raise bad_argument(name, f"an integer of at least {least}", value)
+        if self.every_n_epochs is not None and not is_whole(self.every_n_epochs, 1):
+            raise bad_argument("every_n_epochs", "an integer of at least 1, or None", self.every_n_epochs)
         for name in ("noise_bound", "salience"):
             if not is_number(getattr(self, name)) or not 0 <= getattr(self, name) < math.inf:
                 raise bad_argument(name, "a number not below 0", getattr(self, name))

@@ -15,6 +15,7 @@ from lightning_interactions.measure.measurement import Measurement, part_of
 from lightning_interactions.measure.onsets import SampleTracks
 from lightning_interactions.measure.samples import Samples
 from lightning_interactions.phases import PhaseDetector, PhaseEvent
+from lightning_interactions.phases.epochs import begin_with_epoch, whole_epoch
 from lightning_interactions.report.history import History
 from lightning_interactions.report.record import RunRecord
 
@@ -26,13 +27,14 @@ _RISE = 0.01
 class Record:
     """One measurement of all splits."""
 
-    epoch: int
+    epoch: float  # 3 at the end of epoch 3, 2.25 inside of it, -1 before training
     step: int  # at which it is logged
     found: Mapping[str, Measurement]
     samples: Mapping[str, Samples]  # on which it was made
     losses: Mapping[str, float]  # means, in nats per sample
     seconds: float
     few: bool = False  # whether the losses are of too few samples to decide on anything
+    inside: bool = False  # not at a validation, so that no logged loss belongs to it
     scalars: dict[str, float] = field(init=False)  # what is logged, by key without prefix
 
     def __post_init__(self) -> None:
@@ -141,10 +143,11 @@ class Run:
         self.history.append(record.epoch, record.step, record.scalars, record.deciding.mean_strength, extra)
         self.history.samples = table
 
-    def failed(self, epoch: int, step: int, problem: str) -> PhaseEvent:
+    def failed(self, epoch: float, step: int, problem: str) -> PhaseEvent:
         """Keep the event that a measurement, or something after it, failed."""
-        message = f"{sentence(f'Epoch {epoch}: {problem}')} Training is not affected."
-        self.events.append(PhaseEvent("probe_failed", epoch, epoch, step, message=message))
+        message = f"{sentence(f'{begin_with_epoch(epoch)}: {problem}')} Training is not affected."
+        where = whole_epoch(epoch)
+        self.events.append(PhaseEvent("probe_failed", where, where, step, message=message))
         return self.events[-1]
 
     def _skipped(self, record: Record) -> list[PhaseEvent]:
@@ -154,11 +157,11 @@ class Run:
         if not skipped or last.get("skipped_samples", last.get("val/skipped_samples", 0)) > 0:
             return []
         message = (
-            f"Epoch {record.epoch}: the scores of {skipped} of {watched} watched samples are not finite; these samples "
-            "are left out. Look for NaN or infinity in the model's outputs."
+            f"{begin_with_epoch(record.epoch)}: the scores of {skipped} of {watched} watched samples are not finite; "
+            "these samples are left out. Look for NaN or infinity in the model's outputs."
         )
-        evidence = {"skipped_samples": float(skipped)}
-        return [PhaseEvent("probe_failed", record.epoch, record.epoch, record.step, evidence, message)]
+        evidence, where = {"skipped_samples": float(skipped)}, whole_epoch(record.epoch)
+        return [PhaseEvent("probe_failed", where, where, record.step, evidence, message)]
 
     def record(self, settings: Mapping[str, Any], *, with_samples: bool) -> RunRecord:
         """Return all that is known of the run, as plain values."""

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from copy import copy
 from typing import Any
 
-from lightning_interactions.functional import order_distribution
+from lightning_interactions.errors import MeasureError, ModelCallError
+from lightning_interactions.monitor.actions import Actions
 from lightning_interactions.monitor.budget import Budget, timed
 from lightning_interactions.monitor.faults import Faults
 from lightning_interactions.monitor.loop import InteractionMonitor
 from lightning_interactions.monitor.run import Record
+from lightning_interactions.monitor.schedule import Schedule, Spot
 from lightning_interactions.monitor.sights import Sights
-from lightning_interactions.monitor.terminal import bars_cleared, measuring, say
+from lightning_interactions.monitor.terminal import measuring, say
 from lightning_interactions.monitor.trainer import (
     check_layer,
     check_trainer,
@@ -22,20 +24,14 @@ from lightning_interactions.monitor.trainer import (
     is_fast_dev_run,
     is_fitting,
     lacks_validation,
-    log_scalars,
     logged_losses,
-    logged_step,
     logged_train_loss,
     logged_value,
     ranks_of,
     same_on_all_ranks,
-    scalar_step,
 )
-from lightning_interactions.phases import PhaseEvent
-from lightning_interactions.report.alerts import WarnAlert, resolve_alerts
-from lightning_interactions.report.loggers import Loggers
-from lightning_interactions.report.record import RunRecord
-from lightning_interactions.report.words import short_sentence, summary, table
+from lightning_interactions.monitor.writer import Writer
+from lightning_interactions.report.words import summary, table
 
 DECISION_KEYS = ("phase", "boundary_epoch", "overfitting_risk", "val_loss_before_alarm")
 """Logged keys that other callbacks act on."""
@@ -48,33 +44,32 @@ class Session:
     """
 
     def __init__(
-        self, trainer: Any, module: Any, loop: InteractionMonitor, should_probe: Callable[[int, int], bool]
+        self, trainer: Any, module: Any, loop: InteractionMonitor, should_probe: Callable[[float, int], bool]
     ) -> None:
         self.trainer, self.module, self.loop = trainer, module, loop
         self.options = loop.options
-        self.should_probe = should_probe
         self.faults = Faults(self.options.on_error)
         loop.tell = self.faults.tell
         loop.begin_fit()
-        self._alerts = resolve_alerts(self.options.on_event)
-        self._loggers = Loggers(trainer.loggers, self.options.log_key_prefix, self.options.log_figures)
-        self.budget = Budget(self.options.max_overhead)
-        self._asks_to_stop = self._stop_is_ours = False
-        self._waiting: Record | None = None
-        self._unwritten: tuple[Record, Sequence[PhaseEvent]] | None = None  # decided and logged, but not written
-        self._untold: list[PhaseEvent] = []  # faults no logger has been told of
-        self._places: dict[int, int] = {}  # where the scalars of a record, by its step, are on the x axis
-        self._drawn: int | None = None  # step of the record that was drawn last
-        self.due = False  # whether the validation that is under way will be measured
-        self._sights = Sights(trainer, module, loop, self.faults)
-        self._late = False  # whether the loss to compare with is logged after the callbacks' turn
-        self._before: dict[str, Any] = {}  # metrics logged before the validation that is under way
         self._usable = check_trainer(trainer, module, self.options)
         missing = lacks_validation(trainer, self.options) if self._usable else None
         self._missing = missing  # told once it is known that there is something to measure
         if missing is not None:
             loop.watch("train")
             self.options = loop.options
+        self.budget = Budget(self.options.max_overhead)
+        self._schedule = Schedule(trainer, loop, self.budget, should_probe)
+        self._sights = Sights(trainer, module, loop, self.faults)
+        self._actions = Actions(trainer, loop, self.faults)
+        self._writer = Writer(trainer, module, loop, self.budget, self.faults)
+        self._waiting: Record | None = None
+        self.due: Spot | None = None  # where the validation that is under way will be measured, if it will
+        self._checked = False  # whether a sanity check has shown samples for a record before training
+        self._losses_tried = bool(loop.watchlist.losses)  # whether samples for the losses were chosen, if there are any
+        self._ended = False  # whether an epoch has ended in this fit
+        self._late = False  # whether the loss to compare with is logged after the callbacks' turn
+        self._before: dict[str, Any] = {}  # metrics logged before the validation that is under way
+        self._told_cost = self._told_limit = False
 
     def forgive(self) -> None:
         """Switch off where mistakes in what was chosen would be errors: this run is not to blame."""
@@ -88,12 +83,7 @@ class Session:
     @property
     def _speaks(self) -> bool:
         """Whether this process writes files and tells people, as long as the monitor is at work."""
-        return self.active and self._writes
-
-    @property
-    def _writes(self) -> bool:
-        """Whether this process writes files and tells people."""
-        return bool(self.trainer.is_global_zero) and not is_fast_dev_run(self.trainer)
+        return self.active and self._writer.writes
 
     # -- before the first measurement --------------------------------------------------------------------------------
 
@@ -106,34 +96,43 @@ class Session:
 
     @timed
     def start(self) -> None:
-        """Start the clock, and begin anew if this run does not continue the recorded one (known only by now)."""
+        """Start the clock; measure before training, if the sanity check has shown samples that will do."""
         self.budget.start()
+        self._begin_anew()
+        # A stop that still waits for the Trainer's minimum is not in the checkpoint, and its event does not come again.
+        self._actions.ask_to_stop(asked=is_below_minimum(self.trainer))
+        if self._speaks:
+            with self._contained("preparing the loggers"):
+                self._writer.open()
+        if self._checked:
+            self._measure_at_start()
+
+    def _begin_anew(self) -> None:
+        """Forget the record if this run does not continue it (known by the sanity check, which comes after loading)."""
         last = self.loop.history.last
         if last is not None and (self.trainer.global_step == 0 or self.trainer.current_epoch < last["epoch"]):
             self.loop.reset()
-        # A stop that still waits for the Trainer's minimum is not in the checkpoint, and its event does not come again.
-        self._ask_to_stop(asked=is_below_minimum(self.trainer))
-        if self._speaks:
-            with self._contained("preparing the loggers"):
-                self._loggers.open(self.options.parts)
-                blind = self._loggers.blind
-                if blind is not None:
-                    self.faults.tell(
-                        f"{blind} can show neither histograms nor figures; `monitor.report(path)` writes them to a "
-                        "file, and so does `lightning-interactions report RUN_DIR` where the logger keeps files"
-                    )
+
+    def _measure_at_start(self) -> None:
+        taken = False
+        with self._contained("choosing samples"):
+            taken = self.loop.choose_at_start()
+        if taken:
+            self._schedule.ready = True
+            self.due = self._spot_if_due(self._schedule.start())
+            self.measure(inside=True)
 
     @timed
     def begin_step(self, split: str, batch: Any) -> None:
         """See what the step that comes does with a batch, if that is of interest."""
-        looks = self.trainer.sanity_checking and self.loop.rules is None
-        if self.active and (looks or split == "train" or self.due):
+        looks = self.trainer.sanity_checking and (self.loop.rules is None or self._checked)
+        if self.active and (looks or split == "train" or self.due is not None):
             with self._contained("watching a step"):
                 self._sights.open(split, batch)
 
     @timed
     def end_step(self, split: str) -> None:
-        """Look at the first batch that was seen; consider the samples of each, but for those of the sanity check."""
+        """Look at the first batch that was seen; consider the samples of each."""
         seen = self._sights.close()
         if seen is not None and self.active:
             self._sights.look(split, seen)
@@ -142,9 +141,17 @@ class Session:
                 f"{self._missing}, so the training samples are watched; without validation there is no alarm"
             )
             self._missing = None
-        if seen is not None and self.active and not self.trainer.sanity_checking:
+        # Of the sanity check only for a record before training; a batch that told nothing is not waited for then.
+        wanted = not self.trainer.sanity_checking or (self._checked and self.loop.rules is not None)
+        if seen is not None and self.active and wanted:
             with self._contained("taking in samples"):
                 self.loop.observe(split, seen)
+
+    @timed
+    def end_batch(self) -> None:
+        """Measure inside of an epoch, if that is due."""
+        if self._usable and self._schedule.asks_after_batch():
+            self._measure_inside(self._schedule.spot())
 
     def begin_epoch(self) -> None:
         """Take note that the training samples pass by once more."""
@@ -153,59 +160,102 @@ class Session:
 
     @timed
     def end_epoch(self) -> None:
-        """Look for augmentation at the end of a training epoch."""
+        """Look for augmentation at the end of a training epoch; measure where it was not validated."""
+        self._ended = True
         if self.active:
             with self._contained("looking for augmentation"):
                 self.loop.end_epoch()
+        if not self._usable or not is_fitting(self.trainer) or not self._schedule.asks_at_epoch_end():
+            return
+        spot = self._schedule.spot(after_epoch=True)
+        if self.trainer.enable_validation:
+            self._measure_inside(spot)
+        else:
+            self._begin_pass(spot)
+            self.measure()
 
     # -- measuring ---------------------------------------------------------------------------------------------------
 
     @timed
     def gate(self) -> None:
         """Decide, together with the other ranks, whether this validation is measured."""
-        if not self._usable or not is_fitting(self.trainer):
-            return
-        due = False
-        with self._contained("should_probe"):
-            epoch, last = self.trainer.current_epoch, self.loop.history.last
-            # Then this validation was measured before the checkpoint this run resumed from.
-            again = last is not None and (last["epoch"], last["step"]) == (epoch, logged_step(self.trainer))
-            asked = self.active and not again and self.should_probe(epoch, self.trainer.global_step)
-            uncounted = int(self.trainer.validating)  # a batch is counted after the validation that follows it
-            before = None if last is None else last["step"] + uncounted
-            due = asked and self.budget.allows(logged_step(self.trainer) + uncounted, before)
-        self.due = same_on_all_ranks(self.trainer, due)
-        if self.due:
+        if self.trainer.sanity_checking and self._usable and self._schedule.begins_before_training:
+            self._begin_anew()
+            self._checked = not len(self.loop.history) and self.trainer.global_step == 0
+            self._sights.begin_pass("val")
+        if self._usable and is_fitting(self.trainer):
+            self.due = None
+            if self._schedule.asks_at_validation():
+                self._begin_pass(self._schedule.spot())
+
+    def _begin_pass(self, spot: Spot) -> None:
+        self.due = self._spot_if_due(spot)
+        if self.due is not None:
             self._before = {key: copy(value) for key, value in self.trainer.callback_metrics.items()}
             self._sights.begin_pass("val")
 
+    def _spot_if_due(self, spot: Spot) -> Spot | None:
+        due = False
+        with self._contained("should_probe"):
+            lacking = self.trainer.validating and not self._losses_tried
+            due = self.active and self._schedule.is_due(spot, first_losses=lacking)
+        due = same_on_all_ranks(self.trainer, due)
+        self._losses_tried |= due and bool(self.trainer.validating)
+        return spot if due else None
+
+    def _measure_inside(self, spot: Spot) -> None:
+        """Measure beside the validations, if that is due there: from the present state of the model."""
+        self.due = self._spot_if_due(spot)
+        self._tell_limit()
+        if self.due is not None:
+            self.loop.start = None
+            self.measure(inside=True)
+
     @timed
-    def measure(self) -> None:
+    def measure(self, *, inside: bool = False) -> None:
         """Measure if it is due; then decide, or log what needs no validation loss and `settle` when that is logged."""
-        wait = False
-        if self.due and self.active:
+        if self.due is not None and self.active:
             self._sights.look_at_last()
-        if self.due and not self.active and self.trainer.world_size == 1:
-            self.due = False
-        if self.due:
-            self.due = False
+        spot, self.due = self.due, None
+        if spot is not None and (self.active or self.trainer.world_size > 1):
+            wait = False
             with self._contained("measuring", counts=True):
-                trainer, enabled = self.trainer, self.options.verbose
-                with measuring(trainer, self.loop.masked_rows(), enabled=enabled) as progress:
-                    epoch, losses = trainer.current_epoch, self._logged_losses()
-                    record = self.loop.take(self.module, epoch, logged_step(trainer), progress, losses)
-                    wait = self._awaits_loss
-                record.scalars["seconds"] = self.budget.record()
-                self.faults.recovered()
-                self._waiting = record
-                if wait:
-                    self._log(record.scalars)
+                self._waiting = self._take(spot, inside)
+                wait = self._waiting is not None and not inside and self._has_to_wait
+                if wait and self._waiting is not None:
+                    (self._writer.show if self._writer.holds else self._writer.log)(self._waiting.scalars)
             if not wait:
                 self.settle()
-        if is_fitting(self.trainer) and self._waiting is None and not len(self.loop.history):
-            # Nothing could be measured so far; without these keys a `ModelCheckpoint` would stop the run.
-            keys = [*DECISION_KEYS, *(f"{part}mean_order" for part in self.options.parts)]
-            self._log(dict.fromkeys(keys, math.nan))
+        if inside:
+            self.write()
+        elif is_fitting(self.trainer) and self._waiting is None:
+            self._log_gaps()
+
+    def _take(self, spot: Spot, inside: bool) -> Record | None:
+        """Measure; ``None`` if that cannot be done inside of an epoch, and is left to the validations."""
+        losses = {} if inside else self._logged_losses()
+        enabled, rows = self.options.verbose, self.loop.masked_rows()
+        try:
+            with measuring(self.trainer, rows, enabled=enabled) as progress:
+                record = self.loop.take(self.module, spot.epoch, spot.step, progress, losses, inside=inside)
+        except (ModelCallError, MeasureError) as error:
+            if not inside or not spot.count:
+                raise
+            # For example a hidden state that fits the training batches only. All ranks have come to this together.
+            self._schedule.only_validations()
+            self.faults.tell(f"the model is asked at validations only, as it fails inside of an epoch ({error})")
+            return None
+        record.scalars["seconds"] = self.budget.record()
+        self.faults.recovered()
+        self._schedule.ready = True
+        return record
+
+    def _log_gaps(self) -> None:
+        """Log what is missing so far as ``nan``: without these keys a `ModelCheckpoint` would stop the run."""
+        keys = [*DECISION_KEYS, *(f"{part}mean_order" for part in self.options.parts)]
+        missing = [key for key in keys if key not in self._writer.shown]
+        if missing:
+            self._writer.log(dict.fromkeys(missing, math.nan))
 
     def _logged_losses(self) -> dict[str, float]:
         """Return the losses logged so far with which ours is to be compared."""
@@ -214,26 +264,15 @@ class Session:
         return logged_losses(self.trainer, self._before, self.options.log_key_prefix)
 
     @property
-    def _awaits_loss(self) -> bool:
+    def _has_to_wait(self) -> bool:
         """Whether the validation loss that decides, or with which ours is to be compared, may still be logged."""
-        run = self.loop.run
-        return self.trainer.enable_validation and (self._judge is not None or not run.judged or self._late)
+        waits = self._judge is not None or not self.loop.run.judged or self._late or self._writer.holds
+        return bool(self.trainer.enable_validation) and waits
 
     @property
     def _judge(self) -> str | None:
         """The logged validation loss that decides; ``None`` if that is ours."""
         return self.options.monitor or self.loop.run.judge
-
-    def _tell_cost(self, record: Record) -> None:
-        """Say what the first measurement cost, and all that came with it."""
-        samples, n = sum(len(m.gap) for m in record.found.values()), record.deciding.strength.shape[-1]
-        spent = self.budget.spent
-        say(
-            self.trainer,
-            f"TwoPhaseMonitor: with the first measurement ({samples} samples x 2**{n} coalitions), logging and drawing "
-            f"it took {spent:.2f} s, {spent / max(self.budget.training, 1e-9):.0%} of the training time so far. "
-            "max_overhead, every_n_epochs or num_samples make it less.",
-        )
 
     @timed
     def settle(self, *, late: bool = False) -> None:
@@ -259,125 +298,70 @@ class Session:
         # record that cannot be kept: the detector does not say it again.
         if not is_fast_dev_run(self.trainer):
             with self._contained("acting on events"):
-                self._act(events)
+                self._actions.act(events)
         with self._contained("logging"):
-            self._log(record.scalars, late=late)
-        self._unwritten = record, events
-
-    @timed
-    def write(self) -> None:
-        """Write what a record needs besides scalars, once Lightning has logged those: only then is known where.
-
-        A module may log ``step`` in its own `on_validation_epoch_end`, which runs after that of the callbacks.
-        """
-        waiting, self._unwritten = self._unwritten, None
-        if waiting is not None:
-            record, events = waiting
-            if self._writes:
-                with self._contained("writing histograms and texts"):
-                    self._places[record.step] = scalar_step(self.trainer, record.step)
-                    self._write(record, events, self._places[record.step])
-                count = len(self.loop.history)
-                if events or count & (count - 1) == 0:  # at records 1, 2, 4, 8, ... and whenever something happened
-                    with self._contained("drawing the run"):
-                        self._loggers.keep(self._record())
-                        self._draw(record.step)
-            if self.options.verbose and self.budget.records == 1:
-                self._tell_cost(record)
-        self._write_faults()
+            self._writer.add(record, events, late=late)
 
     def _losses(self, record: Record) -> tuple[float | None, float | None]:
         """Training and validation loss: those on the fixed samples, or the validation loss the user logs."""
-        key = self._judge
+        key, own = self._judge, record.losses.get("train")
         if key is None:
-            return record.losses.get("train"), record.losses.get("val")
+            return own, record.losses.get("val")
+        if record.inside:
+            return None if self.loop.run.judge else own, None
         value = logged_value(self.trainer, key)
         if value is None:
             known = ", ".join(sorted(map(str, self.trainer.callback_metrics))) or "none"
             self.faults.tell(f"no metric {key!r} was logged, so that loss is missing; logged are: {known}")
-        return logged_train_loss(self.trainer, key) if self.loop.run.judge else record.losses.get("train"), value
-
-    def _act(self, events: Sequence[PhaseEvent]) -> None:
-        """Stop if that was asked for, or no longer; tell people."""
-        self._ask_to_stop(asked=any(event.kind == self.options.stop_on for event in events))
-        if self.trainer.is_global_zero:
-            self._send(events)
-            if self.options.verbose and not any(isinstance(alert, WarnAlert) for alert in self._alerts):
-                for event in events:
-                    say(self.trainer, f"TwoPhaseMonitor: {short_sentence(event)}")
-
-    def _ask_to_stop(self, *, asked: bool) -> None:
-        """Ask, together with the other ranks, for a stop; only as long as what it was asked for still holds."""
-        if self.options.stop_on is None:
-            return
-        wanted = self.loop.run.stands(self.options.stop_on) and (asked or self._asks_to_stop)
-        wanted = self._asks_to_stop = self.trainer.strategy.reduce_boolean_decision(wanted, all=False)
-        # Lightning may wait for its minimum, so others may ask meanwhile: a wish withdrawn must not withdraw theirs.
-        if wanted and not self.trainer.should_stop:
-            self.trainer.should_stop = self._stop_is_ours = True
-        elif self._stop_is_ours and not wanted:
-            self.trainer.should_stop = self._stop_is_ours = False
-
-    def _send(self, events: Sequence[PhaseEvent], *, warned: bool = False) -> None:
-        """Tell people, on rank 0; ``warned``: a warning has told it already."""
-        for event in events:
-            for alert in self._alerts:
-                if warned and type(alert) is WarnAlert:
-                    continue
-                try:
-                    with bars_cleared():
-                        alert.send(event)
-                except Exception as error:
-                    self.faults.tell(f"{type(alert).__name__} could not tell an event ({error!r}): {event.message}")
+        return logged_train_loss(self.trainer, key) if self.loop.run.judge else own, value
 
     # -- telling -----------------------------------------------------------------------------------------------------
 
-    def _log(self, scalars: dict[str, float], *, late: bool = False) -> None:
-        named = {self.options.log_key_prefix + key: value for key, value in scalars.items()}
-        log_scalars(self.trainer, self.module, named, late=late)
+    @timed
+    def write(self, *, placed: bool = False) -> None:
+        """Write what records need besides the scalars that Lightning logs; ``placed``: it just has (`Writer.write`)."""
+        self._writer.write(self._contained, placed=placed or (self._ended and not self.trainer.enable_validation))
+        if self.options.verbose and self.budget.records == 1 and len(self.loop.history) and not self._told_cost:
+            self._told_cost = True
+            self._tell_cost()
+        self._tell_limit()
 
-    def _write(self, record: Record, events: Sequence[PhaseEvent], step: int) -> None:
-        loggers = self._loggers
-        for split, found in record.found.items():
-            share = order_distribution(found.mean_strength)
-            loggers.histograms(record.part(split), found.histogram, found.edges, share, step)
-        for event in events:
-            loggers.event(event, step)
-        if any(event.kind in ("boundary", "retracted") for event in events):
-            loggers.mark_boundary(self._record(), self._place)
+    def _tell_cost(self) -> None:
+        """Say what the first measurement cost, and all that came with it."""
+        games = [len(samples) for samples in self.loop.watchlist.watched.values()]
+        n, spent = len(self.loop.history.column("strength")[-1][0]), self.budget.spent
+        trained = self.budget.training
+        share = f", {spent / max(trained, 1e-9):.0%} of the training time so far" if self.trainer.global_step else ""
+        say(
+            self.trainer,
+            f"TwoPhaseMonitor: with the first measurement ({sum(games)} samples x 2**{n} coalitions), logging and "
+            f"drawing it took {spent:.2f} s{share}. max_overhead, per_octave, every_n_epochs or num_samples make it "
+            "less.",
+        )
 
-    def _place(self, step: int) -> int | None:
-        """Where the record of a step is on the x axis; ``None``: it is from before a resume, on an axis of the user."""
-        shifts = {place - at for at, place in self._places.items()}
-        return self._places.get(step, step + shifts.pop() if shifts in ({0}, {-1}) else None)
-
-    def _draw(self, step: int) -> None:
-        # Not on a thread of its own: matplotlib holds the interpreter, so that beside a small training it takes a tenth
-        # longer by the clock, and more of the CPU.
-        self._drawn = step
-        self._loggers.draw(self._record(), self._places.get(step, step))
-
-    def _record(self) -> RunRecord:
-        """Return the record of the run, with what was spent since its last measurement."""
-        self.loop.run.seconds_after = self.budget.unrecorded
-        return self.loop.record()
+    def _tell_limit(self) -> None:
+        """Say, once, that there will be fewer records than are due, and why."""
+        if self.options.verbose and self.budget.binds and not self._told_limit:
+            self._told_limit = True
+            budget = self.budget
+            say(
+                self.trainer,
+                f"TwoPhaseMonitor: it has taken {budget.spent:.0f} s, {budget.spent / max(budget.training, 1e-9):.0%} "
+                f"of the training time, so from now on there are fewer records, evenly on the axis of log epochs, to "
+                f"stay below {budget.max_overhead or 0:.0%}; max_overhead=None measures them all.",
+            )
 
     @timed
     def finish(self) -> None:
         """Draw the run once more if that was not done since its last record, keep it, and sum it up."""
-        self.write()
-        last = self.loop.history.last
-        if not self._speaks or last is None:
+        self.write(placed=self._writer.is_unsure)
+        if not self._speaks or not len(self.loop.history):
             return
-        with self._contained("drawing the run"):
-            if self._drawn != last["step"]:
-                self._draw(last["step"])
-        with self._contained("keeping the history"):
-            self._loggers.keep(self._record())
+        self._writer.finish(self._contained)
         if self.options.verbose:
             with self._contained("summing up the run"):
-                say(self.trainer, "\n" + table("TwoPhaseMonitor", summary(self._record())))
-        self._write_faults()
+                say(self.trainer, "\n" + table("TwoPhaseMonitor", summary(self._writer.record())))
+        self._writer.write(self._contained, placed=False)
 
     @timed
     def state_dict(self) -> dict[str, Any]:
@@ -388,11 +372,8 @@ class Session:
     def interrupt(self) -> None:
         """Forget what was under way; keep what was measured."""
         self._sights.close()
-        self._waiting, self._unwritten, self.due = None, None, False
-        if self._speaks and len(self.loop.history):
-            with self._contained("keeping the history"):
-                self._loggers.keep(self._record())
-        self._write_faults()
+        self._waiting, self.due = None, None
+        self._writer.interrupt(self._contained, keeps=self._speaks)
 
     # -- faults ------------------------------------------------------------------------------------------------------
 
@@ -400,21 +381,10 @@ class Session:
         """Keep a fault of ours away from the training run; it becomes an event, and is told as one."""
 
         def happened(problem: str) -> None:
-            event = self.loop.run.failed(self.trainer.current_epoch, logged_step(self.trainer), problem)
-            if self._writes:
-                self._send([event], warned=True)
-                self._untold.append(event)
+            spot = self._schedule.here
+            event = self.loop.run.failed(spot.epoch, spot.step, problem)
+            if self._writer.writes:
+                self._actions.send([event], warned=True)
+                self._writer.add_fault(event)
 
         return self.faults.contain(what, happened, counts=counts)
-
-    def _write_faults(self) -> None:
-        """Write the faults a warning has told; what fails here becomes no event, or each would make another one."""
-        untold, self._untold = self._untold, []
-        for logger in self.trainer.loggers if untold else ():
-            try:
-                one = Loggers([logger], self.options.log_key_prefix, self.options.log_figures)
-                for event in untold:
-                    one.event(event, scalar_step(self.trainer, event.step))
-                one.keep(self._record())
-            except Exception as error:
-                self.faults.tell(f"{type(logger).__name__} could not keep an event ({error!r})")

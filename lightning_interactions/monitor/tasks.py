@@ -19,10 +19,12 @@ class Tasks:
 
     Attributes:
         by_split: The task of every split whose samples can be asked; empty until they were chosen.
+        without_losses: Whether it was decided before the samples for the losses were chosen.
     """
 
     def __init__(self, options: Options, run: Run, tell: Callable[[str], object]) -> None:
         self.by_split: dict[str, Task] = {}
+        self.without_losses = False
         self._compared = False  # in this fit: a resumed run has to find the form of its loss again
         self._options, self._run, self._tell = options, run, tell
 
@@ -31,7 +33,7 @@ class Tasks:
 
         ``missing`` says why there are no training samples, where there should be some.
         """
-        options = self._options
+        options, self.without_losses = self._options, not watchlist.losses
         with ranks.together():
             self.by_split, problem, notes = settle_tasks(
                 rules.model, watchlist.watched, watchlist.losses,

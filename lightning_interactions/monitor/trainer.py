@@ -99,6 +99,11 @@ def averaging_before(trainer: Any, callback: Any) -> str | None:
     return None
 
 
+def averages_weights(trainer: Any) -> bool:
+    """Whether validation uses averaged weights, which are not those that are trained."""
+    return any("WeightAveraging" in {cls.__name__ for cls in type(other).__mro__} for other in trainer.callbacks)
+
+
 def tokenizer_of(trainer: Any, module: Any) -> Any:
     """Return the attribute ``tokenizer`` of the module, the data module or a collator; ``None`` if none has one."""
     collators = [getattr(loader, "collate_fn", None) for loader in loaders_of(trainer).values()]
@@ -120,17 +125,47 @@ def logged_step(trainer: Any) -> int:
     return int(getattr(loop, "_batches_that_stepped", trainer.global_step))
 
 
+def batches_done(trainer: Any) -> int:
+    """Return how many batches of this epoch have been trained on."""
+    return int(trainer.fit_loop.epoch_loop.batch_progress.current.ready)
+
+
+def validations_in(trainer: Any, batches: int) -> frozenset[int] | None:
+    """Return after which batches of this epoch a validation will run; ``None``: nobody knows, it goes by time."""
+    every = trainer.check_val_every_n_epoch
+    if not trainer.enable_validation or (every is not None and (trainer.current_epoch + 1) % every):
+        return frozenset()
+    if getattr(trainer, "_val_check_time_interval", None) is not None:
+        return None
+    each = trainer.val_check_batch
+    if each is None or math.isinf(each):
+        return frozenset([batches])
+    loop = trainer.fit_loop.epoch_loop
+    before = loop.total_batch_idx + 1 - loop.batch_progress.current.ready if every is None else 0
+    return frozenset(range(int(each) - before % int(each), batches + 1, int(each)))
+
+
+def own_step(trainer: Any) -> float | None:
+    """Return the value of a metric ``step`` that was logged with the scalars of an epoch: the user's own axis."""
+    if not trainer.validating:
+        value = trainer.logged_metrics.get("step")
+    else:
+        # Not `logged_metrics`, where a step from training would still stand. All of them have been computed by now, so
+        # that no rank waits for others here.
+        value = trainer._results.metrics(on_step=False)["log"].get("step")
+    return None if value is None else float(value)
+
+
 def scalar_step(trainer: Any, step: int) -> int:
     """Return the step at which Lightning has just logged the scalars of an epoch, where ours belong too.
 
     That is the value of a metric called ``step`` if one was logged with them. Else it is the step given, by which they
     were measured; at the end of a training epoch Lightning steps back by one, since the last batch has been counted.
     """
-    if not trainer.validating:
-        return int(trainer.logged_metrics.get("step", max(step - 1, 0)))
-    # Not `logged_metrics`, where a step from training would still stand. All of them have been computed by now, so that
-    # no rank waits for others here.
-    return int(trainer._results.metrics(on_step=False)["log"].get("step", step))
+    own = own_step(trainer)
+    if own is not None:
+        return int(own)
+    return step if trainer.validating else max(step - 1, 0)
 
 
 def is_fast_dev_run(trainer: Any) -> bool:
@@ -167,7 +202,12 @@ def ranks_of(trainer: Any) -> Ranks:
 
 def same_on_all_ranks(trainer: Any, decision: bool) -> bool:
     """Let rank 0 decide for all."""
-    return bool(trainer.strategy.broadcast(decision)) if trainer.world_size > 1 else decision
+    return bool(of_rank_0(trainer, decision))
+
+
+def of_rank_0(trainer: Any, value: Any) -> Any:
+    """Return what rank 0 has; all ranks ask."""
+    return trainer.strategy.broadcast(value) if trainer.world_size > 1 else value
 
 
 # -- logged values ----------------------------------------------------------------------------------------------------
@@ -225,14 +265,10 @@ def loaders_of(trainer: Any) -> dict[str, Any]:
     }
 
 
-def log_scalars(trainer: Any, module: Any, metrics: Mapping[str, float], *, late: bool = False) -> None:
-    """Log the usual way, visible to every other callback; ``late``: where that way is closed.
+def log_scalars(trainer: Any, module: Any, metrics: Mapping[str, float]) -> None:
+    """Log the usual way, visible to every other callback.
 
     The values are equal on all ranks already; ``sync_dist`` only keeps Lightning from warning about it.
     """
-    if late:
-        trainer.callback_metrics.update({key: torch.tensor(value) for key, value in metrics.items()})
-        for logger in trainer.loggers:
-            logger.log_metrics(dict(metrics), step=scalar_step(trainer, logged_step(trainer)))
-    elif not getattr(trainer, "barebones", False):  # there Lightning would warn that it logs nothing
+    if not getattr(trainer, "barebones", False):  # there Lightning would warn that it logs nothing
         module.log_dict(dict(metrics), on_step=False, on_epoch=True, batch_size=1, sync_dist=trainer.world_size > 1)

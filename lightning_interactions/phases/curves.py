@@ -75,7 +75,7 @@ class Point:
     Points with an equal number of ``probes`` were measured on the same samples.
     """
 
-    epoch: int
+    epoch: float
     value: float
     contributions: Tensor
     probes: int
@@ -116,7 +116,7 @@ class Curve:
         if not frozen and self.trough is not None and median.value < self.trough.value:
             self._bottom_at(median, min(self.recent, key=lambda p: p.value).epoch)
 
-    def _bottom_at(self, point: Point, epoch: int | None = None) -> None:
+    def _bottom_at(self, point: Point, epoch: float | None = None) -> None:
         self.trough = replace(point, epoch=point.epoch if epoch is None else epoch)
         self.highest = max(self.highest, point.value)
         self.fall = self.highest - point.value
@@ -168,12 +168,14 @@ class OrderTrack:
 
     order: Curve = field(default_factory=Curve)  # the mean order, 1 to n
     shared: Curve = field(default_factory=Curve)  # share of the interactions between two or more players, 0 to 1
-    totals: list[tuple[int, float]] = field(default_factory=list)  # epochs, log2 of the mean total strength of a sample
+    totals: list[tuple[float, float]] = field(
+        default_factory=list
+    )  # epochs, log2 of the mean total strength of a sample
     num_players: int = 0
     probes: int = 0
     samples: int = 0
 
-    def add(self, epoch: int, strength: Tensor, *, paired: bool, frozen: bool) -> bool:
+    def add(self, epoch: float, strength: Tensor, *, paired: bool, frozen: bool) -> bool:
         """Take one measurement ``(samples, 2, n)``; ``frozen`` keeps the trough. False if it holds no strength."""
         # Noted before anything else: a failed measurement on new samples must not leave the next one paired to the old.
         self.probes += not (paired and self.samples == len(strength))
@@ -204,7 +206,8 @@ class OrderTrack:
         # at least, for after few epochs, or many measurements in one, a small step is no steep growth.
         epoch, total = self.totals[-1]
         earlier, then = next(record for record in self.totals if record[0] >= (epoch + 1) / 2 - 1)
-        growth = (total - then) / max(math.log2((epoch + 1) / (earlier + 1)), 0.5)
+        octaves = math.log2((epoch + 1) / (earlier + 1)) if earlier > -1 else 0.0  # nothing was trained by -1
+        growth = (total - then) / max(octaves, 0.5)
         return {
             "mean_order": now.value,
             "level": order.trough.value + order.rise,
@@ -241,9 +244,9 @@ class LossTrack:
     first_val: float = 0.0
     gap_low: float = math.inf
     best_val: float = math.inf
-    best_epoch: int = -1
+    best_epoch: float = -1
 
-    def add(self, epoch: int, train_loss: float | None, val_loss: float | None) -> None:
+    def add(self, epoch: float, train_loss: float | None, val_loss: float | None) -> None:
         """Take one pair of losses, in any unit."""
         if train_loss is None or val_loss is None or not math.isfinite(train_loss) or not math.isfinite(val_loss):
             return

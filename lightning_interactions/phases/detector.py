@@ -13,8 +13,9 @@ from dataclasses import asdict
 from statistics import NormalDist
 from typing import Any
 
-from lightning_interactions.errors import ArgumentError, StateError, bad_argument, is_number, is_whole
+from lightning_interactions.errors import ArgumentError, StateError, bad_argument, is_number
 from lightning_interactions.phases.curves import Curve, LossTrack, OrderTrack, check_strength
+from lightning_interactions.phases.epochs import START, whole_epoch
 from lightning_interactions.phases.event import EventKind, PhaseEvent
 from lightning_interactions.phases.messages import boundary_message, overfitting_message, retracted_message
 from lightning_interactions.phases.risk import WITH_LOSSES, WITHOUT_LOSSES
@@ -89,7 +90,7 @@ class PhaseDetector:
 
     Attributes:
         phase: 1 until a boundary is confirmed, then 2.
-        boundary_epoch: Epoch of the turning point, or ``None``.
+        boundary_epoch: Epoch in whose course the turning point lies, or ``None``.
         overfitting_epoch: Epoch in which overfitting was declared, or ``None``.
         overfitting_risk: From 0 to 1, see :func:`overfitting_risk`.
         evidence: The numbers behind the last decision.
@@ -127,7 +128,7 @@ class PhaseDetector:
         self.overfitting_risk = overfitting_risk({})
         self.evidence: dict[str, float] = {}
         self._orders, self._losses = OrderTrack(), LossTrack()
-        self._last_epoch: int | None = None
+        self._last_epoch: float | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(false_alarm_rate={self.false_alarm_rate!r})"
@@ -139,7 +140,7 @@ class PhaseDetector:
 
     def update(
         self,
-        epoch: int,
+        epoch: float,
         strength: Any,
         train_loss: float | None,
         val_loss: float | None,
@@ -151,7 +152,8 @@ class PhaseDetector:
         """Take one measurement and say what is new.
 
         Args:
-            epoch: Not negative and not before the last one; epochs may be skipped or measured several times.
+            epoch: 3 at the end of epoch 3, 2.25 when a quarter of it was trained, -1 before the first; not before the
+                last one. Epochs may be skipped or measured several times.
             strength: ``(samples, 2, n)`` as from :func:`~lightning_interactions.functional.strength.order_strength`,
                 the same samples in the same rows every time. A sample with a value that is not finite is left out.
                 With none left nothing is decided: the losses are remembered and the answer is empty.
@@ -181,7 +183,7 @@ class PhaseDetector:
         self.overfitting_risk = self.evidence["risk"] = overfitting_risk(self.evidence)
         return self._decide(epoch, step)
 
-    def _decide(self, epoch: int, step: int) -> list[PhaseEvent]:
+    def _decide(self, epoch: float, step: int) -> list[PhaseEvent]:
         """Apply the rule; every event comes from here."""
         order = self._orders.order
         overfits = losses_show_overfitting(self.evidence, self._loss_factor)
@@ -190,20 +192,23 @@ class PhaseDetector:
 
         events = []
 
-        def tell(kind: EventKind, of: int, message: Callable[[int, Mapping[str, float]], str], **more: float) -> None:
+        def tell(
+            kind: EventKind, of: float, message: Callable[[float, Mapping[str, float]], str], **more: float
+        ) -> None:
             evidence = {**self.evidence, **more}
-            events.append(PhaseEvent(kind, of, epoch, step, evidence, message(epoch, evidence)))
+            where = whole_epoch(of), whole_epoch(epoch)
+            events.append(PhaseEvent(kind, *where, step, evidence, message(epoch, evidence)))
 
-        trough = int(self.evidence["trough_epoch"])
+        trough = self.evidence["trough_epoch"]
         if self.boundary_epoch is None and (turned or overfits):
-            self.boundary_epoch = trough
+            self.boundary_epoch = whole_epoch(trough)
             tell("boundary", trough, boundary_message, significant=float(turned))
         elif self.boundary_epoch is not None and fell and not overfits:
             self.boundary_epoch = self.overfitting_epoch = None
             self._orders.restart()
             tell("retracted", trough, retracted_message)
         if self.overfitting_epoch is None and overfits:
-            self.overfitting_epoch = epoch
+            self.overfitting_epoch = whole_epoch(epoch)
             tell("overfitting", epoch, overfitting_message)
         return events
 
@@ -258,9 +263,9 @@ class PhaseDetector:
         self._losses = LossTrack.from_state(state.get("losses", {}))
         self._last_epoch = state.get("last_epoch")
 
-    def _check_order(self, epoch: int, num_players: int) -> None:
-        if not is_whole(epoch, 0):
-            raise bad_argument("epoch", "an integer not below 0", epoch)
+    def _check_order(self, epoch: float, num_players: int) -> None:
+        if not is_number(epoch) or not START <= epoch < math.inf:
+            raise bad_argument("epoch", "a number not below -1", epoch)
         if self._last_epoch is not None and epoch < self._last_epoch:
             raise bad_argument("epoch", f"{self._last_epoch} or later, as epochs only go forward", epoch)
         known = self._orders.num_players

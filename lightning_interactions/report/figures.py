@@ -11,6 +11,8 @@ from lightning_interactions.errors import ArgumentError
 from lightning_interactions.functional.strength import low_order_share, mean_order, order_distribution
 from lightning_interactions.metrics import drawing
 from lightning_interactions.metrics.drawing import BLUE, VERMILLION
+from lightning_interactions.phases.epochs import begin_with_epoch, tell_epoch
+from lightning_interactions.report.axis import EpochAxis
 from lightning_interactions.report.record import RunRecord, lowest_index, middle_record
 from lightning_interactions.report.words import headline
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def order_distribution_figure(strength: Tensor, *, epoch: int | None = None) -> Figure:
+def order_distribution_figure(strength: Tensor, *, epoch: float | None = None) -> Figure:
     """Draw the strength ``(2, n)`` of one epoch by order: positive interactions upwards, negative ones downwards."""
     strength = torch.as_tensor(strength).detach().cpu().double()
     if strength.ndim != 2 or strength.shape[0] != 2:
@@ -32,7 +34,9 @@ def order_distribution_figure(strength: Tensor, *, epoch: int | None = None) -> 
     title = f"Mean order {order:.1f} of {n}, {low:.0f} % of the strength in orders 1 to {min(3, n)}"
     if order != order:
         title = "No salient interactions measured"
-    axes.set_title(title if epoch is None else f"Epoch {epoch}: {title[0].lower()}{title[1:]}", fontsize=11, y=1)
+    axes.set_title(
+        title if epoch is None else f"{begin_with_epoch(epoch)}: {title[0].lower()}{title[1:]}", fontsize=11, y=1
+    )
     return figure
 
 
@@ -43,7 +47,7 @@ def run_figure(run: RunRecord) -> Figure:
     order over time, at the bottom the losses. It is drawn to be read as a thumbnail too.
     """
     order = mean_order(run.strength).tolist()
-    figure, title = _page(8.4, 7.6, dpi=120), headline(run)
+    figure, title, axis = _page(8.4, 7.6, dpi=120), headline(run), EpochAxis(run)
     left, width, gap = 0.88, 6.72, 0.16
     panel = (width - 2 * gap) / 3
     # What the title's lines take, the panels below it have less.
@@ -51,21 +55,19 @@ def run_figure(run: RunRecord) -> Figure:
     places = [left + i * (panel + gap) for i in range(3)]
     _draw_panels([_place(figure, left=x, bottom=5.2, width=panel, height=height) for x in places], run, order)
     heat = _place(figure, left=left, bottom=2.64, width=width, height=1.8)
-    mesh = _draw_heat_map(heat, run, order)
+    mesh = _draw_heat_map(heat, run, order, axis)
     bar = figure.colorbar(mesh, cax=_place(figure, left=left + width + 0.09, bottom=2.64, width=0.12, height=1.8))
     bar.set_label("share of strength (%)")
     bar.ax.yaxis.set_label_coords(1 + 0.38 / 0.12, 0.5)
     losses = _place(figure, left=left, bottom=0.78, width=width, height=1.43, numbers=0.68, sharex=heat)
-    _draw_losses(losses, run)
-    known, edges = _events(run), _edges(run.place)
-    left = min([edges[0].item(), *(at - 0.5 for _, at, _ in known)])
-    right = max([edges[-1].item(), *(at + 0.5 for _, at, _ in known)])
-    heat.set_xlim(left, right)
-    _tick_whole_epochs(losses)
-    for name, at, style in known:
+    _draw_losses(losses, run, axis)
+    known = _events(run, axis)
+    heat.set_xlim(*axis.limits([at for _, at, _, _ in known]))
+    axis.scale(losses)
+    for name, at, style, _ in known:
         heat.axvline(at, color="white", linestyle=style, linewidth=1.8, gid=name)
         losses.axvline(at, color="black", linestyle=style, linewidth=1.8, gid=name)
-    _label_events(losses, known, left, right)
+    _label_events(losses, known, axis)
     figure.suptitle(title, y=1 - 0.08 / 7.6, va="top", fontsize=14, fontweight="bold")
     return figure
 
@@ -96,7 +98,8 @@ def curves_figure(run: RunRecord) -> Figure:
     """Draw what the decision looks at over time: mean order with its confidence band, loss gap, overfitting risk."""
     from matplotlib.figure import Figure
 
-    order, place, known = mean_order(run.strength), run.place.numpy(), _events(run)
+    order, axis = mean_order(run.strength), EpochAxis(run)
+    place, known = axis.place.numpy(), _events(run, axis)
     figure = Figure(figsize=(10, 6.5), dpi=100, layout="constrained")
     orders, gap, risk = figure.subplots(3, 1, sharex=True, height_ratios=[1.5, 1, 1])
     band = _curve(run, "mean_order_lower").numpy(), _curve(run, "mean_order_upper").numpy()
@@ -110,13 +113,15 @@ def curves_figure(run: RunRecord) -> Figure:
         axes.plot(place, values.numpy(), color=colour, linewidth=2, marker="o" if len(place) < 3 else None)
         axes.set_ylabel(name)
         axes.grid(axis="y", color="0.9")
-        for event, at, style in known:
+        for event, at, style, _ in known:
             axes.axvline(at, color="black", linestyle=style, linewidth=1.4, gid=event)
     risk.set_ylim(0, 1)
-    risk.set_xlabel("epoch")
-    _tick_whole_epochs(risk)
+    risk.set_xlabel(axis.label)
+    if axis.logarithmic:
+        risk.set_xlim(*axis.limits([at for _, at, _, _ in known]))
+    axis.scale(risk)
     orders.set_title("Phase 1: the mean order falls. Phase 2: it rises and the loss gap widens", fontsize=11)
-    _label_events(gap, known, *orders.get_xlim())
+    _label_events(gap, known, axis)
     return figure
 
 
@@ -126,18 +131,15 @@ def _curve(run: RunRecord, key: str) -> Tensor:
     return values.masked_fill(~values.isfinite(), float("nan"))
 
 
-def _events(run: RunRecord) -> list[tuple[str, int, str]]:
-    """Name, epoch and line style of every event that happened."""
-    found = ("boundary", run.boundary_epoch, "--"), ("overfitting", run.overfitting_epoch, "-")
-    return [(name, at, style) for name, at, style in found if at is not None]
-
-
-def _edges(place: Tensor) -> Tensor:
-    """Borders ``(E + 1,)`` half-way between records, so that epochs that were skipped widen their neighbours."""
-    if len(place) == 1:
-        return torch.cat([place - 0.5, place + 0.5])
-    between = (place[1:] + place[:-1]) / 2
-    return torch.cat([2 * place[:1] - between[:1], between, 2 * place[-1:] - between[-1:]])
+def _events(run: RunRecord, axis: EpochAxis) -> list[tuple[str, float, str, str]]:
+    """Name, place, line style and label of every event that happened."""
+    found = (
+        ("boundary", run.boundary_place, run.boundary_epoch, "--"),
+        ("overfitting", run.overfitting_place, run.overfitting_epoch, "-"),
+    )
+    # On the log scale the numbers at the axis are epochs done, one more than the epoch that is over then.
+    label = "{} (epoch {})" if axis.logarithmic else "{} {}"
+    return [(name, axis.at(at), style, label.format(name, n)) for name, at, n, style in found if at is not None]
 
 
 def _draw_panels(panels: list[Axes], run: RunRecord, orders: list[float]) -> None:
@@ -151,7 +153,7 @@ def _draw_panels(panels: list[Axes], run: RunRecord, orders: list[float]) -> Non
         axes.set_ylim(-height, height)
         axes.yaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
         axes.tick_params(labelleft=axes is panels[0])
-        order, title = orders[index], f"{name} (epoch {epochs[index]})"
+        order, title = orders[index], f"{name} ({tell_epoch(epochs[index], short=True)})"
         if order == order:
             axes.axvline(order, color="black", linestyle=":", linewidth=1.6)
             title += f"\nmean order {order:.1f}"
@@ -160,7 +162,7 @@ def _draw_panels(panels: list[Axes], run: RunRecord, orders: list[float]) -> Non
     panels[0].set_ylabel("share of strength (%)\n\u2190 negative  positive \u2192")
 
 
-def _draw_heat_map(axes: Axes, run: RunRecord, order: list[float]) -> Any:
+def _draw_heat_map(axes: Axes, run: RunRecord, order: list[float], axis: EpochAxis) -> Any:
     from matplotlib.colors import PowerNorm
     from matplotlib.patheffects import Normal, Stroke
 
@@ -171,9 +173,9 @@ def _draw_heat_map(axes: Axes, run: RunRecord, order: list[float]) -> Any:
     border = torch.arange(n + 1).double() + 0.5
     # Bent a little to keep high orders visible beside the one or two orders that hold most of the strength.
     norm = PowerNorm(0.7, vmin=0, vmax=top)
-    mesh = axes.pcolormesh(_edges(run.place).numpy(), border.numpy(), shares.numpy(), cmap="viridis", norm=norm)
-    marker = "o" if len(run.place) < 3 else None
-    (line,) = axes.plot(run.place.tolist(), order, color="white", linewidth=2.4, marker=marker, zorder=3)
+    mesh = axes.pcolormesh(axis.edges().numpy(), border.numpy(), shares.numpy(), cmap="viridis", norm=norm)
+    marker = "o" if len(axis.place) < 3 else None
+    (line,) = axes.plot(axis.place.tolist(), order, color="white", linewidth=2.4, marker=marker, zorder=3)
     line.set_path_effects([Stroke(linewidth=4.5, foreground="black"), Normal()])
     axes.set_yticks(range(1, n + 1, 1 + (n > 8)))
     axes.set_ylabel(drawing.ORDER_LABEL)
@@ -184,22 +186,22 @@ def _draw_heat_map(axes: Axes, run: RunRecord, order: list[float]) -> Any:
     return mesh
 
 
-def _draw_losses(axes: Axes, run: RunRecord) -> None:
-    place, train, val = run.place.numpy(), _curve(run, "train_loss"), _curve(run, "val_loss")
+def _draw_losses(axes: Axes, run: RunRecord, axis: EpochAxis) -> None:
+    place, train, val = axis.place.numpy(), _curve(run, "train_loss"), _curve(run, "val_loss")
     for name, values, colour in (("training loss", train, BLUE), ("validation loss", val, VERMILLION)):
         known = torch.isfinite(values)
         if known.any():
             marker = "o" if known.sum() < 3 else None
-            x, y = run.place[known].tolist(), values[known].tolist()
+            x, y = axis.place[known].tolist(), values[known].tolist()
             axes.plot(x, y, color=colour, linewidth=2.6, marker=marker, label=name)
     if (wider := val > train).any():
         look: dict[str, Any] = {"color": VERMILLION, "alpha": 0.13, "linewidth": 0}
         axes.fill_between(place, train.numpy(), val.numpy(), where=wider.numpy(), label="loss gap", **look)
     if (lowest := lowest_index(val.tolist())) is not None:
-        label = f"lowest (epoch {run.history['epoch'][lowest]})"
+        label = f"lowest ({tell_epoch(run.history['epoch'][lowest], short=True)})"
         star: dict[str, Any] = {"color": "black", "markersize": 13, "linestyle": "none"}
         axes.plot(place[lowest], val[lowest].item(), "*", label=label, **star)
-    axes.set_xlabel("epoch")
+    axes.set_xlabel(axis.label)
     axes.set_ylabel("loss")
     axes.yaxis.set_major_formatter(_short)
     axes.grid(axis="y", color="0.9")
@@ -217,20 +219,16 @@ def _short(value: float, _: Any) -> str:
     return f"{value:.6g}"
 
 
-def _tick_whole_epochs(axes: Axes) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
-
-
-def _label_events(axes: Axes, known: list[tuple[str, int, str]], left: float, right: float) -> None:
+def _label_events(axes: Axes, known: list[tuple[str, float, str, str]], axis: EpochAxis) -> None:
     """Write the names of the lines above the axes: apart where they would overlap, as one text where that fails."""
-    events = sorted((at, f"{name} {at}") for name, at, _ in known)
-    place = [(at - left) / (right - left) for at, _ in events]
+    events, limits = sorted((at, label) for _, at, _, label in known), axes.get_xlim()
+    place = [axis.fraction(at, *limits) for at, _ in events]
     sides = ["left" if x < 0.15 else "right" if x > 0.85 else "center" for x in place]
     if len(events) == 2 and (gap := place[1] - place[0]) < 0.3:
         if gap < 0.02 or "left" in sides or "right" in sides:
-            events, sides = [(events[0][0], f"{events[0][1]}, {events[1][1]}")], sides[:1]
+            events = [(events[0][0], f"{events[0][1]}, {events[1][1]}")]
+            # On the log scale the labels are longer, and events mostly late.
+            sides = ["right"] if axis.logarithmic and place[0] > 0.5 else sides[:1]
         else:
             sides = ["right", "left"]
     for (at, text), side in zip(events, sides, strict=True):

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from lightning_interactions.errors import ArgumentError, StateError, bad_argument
+from lightning_interactions.phases.epochs import plain_epoch, tell_epoch
 
 Strength = Tensor | Sequence[Sequence[float]]
 """Positive and negative strength by order, ``(2, n)``."""
@@ -55,7 +56,7 @@ class History:
 
     def append(
         self,
-        epoch: int,
+        epoch: float,
         step: int,
         scalars: Mapping[str, SupportsFloat | None],
         strength: Strength,
@@ -64,9 +65,9 @@ class History:
         """Add the record of an epoch.
 
         Args:
-            epoch: The epoch, not before that of the last record.
-            step: The optimizer step at which it was measured; greater than the last one if the epoch is the same (an
-                epoch is measured more than once where validation runs more than once in it).
+            epoch: 3 at the end of epoch 3, 2.25 when a quarter of it was trained, -1 before the first; not before that
+                of the last record.
+            step: The optimizer step at which it was measured; greater than the last one if the epoch is the same.
             scalars: Numbers by name; ``None`` means the same as leaving the name out.
             strength: ``(2, n)``, mean strength over samples, in units of the score.
             extra_strength: More of the same by column name, for example ``{"train/strength": ...}``.
@@ -81,7 +82,7 @@ class History:
         taken = set(RESERVED) & {*scalars, *extra_strength} | (set(scalars) & set(extra_strength))
         if taken:
             raise ArgumentError(f"Expected other names for {sorted(taken)}: {', '.join(RESERVED)} are kept anyway.")
-        row: dict[str, Any] = {"epoch": int(epoch), "step": int(step)}
+        row: dict[str, Any] = {"epoch": plain_epoch(epoch), "step": int(step)}
         for key, value in scalars.items():
             if value is not None:
                 row[str(key)] = _number(key, value)
@@ -100,8 +101,9 @@ class History:
         if not self._rows:
             return "History(empty)"
         columns = ", ".join([*self._scalars, *self._strengths][2:])
-        first, last = self._rows[0]["epoch"], self._rows[-1]["epoch"]
-        return f"History({len(self)} epoch{'s' * (len(self) > 1)}, {first} to {last}: {columns})"
+        epochs = [row["epoch"] for row in self._rows]
+        told = count_records(epochs).replace("measured ", "")
+        return f"History({told}, {span(epochs)}: {columns})"
 
     def _repr_html_(self) -> str:
         """Show the latest records in a notebook."""
@@ -194,6 +196,28 @@ class History:
         writer.writeheader()
         writer.writerows(rows)
         write_whole(path, text.getvalue())
+
+
+def count_records(epochs: Sequence[float]) -> str:
+    """Say how many records there are.
+
+    Example:
+        >>> count_records([0, 1]), count_records([-1, -0.75, 0])
+        ('2 measured epochs', '3 records')
+    """
+    inside = any(epoch < 0 or epoch != int(epoch) for epoch in epochs)
+    return f"{len(epochs)} {'record' if inside else 'measured epoch'}{'s' * (len(epochs) > 1)}"
+
+
+def span(epochs: Sequence[float]) -> str:
+    """Say from where to where records go.
+
+    Example:
+        >>> span([0, 1]), span([-1, -0.75, 0])
+        ('0 to 1', 'initialisation to epoch 0')
+    """
+    whole = all(epoch >= 0 and epoch == int(epoch) for epoch in (epochs[0], epochs[-1]))
+    return " to ".join(str(epoch) if whole else tell_epoch(epoch) for epoch in (epochs[0], epochs[-1]))
 
 
 def _number(key: str, value: SupportsFloat) -> float:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_interactions.errors import ArgumentError
 from lightning_interactions.metrics.drawing import BLUE, GREEN, ORANGE, VERMILLION
+from lightning_interactions.phases.epochs import begin_with_epoch
 from lightning_interactions.report.figures import curves_figure, run_figure
-from lightning_interactions.report.history import write_whole
+from lightning_interactions.report.history import count_records, span, write_whole
 from lightning_interactions.report.record import RunRecord, find_run, middle_record
 from lightning_interactions.report.words import finite, summary, verdict
 
@@ -68,7 +69,7 @@ def render_report(run: RunRecord, title: str) -> str:
     colour = VERMILLION if run.overfitting_epoch is not None else ORANGE if run.boundary_epoch is not None else GREEN
     return environment.get_template("report.html").render(
         title=title,
-        subtitle=f"{len(epochs)} measured epochs, {epochs[0]} to {epochs[-1]}; lightning-interactions "
+        subtitle=f"{count_records(epochs)}, {span(epochs)}; lightning-interactions "
         f"{run.versions.get('lightning-interactions', '')}",
         verdict=verdict(run),
         colour=colour,
@@ -101,6 +102,7 @@ def _frames(run: RunRecord) -> dict[str, Any]:
     kept = sorted({*range(0, len(epochs), step), *marks.values()})
     return {
         "epochs": [epochs[i] for i in kept],
+        "names": [begin_with_epoch(epochs[i]) for i in kept],
         "shares": [_shares(run.history["strength"][i]) for i in kept],
         "mean_order": [round(orders[i], 4) if math.isfinite(orders[i]) else None for i in kept],
         "marks": {name: kept.index(i) for name, i in marks.items()},

@@ -93,8 +93,8 @@ class Loggers:
         if run.boundary_epoch is None:
             # A gap, or a line would join the boundary that was withdrawn to the next one.
             step, ends = run.history["step"][-1], (math.nan, math.nan)
-        elif run.boundary_epoch in epochs and orders:
-            step, ends = run.history["step"][epochs.index(run.boundary_epoch)], (min(orders), max(orders))
+        elif run.boundary_place in epochs and orders:
+            step, ends = run.history["step"][epochs.index(run.boundary_place)], (min(orders), max(orders))
         else:
             return
         at = place(step)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from lightning_interactions.errors import ArgumentError, StateError
+from lightning_interactions.phases.epochs import whole_epoch
 from lightning_interactions.phases.event import PhaseEvent
 from lightning_interactions.report.history import deciding, write_whole
 
@@ -137,15 +138,36 @@ class RunRecord:
     @cached_property
     def place(self) -> Tensor:
         """Where the records are on an axis of epochs, ``(epochs,)``: several ones of an epoch share its width."""
-        epoch = torch.as_tensor(self.history["epoch"])
+        epoch = torch.as_tensor(self.history["epoch"], dtype=torch.float64)
         same = epoch[:, None] == epoch
-        return epoch.double() + same.tril(-1).sum(1) / same.sum(1)
+        return epoch + same.tril(-1).sum(1) / same.sum(1)
+
+    @property
+    def boundary_place(self) -> float | None:
+        """Where exactly the boundary is: its epoch, or a place inside of that."""
+        return self._place_of("boundary", self.boundary_epoch)
+
+    @property
+    def overfitting_place(self) -> float | None:
+        """Where exactly overfitting was declared, likewise."""
+        return self._place_of("overfitting", self.overfitting_epoch)
+
+    def _place_of(self, kind: str, epoch: int | None) -> float | None:
+        """Read it off the last event of a kind: from its evidence, or from the record that was made then."""
+        told = [event for event in self.events if event.kind == kind and event.epoch == epoch]
+        if epoch is None or not told:
+            return epoch
+        steps = self.history.get("step", ())
+        made = [place for place, step in zip(self.history["epoch"], steps, strict=False) if step == told[-1].step]
+        known = [told[-1].evidence.get("trough_epoch", math.nan)] if kind == "boundary" else made
+        return next((x for x in reversed(known) if math.isfinite(x) and whole_epoch(x) == epoch), epoch)
 
 
 def middle_record(run: RunRecord, orders: Sequence[float]) -> tuple[str, int] | None:
     """Name and index of the record nearest to the boundary, or else of the lowest of these mean orders."""
-    if run.boundary_epoch is not None:
-        return "Boundary", nearest(run.history["epoch"], run.boundary_epoch)
+    at = run.boundary_place
+    if at is not None:
+        return "Boundary", nearest(run.history["epoch"], at)
     lowest = lowest_index(orders)
     return None if lowest is None else ("Lowest", lowest)
 
@@ -156,8 +178,8 @@ def lowest_index(values: Sequence[float]) -> int | None:
     return min(known)[1] if known else None
 
 
-def nearest(epochs: Sequence[int], epoch: int) -> int:
-    """Return the index of the record nearest to an epoch."""
+def nearest(epochs: Sequence[float], epoch: float) -> int:
+    """Return the index of the record nearest to a place."""
     return min(range(len(epochs)), key=lambda i: abs(epochs[i] - epoch))
 
 

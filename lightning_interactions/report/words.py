@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from lightning_interactions.phases.epochs import tell_epoch, whole_epoch
 from lightning_interactions.phases.event import PhaseEvent
+from lightning_interactions.report.history import count_records
 from lightning_interactions.report.record import RunRecord, lowest_index, nearest
 
 LONGEST_LINE = 69
@@ -16,15 +18,17 @@ LONGEST_LINE = 69
 
 def headline(run: RunRecord) -> str:
     """Say in a sentence what is to be seen in the run figure, on more lines if it is long."""
-    epochs, at = run.history["epoch"], run.boundary_epoch
+    epochs, at = run.history["epoch"], run.boundary_place
     parts = [f"No phase boundary so far ({_measured(run)})"]
     if at is not None:
         parts = [f"The losses show phase 2; {_lowest_at(at)}" if by_the_losses(run) else _ended_at(at)]
-    if run.overfitting_epoch is not None:
-        parts.append(f"overfitting began at epoch {run.overfitting_epoch}")
+    if run.overfitting_place is not None:
+        parts.append(f"overfitting began at {tell_epoch(run.overfitting_place)}")
     if (lowest := lowest_index(run.column("val_loss"))) is not None and len(epochs) > 1:
         now = lowest == len(epochs) - 1
-        parts.append(f"validation loss {'is at its lowest now' if now else f'was lowest at epoch {epochs[lowest]}'}")
+        parts.append(
+            f"validation loss {'is at its lowest now' if now else f'was lowest at {tell_epoch(epochs[lowest])}'}"
+        )
     lines = [parts[0]]
     for part in parts[1:]:
         longer = f"{lines[-1]}; {part}"
@@ -38,7 +42,7 @@ def verdict(run: RunRecord) -> str:
 
 
 def _about_orders(run: RunRecord) -> str:
-    orders, epochs, at = run.column("mean_order"), run.history["epoch"], run.boundary_epoch
+    orders, epochs, at = run.column("mean_order"), run.history["epoch"], run.boundary_place
     lowest, now = lowest_index(orders), orders[-1]
     if lowest is None:
         return f"No salient interactions were found in {_measured(run)}."
@@ -46,7 +50,7 @@ def _about_orders(run: RunRecord) -> str:
         last = lowest == len(orders) - 1
         return (
             f"No phase boundary was found in {_measured(run)}: the mean order was lowest ({orders[lowest]:.2f}) at "
-            f"epoch {epochs[lowest]}, {'the last one' if last else f'and is {now:.2f} now'}."
+            f"{tell_epoch(epochs[lowest])}, {'the last one' if last else f'and is {now:.2f} now'}."
         )
     turn = orders[nearest(epochs, at)]
     if by_the_losses(run):
@@ -67,18 +71,17 @@ def _about_losses(run: RunRecord) -> str:
     lowest = lowest_index(losses)
     if lowest is None:
         return ""
-    best = epochs[lowest]
-    rose = f"from {losses[lowest]:.3g} at epoch {best} to {losses[-1]:.3g} at epoch {epochs[-1]}"
+    best = tell_epoch(epochs[lowest])
+    rose = f"from {losses[lowest]:.3g} at {best} to {losses[-1]:.3g} at {tell_epoch(epochs[-1])}"
     if run.overfitting_epoch is not None:
         return (
-            f"The network overfitted: the validation loss went {rose}. Keep the checkpoint of epoch {best}; more data "
+            f"The network overfitted: the validation loss went {rose}. Keep the checkpoint of {best}; more data "
             "or regularisation would help."
         )
     if lowest == len(losses) - 1:
-        return f"The validation loss is at its lowest now (epoch {best}): train on."
+        return f"The validation loss is at its lowest now ({best}): train on."
     return (
-        f"The validation loss went {rose}, which is not overfitting yet. The checkpoint of epoch {best} is the best so "
-        "far."
+        f"The validation loss went {rose}, which is not overfitting yet. The checkpoint of {best} is the best so far."
     )
 
 
@@ -86,20 +89,20 @@ def summary(run: RunRecord) -> dict[str, str]:
     """Return the numbers one looks for first, by name; at least one epoch was measured."""
     epochs, losses, orders = run.history["epoch"], run.column("val_loss"), run.column("mean_order")
     lowest, low = lowest_index(losses), lowest_index(orders)
-    gaps = finite(run.column("solver_gap"))
+    gaps, at, over = finite(run.column("solver_gap")), run.boundary_place, run.overfitting_place
     risk = run.column("overfitting_risk")[-1]
     rows = {
         "Phase boundary": "none found"
-        if run.boundary_epoch is None
-        else f"epoch {run.boundary_epoch}" + (", by the losses alone" if by_the_losses(run) else ""),
-        "Overfitting": "none found" if run.overfitting_epoch is None else f"found in epoch {run.overfitting_epoch}",
+        if at is None
+        else tell_epoch(at) + (", by the losses alone" if by_the_losses(run) else ""),
+        "Overfitting": "none found" if over is None else f"found in {tell_epoch(over)}",
         "Overfitting risk": "unknown" if math.isnan(risk) else f"{risk:.2f} at the end",
         "Lowest validation loss": "none recorded"
         if lowest is None
-        else f"epoch {epochs[lowest]} ({losses[lowest]:.3f}; at the end {losses[-1]:.3f})",
+        else f"{tell_epoch(epochs[lowest])} ({losses[lowest]:.3f}; at the end {losses[-1]:.3f})",
         "Mean order": "no salient interactions"
         if low is None
-        else f"{orders[0]:.2f} at the start, {orders[low]:.2f} at its lowest (epoch {epochs[low]}), "
+        else f"{orders[0]:.2f} at the start, {orders[low]:.2f} at its lowest ({tell_epoch(epochs[low])}), "
         f"{orders[-1]:.2f} at the end",
     }
     if run.seconds:
@@ -133,16 +136,16 @@ def short_sentence(event: PhaseEvent) -> str:
     """Tell an event in one short sentence; ``event.message`` tells more."""
     e = event.evidence
     if event.kind == "boundary" and _rests_on_losses(event):
-        what = f"phase 2 has begun by the losses; the {_lowest_at(event.epoch)}."
+        what = f"phase 2 has begun by the losses; the {_lowest_at(_turn(event))}."
     elif event.kind == "boundary":
-        what = f"phase boundary at epoch {event.epoch}{_change(e, 'mean order rose', 'trough', 'level')}."
+        what = f"phase boundary at {tell_epoch(_turn(event))}{_change(e, 'mean order rose', 'trough', 'level')}."
     elif event.kind == "overfitting":
         best = e.get("best_val_epoch", math.nan)
-        since = f" of epoch {best:.0f}" if math.isfinite(best) else ""
+        since = f" of {tell_epoch(best)}" if math.isfinite(best) else ""
         rose = _change(e, "validation loss rose", "best_val_loss", "val_loss")
         what = f"overfitting{rose}. Keep the checkpoint{since}."
     elif event.kind == "retracted":
-        what = f"the phase boundary at epoch {event.epoch} is withdrawn."
+        what = f"the phase boundary at {tell_epoch(_turn(event))} is withdrawn."
     else:
         return event.message
     return f"Epoch {event.detected_epoch}: {what}"
@@ -172,17 +175,22 @@ def event_markdown(event: PhaseEvent) -> str:
 # -- words that return ------------------------------------------------------------------------------------------------
 
 
-def _ended_at(epoch: int) -> str:
-    return f"Low-order dominance ended at epoch {epoch}"
+def _ended_at(place: float) -> str:
+    return f"Low-order dominance ended at {tell_epoch(place)}"
 
 
-def _lowest_at(epoch: int) -> str:
-    return f"mean order was lowest at epoch {epoch}"
+def _lowest_at(place: float) -> str:
+    return f"mean order was lowest at {tell_epoch(place)}"
+
+
+def _turn(event: PhaseEvent) -> float:
+    """Where the turning point is that an event speaks of: inside of its epoch, or at its end."""
+    exact = event.evidence.get("trough_epoch", math.nan)
+    return exact if math.isfinite(exact) and whole_epoch(exact) == event.epoch else event.epoch
 
 
 def _measured(run: RunRecord) -> str:
-    count = len(run.history["epoch"])
-    return f"{count} measured epoch{'s' * (count > 1)}"
+    return count_records(run.history["epoch"])
 
 
 def _rests_on_losses(event: PhaseEvent) -> bool:

@@ -54,6 +54,16 @@ def fails_on_rank_1(logits: Tensor, targets: Tensor) -> Tensor:
     return logits.gather(1, targets.unsqueeze(1)).squeeze(1)
 
 
+def fails_on_rank_1_while_training(logits: Tensor, targets: Tensor) -> Tensor:
+    fails_on_rank_1_while_training.calls += len(logits) > 4  # type: ignore[attr-defined]
+    if rank() == 1 and fails_on_rank_1_while_training.calls > 8:  # type: ignore[attr-defined]
+        raise ValueError("this score fails on rank 1")
+    return logits.gather(1, targets.unsqueeze(1)).squeeze(1)
+
+
+fails_on_rank_1_while_training.calls = 0  # type: ignore[attr-defined]
+
+
 def unreadable_on_rank_1(batch: list[Tensor]) -> Tensor:
     if rank() == 1:
         raise KeyError("no target on rank 1")
@@ -107,6 +117,9 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "wide": {"input_fn": many_columns, "forward_fn": first_columns},
     "shapes": {"input_fn": more_columns_on_rank_1, "forward_fn": first_columns, "on_error": "warn"},
     "disk_full": {"stop_on": "boundary", "detector": ScriptedDetector(), "on_error": "warn"},
+    "inside": {"every_n_epochs": None},
+    "inside_both": {"every_n_epochs": None, "watch": "both"},
+    "inside_fault": {"every_n_epochs": None, "score": fails_on_rank_1_while_training, "on_error": "warn"},
 }
 """The monitor's options. 'logged_loss' is logged without ``sync_dist``: the ranks have different values."""
 
@@ -126,6 +139,7 @@ COMPARED: dict[str, dict[str, Any]] = {
     "mixed": {"precision": "bf16-mixed", "accumulate_grad_batches": 2},
     "bfloat16": {"precision": "bf16-true", "gradient_clip_val": 0.5},
     "float64": {"precision": "64-true", "check_val_every_n_epoch": 2},
+    "inside": {"accumulate_grad_batches": 2, "check_val_every_n_epoch": 2, "gradient_clip_val": 0.5},
 }
 """The Trainer's options of the runs that are compared bit by bit."""
 
@@ -167,11 +181,13 @@ def main(devices: int, folder: Path, scenario: str) -> None:
     make = partial(AutoMonitor, num_players=4, verbose=False) if scenario == "unreadable" else small_monitor
     monitor = make(**options)
     uneven, strategy = scenario == "uneven", "ddp" if devices > 1 else "auto"
+    inside = scenario.startswith("inside")  # the same batches on one rank and on two together
     trainer = L.Trainer(
         max_epochs=2 if scenario == "stopped" else 3, min_epochs=2 if scenario == "withdrawn" else None,
         accelerator="cpu", devices=devices, strategy=strategy,
         logger=FullDisk(folder) if scenario == "disk_full" else False, enable_progress_bar=False,
-        enable_model_summary=False, default_root_dir=folder, num_sanity_val_steps=1,
+        enable_model_summary=False, default_root_dir=folder,
+        num_sanity_val_steps=2 // devices if inside else 1,
         use_distributed_sampler=not uneven, callbacks=[monitor, ModelCheckpoint(folder, filename=scenario)],
     )  # fmt: skip
     validation = column_data(49, seed=2)  # on 2 ranks the sampler repeats one of them
@@ -179,7 +195,7 @@ def main(devices: int, folder: Path, scenario: str) -> None:
     with collectives(pickled) as called:
         trainer.fit(
             FixedNet(),
-            DataLoader(column_data(64, seed=1), 16, shuffle=True),
+            DataLoader(column_data(64, seed=1), 16 // devices if inside else 16, shuffle=True),
             DataLoader(validation, 16, sampler=Uneven() if uneven and devices > 1 else None),
         )
     state = monitor.state_dict()
@@ -204,7 +220,8 @@ def compare(folder: Path) -> None:
     for name, options in COMPARED.items():
         for monitored in (True, False):
             L.seed_everything(0, verbose=False)
-            spy, monitor = Spy(), small_monitor(watch="both")
+            rhythm = {"every_n_epochs": None, "on_event": None} if name == "inside" else {"watch": "both"}
+            spy, monitor = Spy(), small_monitor(**rhythm)
             trainer = L.Trainer(
                 accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_progress_bar=False,
                 enable_model_summary=False, enable_checkpointing=False, default_root_dir=folder,

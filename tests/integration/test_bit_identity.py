@@ -73,7 +73,8 @@ class Case:
     """One way to train.
 
     Attributes:
-        records: How many measurements there should be.
+        records: How many measurements there should be, one at each validation.
+        inside: How many there should be in the default rhythm before training and inside of epochs.
         model: Makes the model.
         options: The Trainer's.
         callbacks: Makes the user's callbacks.
@@ -87,6 +88,7 @@ class Case:
     callbacks: Callable[[], list[L.Callback]] = list
     data: Callable[[], dict[str, Any]] = loaders
     monitor: dict[str, Any] = field(default_factory=dict)
+    inside: int = 10
 
 
 CASES = {
@@ -95,8 +97,10 @@ CASES = {
     "log-and-random-numbers-in-forward": Case(model=LoggingForward),
     "hooks-and-counting-buffer": Case(model=HookedNet),
     "modes-changed-in-forward": Case(model=ModeChanging),
-    "frozen-batch-norm": Case(model=PictureNet, data=picture_loaders, monitor={"players": ImagePatches(grid=4)}),
-    "channels-last": Case(model=channels_last, data=picture_loaders, monitor={"players": ImagePatches(grid=4)}),
+    "frozen-batch-norm": Case(model=PictureNet, data=picture_loaders, inside=7,
+                                monitor={"players": ImagePatches(grid=4)}),
+    "channels-last": Case(model=channels_last, data=picture_loaders, inside=7,
+                                monitor={"players": ImagePatches(grid=4)}),
     "compiled-module": Case(model=compiled_whole),
     "compiled-part": Case(model=compiled_part),
     # optimisation
@@ -107,34 +111,34 @@ CASES = {
     "skipped-steps": Case(model=SkippingNet),
     "plateau-scheduler": Case(model=PlateauNet),
     "closure-optimizer": Case(model=LbfgsNet),
-    "ema": Case(callbacks=lambda: [EMAWeightAveraging(decay=0.9)]),
-    "swa": Case(4, callbacks=lambda: [StochasticWeightAveraging(0.01, swa_epoch_start=1)]),
-    "early-stopping": Case(2, callbacks=lambda: [EarlyStopping("val_loss", min_delta=10.0, patience=1)]),
+    "ema": Case(callbacks=lambda: [EMAWeightAveraging(decay=0.9)], inside=1),
+    "swa": Case(4, callbacks=lambda: [StochasticWeightAveraging(0.01, swa_epoch_start=1)], inside=13),
+    "early-stopping": Case(2, callbacks=lambda: [EarlyStopping("val_loss", min_delta=10.0, patience=1)], inside=7),
     # loops
     "validation-twice-an-epoch": Case(6, options={"val_check_interval": 0.5}),
     "validation-every-second-epoch": Case(1, options={"check_val_every_n_epoch": 2}),
     "validation-by-steps": Case(4, options={"val_check_interval": 3, "check_val_every_n_epoch": None}),
-    "max-steps": Case(2, options={"max_epochs": -1, "max_steps": 8}),
-    "min-epochs": Case(options={"min_epochs": 2, "limit_train_batches": 3, "limit_val_batches": 2}),
-    "fast-dev-run": Case(1, options={"fast_dev_run": 2}),
-    "overfit-batches": Case(options={"overfit_batches": 2}),
-    "no-sanity-check": Case(options={"num_sanity_val_steps": 0}),
+    "max-steps": Case(2, options={"max_epochs": -1, "max_steps": 8}, inside=7),
+    "min-epochs": Case(options={"min_epochs": 2, "limit_train_batches": 3, "limit_val_batches": 2}, inside=7),
+    "fast-dev-run": Case(1, options={"fast_dev_run": 2}, inside=0),
+    "overfit-batches": Case(options={"overfit_batches": 2}, inside=4),
+    "no-sanity-check": Case(options={"num_sanity_val_steps": 0}, inside=6),
     "long-sanity-check": Case(options={"num_sanity_val_steps": -1}),
     "reloaded-loaders": Case(options={"reload_dataloaders_every_n_epochs": 1}),
     "deterministic": Case(options={"deterministic": True}),
     "barebones": Case(options={"barebones": True, "enable_checkpointing": None, "logger": None,
                                "enable_progress_bar": None, "enable_model_summary": None, "log_every_n_steps": None},
-                      model=QuietNet),
+                      model=QuietNet, inside=6),
     "anomaly-detection": Case(options={"detect_anomaly": True}),
     "inference-mode-off": Case(options={"inference_mode": False}),
     # data
-    "streams": Case(data=stream_loaders, options={"val_check_interval": 4}),
+    "streams": Case(data=stream_loaders, options={"val_check_interval": 4}, inside=1),
     "two-loaders": Case(model=TwoLoadersNet, data=two_loaders),
     "named-loaders": Case(model=TwoLoadersNet, data=named_loaders),
     # the monitor
-    "both-splits": Case(monitor={"watch": "both"}),
-    "train-split": Case(monitor={"watch": "train"}),
-    "resampled": Case(monitor={"resample": True}),
+    "both-splits": Case(monitor={"watch": "both"}, inside=6),
+    "train-split": Case(monitor={"watch": "train"}, inside=6),
+    "resampled": Case(monitor={"resample": True}, inside=0),
     "inner-layer": Case(monitor={"layer": "net.2", "chunk_size": 8}),
     "inherited-precision": Case(monitor={"precision": "inherit"}),
     "logged-losses": Case(monitor={"monitor": "val_loss"}),
@@ -144,22 +148,29 @@ CASES = {
 PRECISIONS = ("bf16-mixed", "bf16-true", "64-true")
 
 
-def run(case: Case, with_monitor: bool, **options: Any) -> dict[str, Any]:
+def run(case: Case, with_monitor: bool, *, every: int | None = 1, **options: Any) -> dict[str, Any]:
+    """What is left of a run, measured at every validation; or in the default rhythm, with ``every=None``."""
     spy = Spy()
-    monitor = small_monitor(**case.monitor) if with_monitor else None
+    told = {} if every is not None else {"on_event": None}  # of a few batches there is much noise
+    monitor = small_monitor(**case.monitor, **told, every_n_epochs=every) if with_monitor else None
     trainer = fit(
         monitor, model=case.model, data=case.data(), callbacks=(spy, *case.callbacks()), seed=7,
         **(case.options | options),
     )  # fmt: skip
-    if monitor is not None:
+    if monitor is not None and every is not None:
         assert len(monitor.history) == case.records, "it must have measured, or the comparison says nothing"
+    elif monitor is not None:
+        epochs = monitor.history.column("epoch")
+        inside = [epoch for epoch in epochs if epoch != int(epoch) or epoch < 0]
+        assert epochs
+        assert len(inside) == case.inside, epochs
     return outcome(trainer, spy)
 
 
-def check(name: str, precision: str) -> None:
+def check(name: str, precision: str, every: int | None = 1) -> None:
     without = run(CASES[name], False, precision=precision)
     with listening() as told:
-        with_monitor = run(CASES[name], True, precision=precision)
+        with_monitor = run(CASES[name], True, precision=precision, every=every)
     assert_identical(without, with_monitor)
     for text in told:  # what is random is told as that; of everything else the test is to know
         if not (name == "modes-changed-in-forward" and "answers at random" in text):
@@ -175,6 +186,12 @@ def test_training_is_bit_identical(name: str) -> None:
 def test_training_is_bit_identical_in_other_precisions(name: str, precision: str) -> None:
     """Each case in one of the other precisions; the slow test has all of them."""
     check(name, precision)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_training_is_bit_identical_in_the_default_rhythm(name: str) -> None:
+    """Before training, and in the middle of epochs: between the batches of an accumulated gradient, for example."""
+    check(name, "32-true", every=None)
 
 
 NAN_IN_HALF = ("early-stopping", "anomaly-detection")

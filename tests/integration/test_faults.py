@@ -373,7 +373,7 @@ def test_a_fault_at_the_very_end_is_in_the_runs_file(tmp_path: Path, monkeypatch
     monkeypatch.setattr(loggers, "run_figure", without_fonts_at_the_end)
     sent: list[PhaseEvent] = []
     logger = TensorBoardLogger(tmp_path)
-    monitor = TwoPhaseMonitor(num_samples=4, num_players=3, verbose=False, on_event=sent.append)
+    monitor = TwoPhaseMonitor(num_samples=4, num_players=3, verbose=False, on_event=sent.append, every_n_epochs=1)
     with pytest.warns(InteractionsWarning, match="no fonts"):
         fit(monitor, logger=logger)
     run = RunRecord.from_json((Path(logger.log_dir) / "interactions.json").read_text())

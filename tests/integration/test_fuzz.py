@@ -191,7 +191,8 @@ TRAINER = some(
 )  # fmt: skip
 
 MONITOR = some(
-    watch=["train", "both"], num_samples=[2, 100], num_players=[2, 5], resample=[True], every_n_epochs=[2],
+    watch=["train", "both"], num_samples=[2, 100], num_players=[2, 5], resample=[True], every_n_epochs=[1, 2],
+    per_octave=[1, 100], max_per_epoch=[1, 3],
     max_overhead=[0.001], layer=["net.2", "net", "nowhere"], noise_bound=[0.05], salience=[0.0], chunk_size=[1, 5],
     score=["logit", "probability", lambda z, y: z.sum(1), lambda z, y: z], target=["predicted", 0, 7],
     monitor=["val_loss", "unknown"], precision=["inherit"], seed=[5],
@@ -259,7 +260,11 @@ def check(world: World, options: dict[str, Any], chosen: dict[str, Any]) -> str:
         assert any("no batch with usable samples has passed" in text for text in unusual), unusual
         return "nothing to measure, and told so"
     measurable = found[1].validations or options.get("limit_val_batches") == 0  # then the training samples are watched
-    assert (len(monitor.history) > 0) == bool(measurable), "measured where it could be"
+    if measurable:
+        assert len(monitor.history), "measured where it could be"
+    elif len(monitor.history):  # a run that ends before its first validation, measured before and beside it
+        assert "every_n_epochs" not in chosen
+        assert monitor.history.column("epoch")[0] == -1
     return "trained with a history" if monitor.history.last else "no validation came to pass"
 
 

@@ -14,6 +14,7 @@ from models import fit, small_monitor
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_interactions import InteractionsWarning
+from lightning_interactions.monitor import budget
 
 KEYS = {
     "mean_order", "low_order_share", "high_order_share", "cancellation", "salient_count", "loss_gap", "phase",
@@ -78,7 +79,10 @@ def test_other_callbacks_can_monitor_our_metrics(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [{"every_n_epochs": 2}, {"max_overhead": 1e-9}], ids=["every-2", "budget"])
-def test_skipped_epochs_do_not_disturb_other_callbacks(options: dict[str, float]) -> None:
+def test_skipped_epochs_do_not_disturb_other_callbacks(
+    options: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "GRACE", 0.0)
     stopper = EarlyStopping("interactions/mean_order", patience=50, check_finite=False)
     monitor = small_monitor(**options)
     trainer = fit(monitor, callbacks=(stopper,), max_epochs=5)

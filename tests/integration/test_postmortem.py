@@ -29,7 +29,8 @@ from lightning_interactions import (
 from lightning_interactions.__main__ import main
 from lightning_interactions.monitor.checkpoints import LIVE_ONLY
 
-OPTIONS: dict[str, Any] = {"num_samples": 6, "num_players": 4}
+OPTIONS: dict[str, Any] = {"num_samples": 6, "num_players": 4, "sanity_val_steps": 0}
+"""Of a live monitor with ``every_n_epochs``, which watches no samples of the sanity check."""
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +69,25 @@ def test_the_numbers_are_those_of_the_live_monitor(run: tuple[TwoPhaseMonitor, P
     assert found.skipped == {}
     assert [event.to_dict() for event in found.events] == [event.to_dict() for event in live.events]
     assert len(found.plot().axes) == 6
+
+
+def test_the_samples_of_the_sanity_check_are_found_again(tmp_path: Path) -> None:
+    """The default rhythm has watched them; at the ends of epochs the numbers are those of the live monitor."""
+    L.seed_everything(0, verbose=False)
+    live = small_monitor(every_n_epochs=None)
+    trainer = L.Trainer(
+        max_epochs=2, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[live, ModelCheckpoint(tmp_path, save_top_k=-1)], num_sanity_val_steps=1,
+    )  # fmt: skip
+    trainer.fit(Net(hidden=12), datamodule=Data())
+    found, of_all = analyze(tmp_path, sanity_val_steps=1), analyze(tmp_path)
+    keys = [monitor.watchlist.watched["val"].keys for monitor in (live._loop, found, of_all)]
+    assert torch.equal(keys[0], keys[1])
+    assert not torch.equal(keys[0], keys[2]), "or this says nothing"
+    rows = [live.history.column("epoch").index(epoch) for epoch in (0, 1)]
+    for key in ("mean_order", "salient_count", "train_loss", "val_loss", "step"):
+        column = [live.history.column(key)[row] for row in rows]
+        assert found.history.column(key) == pytest.approx(column, abs=1e-6), key
 
 
 @pytest.mark.parametrize("kind", ["instance", "loaders", "files", "no training data"])
@@ -154,7 +174,7 @@ def test_the_command_line_writes_the_report(
     live, folder = run
     monkeypatch.chdir(tmp_path)
     arguments = ["analyze", "--model", "postmortem_project.Net", "--data", "postmortem_project:Data", "--checkpoints"]
-    small = ["--num-samples", "6", "--num-players", "4", "--output", "out", "--accelerator", "cpu"]
+    small = ["--num-samples", "6", "--num-players", "4", "--output", "out", "--accelerator=cpu", "--sanity-val-steps=0"]
     assert main([*arguments, str(folder), *small]) == 0
     said = capsys.readouterr()
     assert "No phase boundary was found in 4 measured epochs" in said.out
@@ -182,8 +202,9 @@ def test_the_command_line_writes_the_report(
         ({"stop_on": "boundary"}, "stop_on"),
         ({"monitor": "val_loss", "on_event": None}, "monitor, on_event"),
         ({"num_samples": 1}, "`num_samples`"),
+        ({"sanity_val_steps": -2}, "`sanity_val_steps`"),
     ],
-    ids=["text", "other class", "no data", "stop_on", "two options", "option"],
+    ids=["text", "other class", "no data", "stop_on", "two options", "option", "sanity check"],
 )
 def test_bad_arguments_are_explained(options: dict[str, Any], word: str, run: tuple[TwoPhaseMonitor, Path]) -> None:
     with pytest.raises(ArgumentError, match=word):
@@ -205,7 +226,7 @@ def test_the_command_line_offers_every_option_that_means_something(capsys: pytes
     offered = set(re.findall(r"^  --(\w+) ", capsys.readouterr().out, re.MULTILINE))
     passed_on = set(inspect.signature(TwoPhaseMonitor).parameters) - set(LIVE_ONLY)
     own = {"model", "data", "checkpoints", "output", "model_args", "data_args"}
-    assert offered == passed_on | own | {"accelerator", "progress"}
+    assert offered == passed_on | own | {"accelerator", "progress", "sanity_val_steps"}
 
 
 def test_any_option_of_the_monitor_can_be_given(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +189,7 @@ def test_state_of_version_1_still_loads() -> None:
     first = small_monitor(players=TabularFeatures())
     fit(first, max_epochs=1)
     state = first.state_dict()
-    assert state["version"] == 2
+    assert state["version"] == STATE_VERSION == 3
     settings = state["settings"] | {"players": "Doubled(change=<function f at 0x7f00>)", "score": "f"}
     state |= {"version": 1, "settings": settings}
     second = small_monitor(players=Doubled(Times(2.0)), score=Summed())
@@ -464,3 +465,88 @@ def test_checkpoints_with_inputs_of_older_versions_load(tmp_path: Path) -> None:
     again.load_state_dict(state)
     assert torch.equal(again._loop.watchlist.watched["val"].inputs, first._loop.watchlist.watched["val"].inputs)
     assert not again._loop.watchlist.wants("val")
+
+
+# -- in the default rhythm ---------------------------------------------------------------------------------------------
+
+
+class Resumable(DataLoader[Any]):
+    """A loader that goes on where it was: Lightning keeps its state, and gives it back in the middle of an epoch."""
+
+    def __init__(self, data: Dataset[Any]) -> None:
+        super().__init__(data, 8, shuffle=True)
+        self.done = 0
+
+    def __iter__(self) -> Any:
+        if self.done == len(self):  # Lightning does not ask for what comes after the last batch
+            self.done = 0
+        order = torch.randperm(len(self.dataset), generator=torch.Generator().manual_seed(0))  # type: ignore
+        for rows in order.view(-1, 8)[self.done :]:
+            self.done += 1
+            yield [tensor[rows] for tensor in self.dataset.tensors]  # type: ignore[attr-defined]
+
+    def state_dict(self) -> dict[str, int]:
+        return {"done": self.done}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.done = state["done"]
+
+
+class WithoutNoise(ColumnNet):
+    """No dropout: its random numbers are not in a checkpoint."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net[3] = torch.nn.Identity()
+
+
+def resumable() -> dict[str, Any]:
+    return {
+        "train_dataloaders": Resumable(column_data(64, seed=1)),
+        "val_dataloaders": DataLoader(column_data(48, seed=2), 16),
+    }
+
+
+@pytest.mark.parametrize("keep", ["keys", "inputs"])
+@pytest.mark.parametrize("step", [11, 18, 16], ids=["between two records", "at a record", "after an epoch"])
+def test_a_resume_in_the_middle_of_an_epoch_gives_the_history_of_an_uninterrupted_run(
+    step: int, keep: str, tmp_path: Path
+) -> None:
+    """But for what lies between the resume and the next validation: model and samples are seen again only then."""
+    options: dict[str, Any] = {"every_n_epochs": None, "keep_samples": keep, "on_event": None}
+    whole = small_monitor(**options)
+    fit(whole, model=WithoutNoise, data=resumable(), max_epochs=5)
+    # What is saved after the last batch of an epoch would be resumed without its validation.
+    when: dict[str, Any] = {"every_n_epochs": 1, "save_on_train_epoch_end": True} if step == 16 else {}
+    keeper = ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1, **(when or {"every_n_train_steps": 1}))
+    stopped = small_monitor(**options)
+    fit(stopped, model=WithoutNoise, data=resumable(), callbacks=(keeper,), max_epochs=3, enable_checkpointing=True)
+    resumed = small_monitor(**options)
+    path = str(tmp_path / f"step={step}.ckpt")
+    told = told_during(lambda: fit(resumed, model=WithoutNoise, data=resumable(), max_epochs=5, ckpt_path=path))
+    assert ["train samples for the loss" in text for text in told] == [True] * len(told)
+    epochs = whole.history.column("epoch")
+    assert epochs[:5] == [-1, -0.75, -0.5, -0.25, 0]
+    stop = step / 8 - 1
+    again = math.floor(stop) + 1
+    rows = [row for row, epoch in enumerate(epochs) if not stop < epoch < again]
+    assert resumed.history.column("epoch") == [epochs[row] for row in rows]
+    assert len(rows) > len(epochs) - 4
+    # Losses are of fixed samples, of which some did not come again before the first measurement in half an epoch.
+    for key in ("mean_order", "step", "salient_count", "val_loss", *(["train_loss"] if keep == "inputs" else [])):
+        column = whole.history.column(key)
+        assert resumed.history.column(key) == pytest.approx([column[row] for row in rows], rel=1e-5, nan_ok=True), key
+
+
+def test_states_of_version_2_load_and_go_on_in_the_default_rhythm() -> None:
+    first = small_monitor()
+    fit(first, max_epochs=2)
+    state = first.state_dict() | {"version": 2}
+    for name in ("epochs", "trough_epoch"):  # they were whole numbers
+        state["samples"]["val"][name] = state["samples"]["val"][name].long()
+    second = small_monitor(every_n_epochs=None)
+    second.load_state_dict(state)
+    assert second.history.column("epoch") == [0, 1]
+    assert {type(row["onset_epoch"]) for row in second.history.samples} <= {int, type(None)}
+    assert second.should_probe(1.25, 21)
+    assert not second.should_probe(1.0, 8), "that was measured"

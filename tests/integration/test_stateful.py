@@ -13,13 +13,21 @@ from stateful import STATEFUL, StatefulNet
 OPTIONS = {"lazy-layers": {"num_sanity_val_steps": 0}}  # they cannot train if they are built in inference mode
 
 
-def left_by(name: str, monitor: L.Callback | None, **options: Any) -> dict[str, Any]:
+ONLY_AT_VALIDATIONS = dict.fromkeys(("hidden-state", "hidden-state-left-over"), "asked at validations only")
+"""In the middle of an epoch these hold the state of a training batch, and take no batch of another size."""
+
+INSIDE = ONLY_AT_VALIDATIONS | {"hidden-state-by-size": "rounding noise of the forward passes may exceed"}
+"""The last goes on with that state in batches of that size, and in no others: its answers depend on the chunks."""
+
+
+def left_by(name: str, monitor: L.Callback | None, *, inside: bool = False, **options: Any) -> dict[str, Any]:
     """What is left of a training, the model's own memory included; of random answers the monitor tells."""
     spy = Spy()
     with listening() as told:
         trainer = fit(monitor, model=STATEFUL[name], callbacks=(spy,), seed=7, **(OPTIONS.get(name, {}) | options))
-    assert ["answers otherwise than in the step" in text for text in told] == [True] * len(told)
-    assert bool(told) == (name == "own-generators" and monitor is not None)
+    kinds = {"own-generators": "answers otherwise than in the step"} | (INSIDE if inside else {})
+    assert [kinds.get(name, "nothing") in text for text in told] == [True] * len(told)
+    assert bool(told) == (name in kinds and monitor is not None)
     module = trainer.lightning_module
     assert isinstance(module, StatefulNet)
     return outcome(trainer, spy) | {"memory": module.memory()}
@@ -39,6 +47,18 @@ def test_it_is_in_the_middle_of_an_epoch_and_on_both_splits(name: str) -> None:
     with_monitor = left_by(name, monitor, val_check_interval=0.5, accumulate_grad_batches=2)
     assert len(monitor.history) == 6
     assert_identical(left_by(name, None, val_check_interval=0.5, accumulate_grad_batches=2), with_monitor)
+
+
+@pytest.mark.parametrize("name", STATEFUL)
+def test_it_is_in_the_default_rhythm(name: str) -> None:
+    monitor = small_monitor(every_n_epochs=None, on_event=None)
+    with_monitor = left_by(name, monitor, inside=True)
+    epochs = monitor.history.column("epoch")
+    if name in ONLY_AT_VALIDATIONS:
+        assert epochs == [-1, 0, 1, 2]
+    else:  # the lazy layers train without a sanity check
+        assert epochs == [x / 4 for x in range(0 if name == "lazy-layers" else -4, 9)]
+    assert_identical(left_by(name, None), with_monitor)
 
 
 @pytest.mark.parametrize("name", sorted(set(STATEFUL) - {"lazy-layers", "spectral-hook", "spectral-parametrization"}))

@@ -78,6 +78,36 @@ def test_two_ranks_give_the_numbers_of_one(scenario: str, ranks: dict[str, list[
                 assert one[key] == close, key
 
 
+@pytest.mark.parametrize("scenario", ["inside", "inside_both"])
+def test_two_ranks_give_the_numbers_of_one_inside_of_epochs(
+    scenario: str, ranks: dict[str, list[Found]], tmp_path: Path
+) -> None:
+    ddp_run.main(1, tmp_path, scenario)
+    single = torch.load(tmp_path / f"{scenario}_1.rank0", weights_only=True)
+    expected = [x / 4 for x in range(-4, 9)]
+    assert single["history"]["epoch"] == (expected if scenario == "inside" else expected[4:])
+    for split, keys in single["keys"].items():
+        assert torch.equal(keys, ranks[scenario][0]["keys"][split]), "the same samples are watched"
+    assert ranks[scenario][0]["history"]["step"] == single["history"]["step"]
+    assert_equal_histories(ranks[scenario][0]["history"], single["history"], rel=1e-5)
+
+
+def test_a_fault_of_one_rank_inside_of_an_epoch_stops_no_rank(ranks: dict[str, list[Found]]) -> None:
+    for rank in ranks["inside_fault"]:
+        assert rank["epochs"] == 3
+        assert rank["history"]["epoch"][0] == -1
+        assert len(rank["history"]["epoch"]) < 4
+        assert {event["kind"] for event in rank["events"]} == {"probe_failed"}
+
+
+def test_batches_beside_the_marks_need_no_exchange(ranks: dict[str, list[Found]]) -> None:
+    """Rank 0 tells the others where it measures: in every validation, and once more for each place inside an epoch."""
+    plain, inside = (len([x for x in ranks[s][0]["collectives"] if x == "broadcast_object_list"])
+                     for s in ("plain", "inside"))  # fmt: skip
+    # Nine places more, the length of three epochs, and whether there is anything to be done before training.
+    assert 9 <= inside - plain <= 9 + 3 + 1
+
+
 def test_two_ranks_share_the_work(ranks: dict[str, list[Found]]) -> None:
     """Nine samples, and one more for the rounding noise, each with 32 coalitions, three times: half for each rank."""
     first, second = (rank["pairs"] for rank in ranks["shared"])

@@ -78,13 +78,23 @@ def test_fixed_samples_are_class_balanced_and_kept() -> None:
 def test_should_probe_can_be_overridden() -> None:
     from lightning_interactions import TwoPhaseMonitor
 
+    asked: list[tuple[float, int]] = []
+
     class OnlyOdd(TwoPhaseMonitor):
-        def should_probe(self, epoch: int, step: int) -> bool:
+        def should_probe(self, epoch: float, step: int) -> bool:
+            asked.append((epoch, step))
             return epoch % 2 == 1
 
-    monitor = OnlyOdd(num_samples=4, num_players=3, on_error="raise", verbose=False)
+    small: dict[str, Any] = {"num_samples": 4, "num_players": 3, "on_error": "raise", "verbose": False}
+    monitor = OnlyOdd(**small, every_n_epochs=1)
     fit(monitor, max_epochs=4)
     assert monitor.history.column("epoch") == [1, 3]
+    assert asked == [(0, 4), (1, 8), (2, 12), (3, 16)], "at validations"
+    asked.clear()
+    monitor = OnlyOdd(**small)
+    fit(monitor, max_epochs=4)
+    assert monitor.history.column("epoch") == [-1, 1, 3]
+    assert asked == [(x / 4, x + 4) for x in range(-4, 13)], "before training, and four times an epoch"
 
 
 def test_logged_losses_are_used_where_asked_for() -> None:

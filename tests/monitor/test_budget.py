@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
+
 import pytest
 
 from lightning_interactions.monitor import budget as budget_module
@@ -29,12 +32,12 @@ def spend(budget: Budget, clock: Clock, seconds: float) -> None:
 
 
 def run(budget: Budget, clock: Clock, epochs: int, cost: float) -> list[int]:
-    """The epochs measured, of one second and ten steps each."""
+    """The epochs measured, of one second each, of a run that would measure every one."""
     budget.start()
     measured: list[int] = []
     for epoch in range(epochs):
         clock.now += 1.0
-        if budget.allows(10 * (epoch + 1), 10 * (measured[-1] + 1) if measured else None):
+        if budget.allows(epoch + 1, measured[-1] + 1 if measured else 0, wanted=epoch + 1, per_octave=16):
             with budget.at_work():
                 clock.now += cost / 2
                 budget.record()
@@ -102,13 +105,38 @@ def test_without_a_limit_everything_is_measured(clock: Clock) -> None:
     assert run(Budget(), clock, 5, cost=1000.0) == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 1.0])
+def test_nothing_is_limited_in_the_first_minute(clock: Clock) -> None:
+    budget = Budget(1e-9)
+    assert run(budget, clock, 11, cost=5.0) == list(range(11))
+    assert (budget.spent, budget.binds) == (55.0, False), "one more would make it a minute"
+    assert run(Budget(1e-9), clock, 60, cost=5.0) == [*range(11), 21, 43]
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.5])
 def test_the_share_is_kept_once_it_can_be(clock: Clock, share: float) -> None:
     budget = Budget(share)
-    measured = run(budget, clock, 200, cost=2.0)
-    assert budget.training == pytest.approx(200)
-    assert len(measured) == budget.records == pytest.approx(share * 200 / 2, abs=1)
-    assert budget.spent == 2.0 * len(measured) <= share * budget.training
+    measured = run(budget, clock, 4000, cost=20.0)
+    assert budget.training == pytest.approx(4000)
+    assert budget.spent == pytest.approx(20.0 * len(measured))
+    assert 0.5 * share * budget.training <= budget.spent <= share * budget.training, "kept, and made use of"
+
+
+def test_records_are_thinned_out_evenly_on_the_logarithmic_axis(clock: Clock) -> None:
+    """Not one after the other until the share is spent, and then none for a long while."""
+    budget = Budget(0.25)
+    measured = run(budget, clock, 5000, cost=20.0)
+    assert budget.binds
+    gaps = [math.log2((b + 1) / (a + 1)) for a, b in pairwise(measured) if a > 1000]
+    assert len(gaps) > 20
+    assert max(gaps) < 2.5 / 16
+    assert min(gaps) > 0.02
+
+
+def test_a_budget_that_is_large_enough_leaves_everything(clock: Clock) -> None:
+    budget = Budget(0.25)
+    assert run(budget, clock, 1000, cost=0.2) == list(range(1000))
+    assert budget.spent == pytest.approx(200)
+    assert not budget.binds
 
 
 def test_a_costly_measurement_leaves_records_on_a_logarithmic_axis(clock: Clock) -> None:
@@ -117,11 +145,10 @@ def test_a_costly_measurement_leaves_records_on_a_logarithmic_axis(clock: Clock)
 
 def test_one_costly_start_is_paid_off(clock: Clock) -> None:
     budget = Budget(0.5)
-    spend(budget, clock, 20.0)
-    measured = run(budget, clock, 200, cost=0.1)
+    spend(budget, clock, 200.0)
+    measured = run(budget, clock, 500, cost=0.1)
     assert measured[:5] == [0, 1, 3, 7, 15]
-    assert measured[-1] == 199
-    assert measured[-50:] == list(range(150, 200)), "every epoch, once the start is paid for"
+    assert measured[-50:] == list(range(450, 500)), "every epoch, once the start is paid for"
 
 
 def test_timed_methods_count_with_what_they_return_and_raise(clock: Clock) -> None:

@@ -63,7 +63,7 @@ def train(
 
 
 def test_the_numbers_are_those_of_the_callback() -> None:
-    callback = TwoPhaseMonitor(**OPTIONS, verbose=False)
+    callback = TwoPhaseMonitor(**OPTIONS, verbose=False, every_n_epochs=1)
     trainer = L.Trainer(
         max_epochs=3, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, callbacks=[callback],

@@ -185,7 +185,7 @@ def test_a_measurement_without_strength_decides_nothing(empty: float) -> None:
     assert math.isnan(detector.evidence["mean_order"])
     assert detector.evidence["val_loss"] == 1.0
     with pytest.raises(ArgumentError, match="epoch"):
-        PhaseDetector().update(-1, FULL[0][1], None, None)
+        PhaseDetector().update(-1.5, FULL[0][1], None, None)
     every_second: list[Record] = []
     for epoch, strength, train, val in FULL:
         every_second += [(2 * epoch, strength, train, val), (2 * epoch + 1, strength * empty, train, val)]
@@ -516,7 +516,8 @@ def test_repr_rebuilds_the_detector() -> None:
     ("arguments", "match"),
     [
         ((4, FULL[0][1], None, None), "epoch"),
-        ((6.0, FULL[0][1], None, None), "epoch"),
+        ((math.nan, FULL[0][1], None, None), "epoch"),
+        (("6", FULL[0][1], None, None), "epoch"),
         ((6, FULL[0][1][0], None, None), "strength"),
         ((6, "strong", None, None), "strength"),
         ((6, -FULL[0][1], None, None), "strength"),
@@ -560,3 +561,36 @@ def test_z_of_a_difference_matches_the_t_test(samples: int) -> None:
     assert rise_z(before, after, paired=False) == pytest.approx(unpaired, abs=0.03)
     assert rise_z(after, before, paired=True) == pytest.approx(-paired, abs=0.03)
     assert math.isnan(rise_z(before[:1], after[:1], paired=True))
+
+
+# -- inside of epochs --------------------------------------------------------------------------------------------------
+
+
+def test_places_inside_of_epochs_are_told_and_counted_as_epochs() -> None:
+    """The same run, measured four times as often: from the initialisation on."""
+    whole = [(epoch / 4 - 1, strength, train, val) for epoch, strength, train, val in FULL]
+    detector, events = PhaseDetector(), []
+    for place, *record in whole:
+        events += detector.update(place, *record)
+    (plain, *_), (first, *_) = replay(FULL), events
+    place = plain.evidence["trough_epoch"] / 4 - 1
+    assert first.evidence["trough_epoch"] == place
+    assert (first.epoch, first.detected_epoch) == (math.ceil(place), math.ceil(plain.detected_epoch / 4 - 1))
+    assert detector.boundary_epoch == first.epoch
+    assert type(first.epoch) is int
+    assert all(math.isfinite(event.evidence["strength_growth"]) for event in events)
+    again = PhaseDetector()
+    again.load_state_dict(detector.state_dict())
+    with pytest.raises(ArgumentError, match="only go forward"):
+        again.update(whole[-1][0] - 0.25, *whole[-1][1:])
+
+
+def test_a_turn_before_training_is_one_in_epoch_0() -> None:
+    detector, events = PhaseDetector(), []
+    for index in range(12):
+        high = 0.2 + 0.1 * index
+        strength = torch.tensor([1.0, high]).repeat(8, 2, 1)
+        events += detector.update(index / 4 - 1, strength, None, None)
+    (event,) = events
+    assert (event.epoch, event.evidence["trough_epoch"]) == (0, -1.0)
+    assert " at initialisation to " in event.message
