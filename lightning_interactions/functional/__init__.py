@@ -39,7 +39,8 @@ from lightning_interactions.functional.strength import (
 __all__ = [
     "BOUNDED_TOLERANCE", "SPLIT_TOLERANCE", "SampledDegree", "SparseAndOr", "and_interactions", "cancellation",
     "degree_energy", "effect_order", "fold_first_order", "high_order_share", "influence_and_variance",
-    "interaction_histogram", "inverse_moebius_transform", "low_order_share", "mean_degree", "mean_effect", "mean_order", "moebius_transform",
+    "interaction_histogram", "inverse_moebius_transform", "low_order_share", "mean_degree", "mean_effect", "mean_order",
+    "moebius_transform",
     "or_interactions", "order_distribution", "order_strength", "pooled_mean_degree", "random_mask_pairs",
     "reconstruct_values", "roughness", "salience_threshold", "salient_count", "sampled_mean_degree", "sparse_and_or",
     "symlog_edges", "walsh_hadamard", "weighted_jaccard",
