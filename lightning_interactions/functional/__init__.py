@@ -34,6 +34,7 @@ from lightning_interactions.functional.strength import (
     order_strength,
     salience_threshold,
     salient_count,
+    value_scale,
 )
 
 __all__ = [
@@ -43,5 +44,5 @@ __all__ = [
     "moebius_transform",
     "or_interactions", "order_distribution", "order_strength", "pooled_mean_degree", "random_mask_pairs",
     "reconstruct_values", "roughness", "salience_threshold", "salient_count", "sampled_mean_degree", "sparse_and_or",
-    "symlog_edges", "walsh_hadamard", "weighted_jaccard",
+    "symlog_edges", "value_scale", "walsh_hadamard", "weighted_jaccard",
 ]  # fmt: skip

@@ -147,12 +147,17 @@ def _box(values: Tensor, noise_bound: float, scale: Tensor | float | None) -> Te
     return noise_bound * unit.nan_to_num(0.0, 0.0, 0.0).expand(values.shape[:-1]).reshape(-1, 1)
 
 
+def check_noise_bound(noise_bound: object) -> None:
+    """Raise an `ArgumentError` unless it is a finite number not below 0."""
+    if not is_number(noise_bound) or not 0 <= noise_bound < math.inf:
+        raise bad_argument("noise_bound", "a finite number not below 0", noise_bound, "The papers use 0.02.")
+
+
 def _check(values: Tensor, noise_bound: float, tol: float, max_iter: int, warm_start: SplitState | None) -> None:
     n = num_players_of(values)
     if not 2 <= n <= 16 or values.is_complex() or values.dtype == torch.bool:
         raise bad_argument("values", "a real tensor of shape (..., 2**n), n from 2 to 16", values.shape)
-    if not is_number(noise_bound) or not 0 <= noise_bound < math.inf:
-        raise bad_argument("noise_bound", "a finite number not below 0", noise_bound, "The papers use 0.02.")
+    check_noise_bound(noise_bound)
     if not is_number(tol) or not 0 < tol < math.inf:
         raise bad_argument("tol", "a finite number above 0", tol, "0.01 certifies an error of at most 1 %.")
     if not is_whole(max_iter, 1):

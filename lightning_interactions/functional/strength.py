@@ -17,27 +17,67 @@ LOW_ORDER = 3
 """Orders up to this one count as low."""
 
 
-def salience_threshold(values: Tensor, salience: float = 0.03) -> Tensor:
-    """Threshold from which an interaction counts: ``salience * mean_x |v(N) - v(empty)|`` (arXiv 2407.19198).
+SCALES = "std", "difference"
+"""What residual and salience are fractions of, see `value_scale`."""
+
+
+def value_scale(values: Tensor, scale: str = "std") -> Tensor:
+    """Measure how much the values of all samples vary: what a residual or a threshold is a fraction of.
 
     Args:
         values: ``(B, 2**n)``, the value function of every sample.
-        salience: The fraction, not negative.
+        scale: ``"std"``: ``s = mean_x std_S v_x(S)``, over all coalitions. ``"difference"``: the mean over the samples
+            of ``|v(N) - v(empty)|`` as in arXiv 2407.19198, which falls and rises by itself while players begin to push
+            in one direction or in both.
 
     Returns:
         A scalar tensor in units of the score: the mean is over the samples whose values are all finite, so that a bad
         one does not decide about the others; ``nan`` if there is none.
 
     Raises:
-        ArgumentError: If ``salience`` is negative or not finite.
+        ArgumentError: If ``scale`` is something else.
 
     Example:
-        >>> salience_threshold(torch.tensor([[0.0, 1.0, 1.0, 2.0], [0.0, 1.0, 1.0, -4.0]]), salience=0.5)
+        >>> values = torch.tensor([[0.0, 1.0, 1.0, 2.0], [0.0, 3.0, -3.0, 0.0]])
+        >>> value_scale(values), value_scale(values, "difference")
+        (tensor(1.4142), tensor(1.))
+    """
+    check_scale(scale)
+    if scale == "difference":
+        return mean_effect(values)
+    spread = (values - values[..., :1]).std(-1, correction=0)  # less the offset, for precision
+    return torch.where(values.isfinite().all(-1), spread, torch.nan).nanmean()
+
+
+def check_scale(scale: object) -> None:
+    """Raise an `ArgumentError` unless it is one of `SCALES`."""
+    if scale not in SCALES:
+        expected = " or ".join(f'"{name}"' for name in SCALES)
+        raise bad_argument("scale", expected, scale)
+
+
+def salience_threshold(values: Tensor, salience: float = 0.07, scale: str = "std") -> Tensor:
+    """Threshold from which an interaction counts: ``salience`` times the `value_scale`.
+
+    Args:
+        values: ``(B, 2**n)``, the value function of every sample.
+        salience: The fraction, not negative.
+        scale: As for `value_scale`. The threshold of arXiv 2407.19198 has ``salience=0.03, scale="difference"``.
+
+    Returns:
+        A scalar tensor in units of the score; ``nan`` if no sample has only finite values.
+
+    Raises:
+        ArgumentError: If ``salience`` is negative or not finite, or ``scale`` unknown.
+
+    Example:
+        >>> values = torch.tensor([[0.0, 1.0, 1.0, 2.0], [0.0, 1.0, 1.0, -4.0]])
+        >>> salience_threshold(values, salience=0.5, scale="difference")
         tensor(1.5000)
     """
     if not 0 <= salience < float("inf"):
-        raise bad_argument("salience", "a number not below 0", salience, "The papers use 0.03.")
-    return salience * mean_effect(values)
+        raise bad_argument("salience", "a number not below 0", salience, "The papers use 0.03 of their scale.")
+    return salience * value_scale(values, scale)
 
 
 def mean_effect(values: Tensor) -> Tensor:

@@ -12,13 +12,17 @@ from torch import Tensor, nn
 
 from lightning_interactions.errors import BatchError, bad_argument, is_whole, sentence, warn
 from lightning_interactions.functional import (
+    BOUNDED_TOLERANCE,
     SPLIT_TOLERANCE,
     order_strength,
     reconstruct_values,
     salience_threshold,
     sparse_and_or,
+    value_scale,
 )
 from lightning_interactions.functional.coalitions import check_num_players, coalition_masks
+from lightning_interactions.functional.sparsify import check_noise_bound
+from lightning_interactions.functional.strength import check_scale
 from lightning_interactions.measure.games import Game, find_rules
 from lightning_interactions.measure.keys import content_keys
 from lightning_interactions.measure.samples import Samples
@@ -69,13 +73,14 @@ class Interactions:
         """Long ``(B,)``: players of each sample. Where they are fewer than ``n``, interactions of the others are 0."""
         return player_counts(self.players)
 
-    def strength(self, salience: float = 0.03) -> Tensor:
+    def strength(self, salience: float = 0.07, scale: str = "std") -> Tensor:
         """Strength ``(B, 2, n)`` by sign (positive, negative) and order, in units of the score.
 
-        Counted are interactions above ``salience`` times the batch mean of ``|v(N) - v(empty)|``. A sample with a value
-        that is not finite has ``nan`` and leaves the others as they are without it.
+        Counted are interactions above ``salience`` times the scale of the batch (see
+        :func:`~lightning_interactions.functional.value_scale`). A sample with a value that is not finite has ``nan``
+        and leaves the others as they are without it.
         """
-        return order_strength(self.and_, self.or_, salience_threshold(self.values, salience))
+        return order_strength(self.and_, self.or_, salience_threshold(self.values, salience, scale))
 
     def top_k(self, k: int) -> list[list[Interaction]]:
         """Return the ``k`` strongest interactions of every sample, strongest first; fewer if the others are zero."""
@@ -130,6 +135,7 @@ def compute_interactions(
     layer: str | None = None,
     score: str | ScoreFn = "log_odds",
     noise_bound: float = 0.0,
+    scale: str = "std",
     chunk_size: int | None = None,
     seed: int = 0,
     target: Target = "label",
@@ -150,7 +156,10 @@ def compute_interactions(
         num_players: Players per sample, 2 to 16; the cost doubles with each.
         layer: Mask the output of this module instead of the input; the model must be a module.
         score: ``"log_odds"``, ``"logit"``, ``"probability"``, ``"output"`` or ``(logits, targets) -> scores``.
-        noise_bound: Leave up to this fraction of ``|v(N) - v(empty)|`` unexplained (the papers: 0.02).
+        noise_bound: Leave up to this fraction of the ``scale`` unexplained at every coalition. The monitor's 0.05 is
+            what shows the orders of deep networks; with 0 the interactions explain everything, to rounding.
+        scale: ``"std"``: the mean over the samples of the standard deviation of their scores over all coalitions;
+            ``"difference"``: the mean of ``|v(N) - v(empty)|`` (the papers, with ``noise_bound=0.02``).
         chunk_size: Largest number of masked inputs in one forward.
         seed: Seed of the players' draw.
         target: Whose score: ``"label"``, ``"predicted"``, or the index of a class, label or output.
@@ -172,6 +181,8 @@ def compute_interactions(
         [('and', (0, 1), 2.0), ('and', (2,), 1.0)]
     """
     check_num_players(num_players)
+    check_scale(scale)
+    check_noise_bound(noise_bound)
     check_players(players)
     check_chunk_size(chunk_size)
     if not is_whole(seed):
@@ -198,7 +209,8 @@ def compute_interactions(
             masker=game.players, num_players=game.num_players, score=task.follow,
             chunk_size=chunk_size, cut=asked.cut,
         )  # fmt: skip
-    split = sparse_and_or(values, noise_bound=noise_bound, tol=SPLIT_TOLERANCE)
+    unit, tolerance = value_scale(values, scale).nan_to_num(), BOUNDED_TOLERANCE if noise_bound else SPLIT_TOLERANCE
+    split = sparse_and_or(values, noise_bound=noise_bound, scale=unit, tol=tolerance)
     return Interactions(values, split.and_, split.or_, split.gap, game.labels)
 
 

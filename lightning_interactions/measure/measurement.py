@@ -15,14 +15,18 @@ import torch
 from torch import Tensor
 
 from lightning_interactions.functional import (
+    BOUNDED_TOLERANCE,
     SPLIT_TOLERANCE,
-    SparseAndOr,
+    degree_energy,
+    effect_order,
     high_order_share,
     low_order_share,
+    mean_degree,
     mean_effect,
     order_strength,
     salient_count,
     sparse_and_or,
+    value_scale,
 )
 from lightning_interactions.functional.interval import mean_order_interval
 from lightning_interactions.functional.strength import first_high_order
@@ -46,6 +50,15 @@ from lightning_interactions.model.task import Task
 NOISE_WORTH_MENTIONING = 0.01
 """Rounding noise below this share of all strength is not worth a warning."""
 
+TAIL_TOLERANCE = 0.1
+"""Gap of the exact split that `Measurement.tail` comes from: closer ones change what is read off it by 2 % at most."""
+
+ROUGH = 15.0
+"""Strength above so many times the effect of the whole input is mostly rough detail that cancels.
+
+Smooth networks have 1 to 14, deep ones under the exact split 15 to 130, white noise over 1000.
+"""
+
 SMALLEST_SIZE = 1e-3
 """Where histograms begin if every interaction is salient, in units of the scale."""
 
@@ -61,7 +74,9 @@ class Measurement:
     mean_strength: Tensor  # (2, n): averaged over the samples that count
     numbers: Mapping[str, float]  # what is logged of it, by key; nan where there is no strength at all
     histogram: Tensor  # long (n, bins): interactions by order and size
-    edges: Tensor  # (bins + 1,): the bins' edges, in units of the mean of |v(N) - v(empty)|
+    edges: Tensor  # (bins + 1,): the bins' edges, in units of the scale
+    energy: Tensor  # (B, n): energy of the values by degree, in units of the score squared
+    tail: Tensor  # (B, 2, n): strength of the exact split without a threshold
     gap: Tensor  # (B,): certified relative gap of the split
     noise: Tensor  # (n,): what rounding noise could add to each order, in units of the score; nan for token ids
     target: Tensor  # (B,), see `Task.truth`
@@ -74,11 +89,32 @@ class Measurement:
         return int(self.gap.isnan().sum())
 
     @property
+    def is_rough(self) -> bool:
+        """Whether most of the strength is rough detail that cancels."""
+        return float(self.mean_strength.sum()) > ROUGH * self.numbers["effect"] > 0
+
+    @property
     def is_noisy(self) -> bool:
         """Whether the strength of the high orders could be rounding noise, and that noise is worth mentioning."""
         high, total = first_high_order(len(self.noise)), self.mean_strength.sum(0)  # no shares: all may be zero
         noise = float(self.noise[high:].sum())
         return noise > float(total[high:].sum()) and noise > NOISE_WORTH_MENTIONING * float(total.sum())
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How interactions are read off the values."""
+
+    noise_bound: float = 0.05  # largest residual, in units of the scale
+    salience: float = 0.07  # smallest interaction that counts, likewise
+    scale: str = "std"  # see `value_scale`
+    tolerance: float | None = None  # largest gap of the split
+
+    @property
+    def gap(self) -> float:
+        """The largest certified gap that is accepted."""
+        default = BOUNDED_TOLERANCE if self.noise_bound else SPLIT_TOLERANCE
+        return default if self.tolerance is None else self.tolerance
 
 
 def part_of(split: str, splits: Collection[str]) -> str:
@@ -98,8 +134,7 @@ def measure(
     ranks: Ranks,
     *,
     tasks: Mapping[str, Task],
-    salience: float,
-    noise_bound: float = 0.0,
+    reading: Reading,
     chunks: ChunkSize | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> tuple[dict[str, Measurement], dict[str, float]]:
@@ -124,10 +159,11 @@ def measure(
     with ranks.together(), model.quiet():
         perturbed = {s: asker[s].perturbed(game, values[s]) for s, game in games.items()}
     with ranks.together():
-        metrics = {
-            s: _add_up(v, own[s][1], ranks, salience=salience, noise_bound=noise_bound) for s, v in values.items()
-        }
-    found = {s: _read(metrics[s], game, asker[s].noise(game, values[s], perturbed[s])) for s, game in games.items()}
+        metrics = {s: _add_up(v, own[s][1], ranks, reading) for s, v in values.items()}
+    found = {
+        s: _read(metrics[s], game, values[s], reading, asker[s].noise(game, values[s], perturbed[s]))
+        for s, game in games.items()
+    }
     return found, {s: float(loss.compute()) for s, loss in losses.items()}
 
 
@@ -201,41 +237,56 @@ class _Asker:
         return table_of(torch.cat(self.ranks.exchange(own)), game.labels[rows], game.num_players, some.sizes)
 
 
-def _add_up(values: Tensor, answers: Tensor, ranks: Ranks, *, salience: float, noise_bound: float) -> MetricCollection:
+def _add_up(values: Tensor, answers: Tensor, ranks: Ranks, reading: Reading) -> MetricCollection:
     """Split this rank's share of the values and give the interactions to the metrics, not yet summed over the ranks."""
     share = ranks.share(len(values))
-    split: SparseAndOr = sparse_and_or(values[share], noise_bound=noise_bound, tol=SPLIT_TOLERANCE)
-    values = values.to(split.gap)
-    scale = mean_effect(values)
-    n, smallest = values.shape[1].bit_length() - 1, max(salience, SMALLEST_SIZE)
+    own, scale = values[share], value_scale(values, reading.scale)  # of all samples: the same on every rank
+    split = sparse_and_or(own, noise_bound=reading.noise_bound, scale=scale.nan_to_num(), tol=reading.gap)
+    exact = sparse_and_or(own, tol=TAIL_TOLERANCE) if reading.noise_bound else split
+    values, scale = values.to(split.gap), scale.to(split.gap)
+    n, smallest = values.shape[1].bit_length() - 1, max(reading.salience, SMALLEST_SIZE)
     metrics = interaction_metrics(n, smallest, _exchange(ranks)).to(values.device)
-    threshold = salience * scale
-    strength, count = (f(split.and_, split.or_, threshold).to(values) for f in (order_strength, salient_count))
-    rows = answers[share].to(values)
-    table = torch.cat([strength.flatten(1), count.unsqueeze(1), split.gap.unsqueeze(1), rows], 1)
+    threshold = reading.salience * scale
+    table = [
+        order_strength(split.and_, split.or_, threshold).flatten(1),
+        order_strength(exact.and_, exact.or_, 0.0).flatten(1),
+        degree_energy(own).to(values),
+        salient_count(split.and_, split.or_, threshold).unsqueeze(1),
+        split.gap.unsqueeze(1),
+        answers[share],
+    ]
+    rows = torch.cat([part.to(values) for part in table], 1)
     metrics.update(
         and_=split.and_, or_=split.or_, threshold=threshold, scale=scale,
-        rows=torch.where(split.gap.isfinite().unsqueeze(1), table, torch.nan),
+        rows=torch.where(split.gap.isfinite().unsqueeze(1), rows, torch.nan),
     )  # fmt: skip
     return metrics
 
 
-def _read(metrics: MetricCollection, game: Game, noise: Tensor) -> Measurement:
+def _read(metrics: MetricCollection, game: Game, values: Tensor, reading: Reading, noise: Tensor) -> Measurement:
     """Sum the metrics over the ranks and bring everything to the CPU."""
     edges = getattr(metrics["histogram"], "edges").cpu()  # noqa: B009  # a module's attributes have no type
     found = metrics.compute()
     mean, rows, noise, histogram = found["strength"].cpu(), found["rows"].cpu(), noise.cpu(), found["histogram"].cpu()
-    strength, (count, gap, target, prediction, followed) = rows[:, : mean.numel()], rows[:, mean.numel() :].T
-    strength = strength.reshape(-1, *mean.shape)
+    n = mean.shape[-1]
+    both, tail, energy, rest = rows.split([2 * n, 2 * n, n, 5], 1)
+    count, gap, target, prediction, followed = rest.T
+    strength, tail = both.reshape(-1, *mean.shape), tail.reshape(-1, *mean.shape)
     lower, upper = mean_order_interval(strength)
+    effect = mean_effect(values).cpu()
     numbers = {
         "mean_order": found["mean_order"],
         "mean_order_lower": lower,
         "mean_order_upper": upper,
+        "mean_degree": mean_degree(energy.nanmean(0)),
+        "effect_order": effect_order(tail.nanmean(0)),
         "low_order_share": low_order_share(mean),
         "high_order_share": high_order_share(mean),
         "cancellation": found["cancellation"],
+        "roughness": tail.nanmean(0).sum() / effect if effect > 0 else torch.nan,
         "salient_count": count.nanmean(),
+        "scale": value_scale(values, reading.scale),
+        "effect": effect,
         "solver_gap": gap[gap.isfinite()].max() if bool(gap.isfinite().any()) else torch.nan,
         "skipped_samples": gap.isnan().sum(),
         "mean_players": game.player_counts.double().mean(),
@@ -245,7 +296,7 @@ def _read(metrics: MetricCollection, game: Game, noise: Tensor) -> Measurement:
         if bool(floor.isfinite()):
             numbers[f"noise_floor/order_{order:02d}"] = floor
     plain = dict(zip(numbers, map(float, numbers.values()), strict=True))
-    return Measurement(strength, mean, plain, histogram, edges, gap, noise, target, prediction, followed)
+    return Measurement(strength, mean, plain, histogram, edges, energy, tail, gap, noise, target, prediction, followed)
 
 
 def _exchange(ranks: Ranks) -> Exchange | None:

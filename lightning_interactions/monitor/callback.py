@@ -54,8 +54,14 @@ class TwoPhaseMonitor(Base, Results):
             where a single output meets targets that are no classes) or ``(logits (B, C), targets (B,)) -> (B,)``.
         target: Whose score: that of the sample's ``"label"`` (multi-label: of one that applies, drawn once), of the
             ``"predicted"`` class (which may change between epochs), or of one class, label or output by its index.
-        noise_bound: Leave up to this fraction of ``|v(N) - v(empty)|`` unexplained (the papers: 0.02).
-        salience: Interactions below this fraction of ``mean |v(N) - v(empty)|`` do not count.
+        scale: What the next two are fractions of: ``"std"``, the mean over the watched samples of the standard
+            deviation of a sample's scores over all coalitions, or the papers' ``"difference"``, the mean of
+            ``|v(N) - v(empty)|``.
+        noise_bound: Leave up to this fraction of the scale unexplained at every coalition. Without it, with 0, the
+            rough last percent of a deep network's scores becomes nearly all of the strength. The papers' reading is
+            ``scale="difference", noise_bound=0.02, salience=0.03``.
+        salience: Interactions below this fraction of the scale do not count.
+        tolerance: Largest certified gap of the split: by default 0.02, and 0.005 for one without residual.
         per_octave: Records while the epochs double. The first is made before training, where the samples of the sanity
             check cover the classes (with ``watch="val"``), else at the first validation; records inside of epochs need
             no validation.
@@ -161,8 +167,10 @@ class TwoPhaseMonitor(Base, Results):
         layer: str | None = None,
         score: Literal["log_odds", "logit", "probability", "output"] | ScoreFn = "log_odds",
         target: Target = "label",
-        noise_bound: float = 0.0,
-        salience: float = 0.03,
+        scale: Literal["std", "difference"] = "std",
+        noise_bound: float = 0.05,
+        salience: float = 0.07,
+        tolerance: float | None = None,
         per_octave: int = 16,
         max_per_epoch: int = 4,
         every_n_epochs: int | None = None,
@@ -186,13 +194,14 @@ class TwoPhaseMonitor(Base, Results):
     ) -> None:
         super().__init__()
         self.options = Options(
-            players=players, num_samples=num_samples, num_players=num_players, watch=watch, resample=resample,
-            keep_samples=keep_samples, layer=layer, score=score, target=target, noise_bound=noise_bound,
-            salience=salience, per_octave=per_octave, max_per_epoch=max_per_epoch, every_n_epochs=every_n_epochs,
-            max_overhead=max_overhead, detector=detector, monitor=monitor, loss_fn=loss_fn, on_event=on_event,
-            stop_on=stop_on, chunk_size=chunk_size, precision=precision, input=input, input_fn=input_fn,
-            forward_fn=forward_fn, target_fn=target_fn, log_key_prefix=log_key_prefix, log_figures=log_figures,
-            seed=seed, on_error=on_error, verbose=verbose,
+            players=players, num_samples=num_samples, num_players=num_players, watch=watch,
+            resample=resample, keep_samples=keep_samples, layer=layer, score=score, target=target,
+            scale=scale, noise_bound=noise_bound, salience=salience, tolerance=tolerance,
+            per_octave=per_octave, max_per_epoch=max_per_epoch, every_n_epochs=every_n_epochs,
+            max_overhead=max_overhead, detector=detector, monitor=monitor, loss_fn=loss_fn,
+            on_event=on_event, stop_on=stop_on, chunk_size=chunk_size, precision=precision, input=input,
+            input_fn=input_fn, forward_fn=forward_fn, target_fn=target_fn, log_key_prefix=log_key_prefix,
+            log_figures=log_figures, seed=seed, on_error=on_error, verbose=verbose,
         )  # fmt: skip
         self._loop = InteractionMonitor(self.options)
         self.run = self._loop.run

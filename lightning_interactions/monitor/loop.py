@@ -279,12 +279,12 @@ class InteractionMonitor(Results):
             self._games = self._deal(rules)
         found, losses = measure(
             rules.model, self._games, self.watchlist.losses, self.ranks,
-            tasks=self.tasks.by_split, salience=self.options.salience, noise_bound=self.options.noise_bound,
+            tasks=self.tasks.by_split, reading=self.options.reading,
             chunks=self._chunks, progress=progress,
         )  # fmt: skip
         samples = dict(self.watchlist.watched)
         self.watchlist.renew()
-        self._tell(doubts(found, rules))
+        self._tell(doubts(found, rules, self.options.reading, trained=epoch >= 0))
         few = self.run.judge is None and 0 < len(self.watchlist.losses.get("val", ())) < HANDFUL
         if few:
             self.tell(f"only {len(self.watchlist.losses['val'])} val samples are in the loss, too few for an alarm")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from lightning_interactions.measure.games import Game, Rules
-from lightning_interactions.measure.measurement import Measurement
+from lightning_interactions.measure.measurement import Measurement, Reading
 from lightning_interactions.monitor.options import Options
 
 
@@ -26,12 +26,19 @@ def shortages(split: str, game: Game, options: Options) -> Iterator[str]:
         )
 
 
-def doubts(found: Mapping[str, Measurement], rules: Rules) -> Iterator[str]:
-    """Say what makes a measurement worth little."""
+def doubts(found: Mapping[str, Measurement], rules: Rules, reading: Reading, *, trained: bool = True) -> Iterator[str]:
+    """Say what makes a measurement, of a network that was ``trained`` for an epoch at least, worth little."""
     if not rules.doubtful and any(measurement.is_noisy for measurement in found.values()):
         own = rules.model.precision is not None
         yield "rounding noise of the forward passes may exceed the strength of the high orders; " + (
             'use precision="32-true"' if own else "do not read much into them"
+        )
+    # At initialisation that is what networks look like.
+    if trained and any(measurement.is_rough for measurement in found.values()):
+        yield "most of the strength is rough detail that cancels, so the orders look like a spindle of noise; " + (
+            "a larger noise_bound leaves it out, and mean_degree is not dominated by it"
+            if reading.noise_bound
+            else "noise_bound=0.05, the default, leaves it out"
         )
     for split, measurement in found.items():
         if float(measurement.mean_strength.sum()) == 0 and measurement.skipped < len(measurement.gap):

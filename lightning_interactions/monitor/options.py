@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
@@ -13,9 +12,10 @@ from torch import Tensor
 
 from lightning_interactions.errors import bad_argument, is_number, is_whole
 from lightning_interactions.functional.coalitions import check_num_players
+from lightning_interactions.functional.strength import SCALES
 from lightning_interactions.measure.fingerprint import fingerprint
 from lightning_interactions.measure.interactions import check_chunk_size
-from lightning_interactions.measure.measurement import part_of
+from lightning_interactions.measure.measurement import Reading, part_of
 from lightning_interactions.model.plan import check_input_option
 from lightning_interactions.model.score import ScoreFn, resolve_score
 from lightning_interactions.model.task import Target, check_target_option
@@ -25,6 +25,7 @@ from lightning_interactions.report.alerts import describe_alerts, resolve_alerts
 
 _CHOICES: dict[str, tuple[object, ...]] = {
     "watch": ("val", "train", "both"),
+    "scale": SCALES,
     "keep_samples": ("keys", "inputs", "nothing"),
     "stop_on": (None, "boundary", "overfitting"),
     "precision": ("32-true", "inherit"),
@@ -35,7 +36,7 @@ _CHOICES: dict[str, tuple[object, ...]] = {
 }
 
 _IDENTITY = (
-    "players", "score", "target", "num_samples", "num_players", "resample", "layer", "noise_bound", "salience",
+    "players", "score", "target", "num_samples", "num_players", "resample", "layer", "scale", "noise_bound", "salience",
     "precision", "seed",
 )  # fmt: skip
 """Settings under which records can be compared with each other."""
@@ -69,8 +70,10 @@ class Options:
     layer: str | None = None
     score: str | ScoreFn = "log_odds"
     target: Target = "label"
-    noise_bound: float = 0.0
-    salience: float = 0.03
+    scale: str = "std"
+    noise_bound: float = 0.05
+    salience: float = 0.07
+    tolerance: float | None = None
     per_octave: int = 16
     max_per_epoch: int = 4
     every_n_epochs: int | None = None
@@ -130,8 +133,10 @@ class Options:
         if self.every_n_epochs is not None and not is_whole(self.every_n_epochs, 1):
             raise bad_argument("every_n_epochs", "an integer of at least 1, or None", self.every_n_epochs)
         for name in ("noise_bound", "salience"):
-            if not is_number(getattr(self, name)) or not 0 <= getattr(self, name) < math.inf:
-                raise bad_argument(name, "a number not below 0", getattr(self, name))
+            if not is_number(getattr(self, name)) or not 0 <= getattr(self, name) < 1:
+                raise bad_argument(name, "a fraction of the scale, at least 0 and below 1", getattr(self, name))
+        if self.tolerance is not None and not (is_number(self.tolerance) and 0 < self.tolerance < 1):
+            raise bad_argument("tolerance", "a gap above 0 and below 1, such as 0.02, or None", self.tolerance)
         share = self.max_overhead
         if share is not None and not (is_number(share) and share > 0):
             raise bad_argument("max_overhead", "a share above 0, such as 0.1, or None", share)
@@ -140,6 +145,11 @@ class Options:
     def splits(self) -> tuple[str, ...]:
         """The splits whose interactions are measured, the deciding one first."""
         return ("val", "train") if self.watch == "both" else (self.watch,)
+
+    @property
+    def reading(self) -> Reading:
+        """How interactions are read off the values."""
+        return Reading(self.noise_bound, self.salience, self.scale, self.tolerance)
 
     @property
     def chosen(self) -> list[str]:

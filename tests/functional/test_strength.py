@@ -21,6 +21,7 @@ from lightning_interactions.functional import (
     order_strength,
     salience_threshold,
     salient_count,
+    value_scale,
     weighted_jaccard,
 )
 
@@ -116,11 +117,21 @@ def test_shapes_that_differ_are_refused() -> None:
         order_strength(torch.zeros(6), torch.zeros(6), 0.0)
 
 
-def test_salience_threshold_is_a_fraction_of_the_mean_effect() -> None:
+def test_salience_threshold_is_a_fraction_of_the_scale() -> None:
     values = torch.tensor([[1.0, 7.0, 7.0, 3.0], [0.0, 9.0, 9.0, -4.0]])
-    assert float(salience_threshold(values, 0.5)) == pytest.approx(0.5 * (2 + 4) / 2)
-    assert float(salience_threshold(values)) == pytest.approx(0.03 * 3)
+    spread = (math.sqrt(27 - 4.5**2) + math.sqrt(178 / 4 - 3.5**2)) / 2
+    assert float(value_scale(values)) == pytest.approx(spread)
+    assert float(salience_threshold(values)) == pytest.approx(0.07 * spread)
+    assert float(value_scale(values, "difference")) == pytest.approx((2 + 4) / 2)
+    assert float(salience_threshold(values, 0.5, "difference")) == pytest.approx(0.5 * (2 + 4) / 2)
     assert math.isnan(float(salience_threshold(values[:0])))
+    assert float(value_scale(values + 1e6)) == pytest.approx(spread, rel=1e-5), "an offset takes no precision"
+
+
+@pytest.mark.parametrize("scale", ["mean", None, 0.5])
+def test_a_scale_that_is_unknown_is_refused(scale: object) -> None:
+    with pytest.raises(ArgumentError, match="`scale`.*but got"):
+        value_scale(torch.zeros(1, 4), scale)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf], ids=str)
@@ -128,7 +139,8 @@ def test_salience_threshold_is_a_fraction_of_the_mean_effect() -> None:
 def test_a_sample_with_bad_values_leaves_the_threshold_of_the_others_alone(bad: float, place: int) -> None:
     values = torch.tensor([[0.0, 1.0, 1.0, 2.0], [0.0, 1.0, 1.0, -4.0], [0.0, 50.0, 1.0, 100.0]])
     values[2, place] = bad
-    assert float(salience_threshold(values, 0.5)) == 1.5
+    assert float(salience_threshold(values, 0.5, "difference")) == 1.5
+    assert float(salience_threshold(values, 0.5)) == float(salience_threshold(values[:2], 0.5))
     assert math.isnan(float(salience_threshold(values[2:], 0.5)))
     assert math.isnan(float(salience_threshold(values[:0], 0.5)))
 

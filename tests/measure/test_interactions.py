@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lightning_interactions import Interactions, compute_interactions
 from lightning_interactions.errors import ArgumentError, BatchError, InteractionsWarning, ModelOutputError
-from lightning_interactions.functional import and_interactions, or_interactions
+from lightning_interactions.functional import and_interactions, or_interactions, order_strength
 from lightning_interactions.model.score import logit
 from lightning_interactions.players import FeatureMask, ImagePatches, TabularFeatures
 
@@ -78,16 +78,20 @@ def test_a_noise_bound_leaves_no_more_unexplained_than_allowed() -> None:
     x = torch.randn(3, 5)
     exact = interactions(mlp(), x, 5)
     loose = interactions(mlp(), x, 5, noise_bound=0.05)
-    effect = (exact.values[:, -1] - exact.values[:, 0]).abs().unsqueeze(1)
-    missing = (loose.reconstruct() - loose.values).abs()
-    assert (missing <= 0.05 * effect * (1 + 1e-6) + 1e-12).all()
-    total = [part.and_.abs().sum(1) + part.or_.abs().sum(1) for part in (exact, loose)]
-    assert (total[1] <= total[0] * (1 + 1e-6)).all()
+    papers = interactions(mlp(), x, 5, noise_bound=0.05, scale="difference")
+    scale = exact.values.std(1, correction=0).mean()
+    effect = (exact.values[:, -1] - exact.values[:, 0]).abs().mean()
+    for result, unit in ((loose, scale), (papers, effect)):
+        missing = (result.reconstruct() - result.values).abs()
+        assert (missing <= 0.05 * unit * (1 + 1e-6) + 1e-12).all()
+        total = [part.and_.abs().sum(1) + part.or_.abs().sum(1) for part in (exact, result)]
+        assert (total[1] <= total[0] * (1 + 1e-6)).all()
 
 
 def test_strength_is_that_of_the_salient_interactions() -> None:
     result = interactions(mlp(), torch.randn(3, 5))
     limit = 0.1 * float((result.values[:, -1] - result.values[:, 0]).abs().mean())
+    spread = 0.1 * float(result.values.std(1, correction=0).mean())
     expected = torch.zeros(3, 2, 4, dtype=torch.float64)
     for part in (result.and_, result.or_):
         for i in range(3):
@@ -95,7 +99,8 @@ def test_strength_is_that_of_the_salient_interactions() -> None:
                 value = float(part[i, index])
                 if abs(value) >= limit:
                     expected[i, int(value < 0), len(members(index)) - 1] += abs(value)
-    torch.testing.assert_close(result.strength(0.1), expected)
+    torch.testing.assert_close(result.strength(0.1, "difference"), expected)
+    torch.testing.assert_close(result.strength(0.1), order_strength(result.and_, result.or_, spread))
 
 
 # -- axioms ----------------------------------------------------------------------------------------------------------
@@ -375,6 +380,7 @@ GOOD: dict[str, Any] = {"model": mlp(), "inputs": torch.randn(2, 5), "targets": 
         ({"seed": 1.5}, ArgumentError, r"`seed`.*got 1\.5"),
         ({"layer": 1}, ArgumentError, "`layer`.*got 1"),
         ({"noise_bound": -0.1}, ArgumentError, r"`noise_bound`.*got -0\.1"),
+        ({"scale": "mean"}, ArgumentError, r"`scale`.*\"std\" or \"difference\".*got 'mean'"),
         ({"inputs": [[0.0, 1.0]]}, BatchError, "`inputs`.*list"),
         ({"inputs": torch.randn(5)}, BatchError, r"`inputs`.*\(5,\)"),
         ({"inputs": torch.randn(0, 5)}, BatchError, r"`inputs`.*\(0, 5\)"),

@@ -16,10 +16,20 @@ from torch import Tensor, nn
 
 from lightning_interactions import compute_interactions
 from lightning_interactions.errors import MeasureError, ModelCallError
-from lightning_interactions.functional import interaction_histogram, mean_order, salient_count
+from lightning_interactions.functional import (
+    degree_energy,
+    effect_order,
+    interaction_histogram,
+    mean_degree,
+    mean_order,
+    order_strength,
+    roughness,
+    salient_count,
+    sparse_and_or,
+)
 from lightning_interactions.measure import ranks as ranks_module
 from lightning_interactions.measure.games import Game
-from lightning_interactions.measure.measurement import Measurement, measure
+from lightning_interactions.measure.measurement import Measurement, Reading, measure
 from lightning_interactions.measure.ranks import CELLS, Ranks
 from lightning_interactions.measure.samples import Pool, Samples
 from lightning_interactions.model.batch import Batch
@@ -44,13 +54,17 @@ def probe(size: int, features: int = 6, seed: int = 0) -> Samples:
     return found
 
 
+PAPERS = Reading(0.0, 0.03, "difference")
+"""The exact split, and the papers' threshold."""
+
+
 def measured(
     ranks: Ranks | None = None,
     *,
     model: nn.Module = NETWORK,
     size: int = 5,
     num_players: int = N,
-    salience: float = 0.03,
+    reading: Reading = PAPERS,
     chunk_size: int | None = None,
     task: Task = TASK,
     players: Players | None = None,
@@ -61,12 +75,23 @@ def measured(
     game = Game.draw(asked, watched, players or TabularFeatures("zero"), num_players)
     return measure(
         asked, {"val": game}, {"val": watched, "train": probe(7, features, seed=1)}, ranks or Ranks(),
-        tasks={"val": task, "train": task}, salience=salience, chunks=ChunkSize(chunk_size),
+        tasks={"val": task, "train": task}, reading=reading, chunks=ChunkSize(chunk_size),
     )  # fmt: skip
 
 
 def same(first: Measurement, second: Measurement) -> None:
-    for name in ("strength", "mean_strength", "gap", "histogram", "edges", "target", "prediction", "followed"):
+    for name in (
+        "strength",
+        "mean_strength",
+        "energy",
+        "tail",
+        "gap",
+        "histogram",
+        "edges",
+        "target",
+        "prediction",
+        "followed",
+    ):
         torch.testing.assert_close(
             getattr(first, name), getattr(second, name), rtol=1e-9, atol=1e-9, equal_nan=True, msg=name
         )
@@ -92,7 +117,7 @@ def test_a_measurement_is_what_compute_interactions_says() -> None:
     model, watched = NETWORK, probe(5)
     found, losses = measured(model=model)
     result = compute_interactions(model, watched.inputs, watched.targets, TabularFeatures("zero"), num_players=N)
-    strength = result.strength(0.03)
+    strength = result.strength(0.03, "difference")
     torch.testing.assert_close(found["val"].strength, strength, rtol=1e-6, atol=1e-8)
     torch.testing.assert_close(found["val"].gap, result.gap, rtol=1e-4, atol=1e-6)
     scale = float((result.values[:, -1] - result.values[:, 0]).abs().mean())
@@ -110,6 +135,53 @@ def test_a_measurement_is_what_compute_interactions_says() -> None:
     assert set(losses) == {"val", "train"}
 
 
+@pytest.mark.parametrize("reading", [Reading(), Reading(0.02, 0.03, "difference"), Reading(0.1, 0.0, tolerance=1e-3)])
+def test_a_reading_with_a_residual_is_what_compute_interactions_says(reading: Reading) -> None:
+    found = measured(reading=reading)[0]["val"]
+    watched, bound = probe(5), reading.noise_bound
+    result = compute_interactions(
+        NETWORK, watched.inputs, watched.targets, TabularFeatures("zero"),
+        num_players=N, noise_bound=bound, scale=reading.scale,
+    )  # fmt: skip
+    values = result.values
+    unit = {"std": values.std(1, correction=0), "difference": (values[:, -1] - values[:, 0]).abs()}[reading.scale]
+    assert found.numbers["scale"] == pytest.approx(float(unit.mean()))
+    closer = sparse_and_or(values, noise_bound=bound, scale=unit.mean(), tol=reading.gap)
+    strength = order_strength(closer.and_, closer.or_, reading.salience * unit.mean())
+    torch.testing.assert_close(found.strength, strength, rtol=1e-5, atol=1e-7)
+    assert float(found.gap.max()) <= reading.gap
+    assert (result.reconstruct() - values).abs().max() <= bound * unit.mean() * (1 + 1e-9)
+    assert (result.reconstruct() - values).abs().max() > 0.5 * bound * unit.mean(), "the freedom is used"
+
+
+@pytest.mark.parametrize("reading", [Reading(), PAPERS])
+def test_what_needs_no_split_with_a_residual_is_that_of_the_values(reading: Reading) -> None:
+    found, watched = measured(reading=reading)[0]["val"], probe(5)
+    values = compute_interactions(
+        NETWORK, watched.inputs, watched.targets, TabularFeatures("zero"), num_players=N
+    ).values
+    energy = degree_energy(values)
+    torch.testing.assert_close(found.energy, energy, rtol=1e-5, atol=1e-9)
+    assert found.numbers["mean_degree"] == pytest.approx(float(mean_degree(energy.mean(0))), rel=1e-5)
+    split = sparse_and_or(values, tol=1e-3)
+    tail = order_strength(split.and_, split.or_, 0.0)
+    assert found.numbers["effect_order"] == pytest.approx(float(effect_order(tail.mean(0))), rel=0.05)
+    assert found.numbers["roughness"] == pytest.approx(float(roughness(tail, values)), rel=0.11)
+
+
+def test_samples_on_which_nothing_depends_have_no_strength_and_divide_nothing_by_zero() -> None:
+    model = nn.Sequential(nn.Linear(6, 3))
+    with torch.no_grad():
+        model[0].weight.zero_()
+    for reading in (Reading(), PAPERS):
+        found = measured(model=model, reading=reading)[0]["val"]
+        assert not found.strength.any()
+        assert found.numbers["scale"] == found.numbers["effect"] == found.numbers["salient_count"] == 0
+        assert found.numbers["solver_gap"] == 0
+        assert not found.is_rough
+        assert math.isnan(found.numbers["mean_order"])
+
+
 def test_a_measurement_knows_what_the_model_and_the_data_say() -> None:
     model, watched = NETWORK, probe(5)
     found = measured(model=model)[0]["val"]
@@ -122,7 +194,7 @@ def test_a_measurement_knows_what_the_model_and_the_data_say() -> None:
 
 @pytest.mark.parametrize("salience", [0.0, 0.03, 0.5])
 def test_the_histogram_begins_at_the_threshold(salience: float) -> None:
-    found = measured(salience=salience)[0]["val"]
+    found = measured(reading=Reading(0.0, salience, "difference"))[0]["val"]
     edges = found.edges
     assert torch.equal(edges, -edges.flip(0))
     smallest = max(salience, 1e-3)
@@ -149,7 +221,8 @@ def test_scalars_are_the_logged_keys() -> None:
     measurement = measured()[0]["val"]
     scalars = measurement.numbers
     names = {"mean_order", "low_order_share", "high_order_share", "cancellation", "salient_count", "solver_gap",
-             "skipped_samples", "mean_players", "mean_order_lower", "mean_order_upper"}  # fmt: skip
+             "skipped_samples", "mean_players", "mean_order_lower", "mean_order_upper", "mean_degree", "effect_order",
+             "roughness", "scale", "effect"}  # fmt: skip
     orders = {f"strength/order_{k:02d}_{sign}" for k in range(1, N + 1) for sign in ("pos", "neg")}
     noise = {f"noise_floor/order_{k:02d}" for k in range(1, N + 1)}
     assert set(scalars) == names | orders | noise
@@ -185,7 +258,7 @@ def test_models_that_squeeze_their_output(classes: int, world_size: int) -> None
             watched = Samples(watched.inputs, watched.targets.clamp(max=1), watched.keys)
         game = Game(watched, TabularFeatures("zero"), torch.arange(6).clamp(max=3).expand(6, 6), N)
         task = Task("binary", 1) if classes == 1 else TASK
-        return measure(Asked(model), {"val": game}, {"val": watched}, ranks, tasks={"val": task}, salience=0.03)
+        return measure(Asked(model), {"val": game}, {"val": watched}, ranks, tasks={"val": task}, reading=PAPERS)
 
     expected, expected_losses = binary(plain, Ranks())
     squeezing = Squeezing()
@@ -389,8 +462,10 @@ def test_samples_that_are_not_finite_are_skipped_and_counted(rows: list[int], wo
         assert measurement.numbers["salient_count"] == pytest.approx(float(count.mean()))
         histogram = interaction_histogram(good.and_, good.or_, float(scale), measurement.edges).sum(0)
         assert torch.equal(measurement.histogram, histogram.long()), "the scale is that of the samples that count"
-        torch.testing.assert_close(measurement.strength[kept], good.strength(), rtol=1e-5, atol=1e-7)
-        torch.testing.assert_close(measurement.mean_strength, good.strength().mean(0), rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(measurement.strength[kept], good.strength(0.03, "difference"), rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(
+            measurement.mean_strength, good.strength(0.03, "difference").mean(0), rtol=1e-5, atol=1e-7
+        )
         assert all(math.isfinite(value) for value in measurement.numbers.values())
         assert math.isfinite(losses["val"])
 
@@ -465,9 +540,9 @@ def test_measuring_a_layer_equals_compute_interactions(world_size: int) -> None:
         network, watched.inputs, watched.targets, TabularFeatures("mean"), num_players=N, layer="1"
     )
     for found, losses in on_ranks(
-        world_size, lambda ranks: measure(model, {"val": game}, {}, ranks, tasks={"val": TASK}, salience=0.03)
+        world_size, lambda ranks: measure(model, {"val": game}, {}, ranks, tasks={"val": TASK}, reading=PAPERS)
     ):
-        torch.testing.assert_close(found["val"].strength, result.strength(), rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(found["val"].strength, result.strength(0.03, "difference"), rtol=1e-5, atol=1e-7)
         assert losses == {}
 
 
@@ -477,7 +552,7 @@ def test_measuring_a_layer_equals_compute_interactions(world_size: int) -> None:
 def test_progress_counts_the_masked_rows() -> None:
     model, rows, watched = Asked(NETWORK), list[int](), probe(5)
     game = Game.draw(model, watched, TabularFeatures("zero"), N)
-    measure(model, {"val": game}, {}, Ranks(), tasks={"val": TASK}, salience=0.03, progress=rows.append)
+    measure(model, {"val": game}, {}, Ranks(), tasks={"val": TASK}, reading=PAPERS, progress=rows.append)
     assert sum(rows) == 5 * 2**N + 2**N, "the rounding noise is measured on one more sample"
 
 
@@ -487,7 +562,7 @@ def test_the_chunk_size_that_was_found_is_kept() -> None:
     game = Game.draw(model, watched, TabularFeatures("zero"), N)
     for _ in range(2):
         recorder.rows.clear()
-        measure(model, {"val": game}, {"val": watched}, Ranks(), tasks={"val": TASK}, salience=0.03, chunks=chunks)
+        measure(model, {"val": game}, {"val": watched}, Ranks(), tasks={"val": TASK}, reading=PAPERS, chunks=chunks)
     assert max(recorder.rows) <= 6, "no second try at what needs too much memory"
 
 

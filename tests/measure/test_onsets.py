@@ -208,6 +208,8 @@ def measurement(strength: Tensor) -> Measurement:
         numbers={},
         histogram=torch.zeros(N, 1).long(),
         edges=torch.zeros(2),
+        energy=torch.zeros(size, N),
+        tail=strength,
         gap=gap,
         noise=torch.zeros(N),
         target=torch.arange(size) % 3 + gap,

@@ -11,7 +11,7 @@ from models import mlp
 from torch import Tensor
 
 from lightning_interactions.measure.games import Game, Rules
-from lightning_interactions.measure.measurement import Measurement
+from lightning_interactions.measure.measurement import Measurement, Reading
 from lightning_interactions.measure.samples import Samples
 from lightning_interactions.model.model import Model
 from lightning_interactions.model.task import Task
@@ -35,12 +35,15 @@ def rules(precision: Any = None) -> Rules:
     return Rules(Model(mlp(), precision=precision), Task("classes", 3), TabularFeatures(), (), "inputs of shape (B, 5)")
 
 
-def measured(strength: Tensor, noise: Tensor | None = None, gap: Tensor | None = None) -> Measurement:
+def measured(
+    strength: Tensor, noise: Tensor | None = None, gap: Tensor | None = None, effect: float = 1.0
+) -> Measurement:
     """Of a strength by order ``(n,)``."""
     none, n = torch.zeros(2), len(strength)
     mean = torch.stack([strength, torch.zeros(n)]).double()
     return Measurement(
-        mean.expand(2, 2, n), mean, {}, torch.zeros(n, 3).long(), torch.ones(4), none if gap is None else gap,
+        mean.expand(2, 2, n), mean, {"effect": effect}, torch.zeros(n, 3).long(), torch.ones(4), torch.ones(2, n),
+        mean.expand(2, 2, n), none if gap is None else gap,
         torch.full((n,), torch.nan) if noise is None else noise, none, none, none,
     )  # fmt: skip
 
@@ -92,34 +95,45 @@ SKIPPED = measured(torch.zeros(4), gap=torch.full((2,), torch.nan))
 
 @pytest.mark.parametrize("sound", [SOUND, TOKENS], ids=["columns", "tokens"])
 def test_nothing_is_told_of_a_sound_measurement(sound: Measurement) -> None:
-    assert list(doubts({"val": sound, "train": sound}, rules())) == []
-    assert list(doubts({}, rules())) == []
+    assert list(doubts({"val": sound, "train": sound}, rules(), Reading())) == []
+    assert list(doubts({}, rules(), Reading())) == []
 
 
 def test_noise_is_told_once_with_what_can_be_done() -> None:
-    (text,) = doubts({"val": NOISY, "train": NOISY}, rules(precision=object()))
+    (text,) = doubts({"val": NOISY, "train": NOISY}, rules(precision=object()), Reading())
     assert "rounding noise" in text
     assert text.endswith('use precision="32-true"')
-    (text,) = doubts({"val": SOUND, "train": NOISY}, rules())
+    (text,) = doubts({"val": SOUND, "train": NOISY}, rules(), Reading())
     assert "precision" not in text, "it is in full precision already"
 
 
+def test_strength_that_is_rough_detail_is_told_once_the_network_is_trained() -> None:
+    rough = measured(torch.tensor([4.0, 6.0, 6.0, 1.0]), effect=1.0)
+    smooth = measured(torch.tensor([4.0, 6.0, 6.0, 1.0]), effect=2.0)
+    (text,) = doubts({"val": rough, "train": rough}, rules(), Reading(0.0))
+    assert text.endswith("noise_bound=0.05, the default, leaves it out")
+    (text,) = doubts({"val": smooth, "train": rough}, rules(), Reading())
+    assert "a larger noise_bound" in text
+    assert list(doubts({"val": rough}, rules(), Reading(), trained=False)) == []
+    assert list(doubts({"val": smooth}, rules(), Reading())) == []
+
+
 def test_a_game_in_which_nothing_matters_is_told_of_every_split() -> None:
-    first, second = doubts({"val": NOTHING, "train": NOTHING}, rules())
+    first, second = doubts({"val": NOTHING, "train": NOTHING}, rules(), Reading())
     assert first.startswith("masking inputs of shape (B, 5) changes the score of no val sample")
     assert "`players=`" in first
     assert "no train sample" in second
-    (text,) = doubts({"val": SOUND, "train": NOTHING}, rules())
+    (text,) = doubts({"val": SOUND, "train": NOTHING}, rules(), Reading())
     assert "no train sample" in text
 
 
 def test_samples_that_are_all_skipped_are_no_game_in_which_nothing_matters() -> None:
-    assert list(doubts({"val": SKIPPED}, rules())) == []
+    assert list(doubts({"val": SKIPPED}, rules(), Reading())) == []
     some = measured(torch.zeros(4), gap=torch.tensor([torch.nan, 0.0]))
-    assert len(list(doubts({"val": some}, rules()))) == 1
+    assert len(list(doubts({"val": some}, rules(), Reading()))) == 1
 
 
 def test_no_note_ends_with_a_full_stop() -> None:
-    told = [*shortages("val", game([2, 3]), OPTIONS), *doubts({"val": NOISY, "train": NOTHING}, rules())]
+    told = [*shortages("val", game([2, 3]), OPTIONS), *doubts({"val": NOISY, "train": NOTHING}, rules(), Reading())]
     assert len(told) == 4
     assert not any(text.endswith(".") for text in told)
