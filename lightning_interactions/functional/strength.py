@@ -45,7 +45,8 @@ def value_scale(values: Tensor, scale: str = "std") -> Tensor:
     check_scale(scale)
     if scale == "difference":
         return mean_effect(values)
-    spread = (values - values[..., :1]).std(-1, correction=0)  # less the offset, for precision
+    apart = values - values[..., :1]  # without the offset, for precision
+    spread = (apart - apart.mean(-1, keepdim=True)).square().mean(-1).sqrt()
     return torch.where(values.isfinite().all(-1), spread, torch.nan).nanmean()
 
 
