@@ -28,7 +28,8 @@ class SymmetricMap(NamedTuple):
 
     def __call__(self, x: Tensor) -> Tensor:
         """Apply it to ``x (B, 2**n)``."""
-        entries = torch.matmul(self.forth, x.view(len(x), len(self.forth), -1))
+        high = len(self.forth)
+        entries = torch.matmul(self.forth, x.view(len(x), high, x.shape[1] // high))
         parts = [
             (part.reshape(-1, len(block)) @ block).view_as(part)
             for part, block in zip(torch.split(entries, self.rows, 1), self.blocks, strict=True)
