@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lightning_interactions.errors import ArgumentError, bad_argument, is_number, is_whole
-from lightning_interactions.functional._bounded import ROUGH, SMOOTH, BoundedSplit, is_smooth
+from lightning_interactions.functional._bounded import METRICS, BoundedSplit, metric_of
 from lightning_interactions.functional._problem import Known
 from lightning_interactions.functional._solver import Solution, solve
 from lightning_interactions.functional._split import ExactSplit
@@ -202,9 +202,10 @@ def _solve(u: Tensor, box: Tensor | None, start: tuple[Tensor, Tensor] | None, t
     if box is None:
         start = None if start is None else (start[0][:, :2], start[1][:, :2])
         return solve(ExactSplit.build(u), start, tol, max_iter, together)
-    smooth = is_smooth(u, box)
+    suits = metric_of(u, box)
     parts, places = [], []
-    for metric, rows in ((SMOOTH, smooth.nonzero()[:, 0]), (ROUGH, (~smooth).nonzero()[:, 0])):
+    for index, metric in enumerate(METRICS):
+        rows = (suits == index).nonzero()[:, 0]
         warm = None if start is None else (start[0][rows], start[1][rows])
         parts.append(solve(BoundedSplit(u[rows], box[rows], metric), warm, tol, max_iter, together))
         places.append(rows)
