@@ -40,7 +40,7 @@ _MEND_SPLIT, _MEND_BOUND = 2, 6  # projections; more of them gain less than an i
 _RELAX = 1.9
 _HOPELESS = 3.0  # beyond so many tolerances a gap cannot be mended away
 _ROUGH_DEGREE = 4
-_ROUGH_SHARES = (0.6, 1.5)
+_ROUGH_SHARES = (0.5, 1.5)
 
 
 class Metric(NamedTuple):
@@ -51,7 +51,7 @@ class Metric(NamedTuple):
     step: float  # of the iteration in this metric, see ``_solver.py``
 
 
-METRICS = (Metric(0.75, 3.0, 3.33), Metric(0.8, 1.6, 4.4), Metric(1.0, 1.0, 2.0))
+METRICS = (Metric(0.75, 6.0, 3.33), Metric(0.8, 1.6, 4.4), Metric(1.0, 1.0, 2.0))
 """From values of which dozens of interactions of low order explain all but the box to those that take hundreds."""
 
 
