@@ -11,7 +11,7 @@ from scipy.optimize import linprog
 from torch import Tensor
 
 
-def sparsest_split(values: np.ndarray, noise_bound: float = 0.0) -> float:
+def sparsest_split(values: np.ndarray, noise_bound: float = 0.0, scale: float | None = None) -> float:
     """Smallest ``sum |I_and(S)| + |I_or(S)|`` of one sample, by linear programming (HiGHS).
 
     The variables are the positive and negative parts of all interactions and the residual, each non-empty coalition
@@ -19,14 +19,16 @@ def sparsest_split(values: np.ndarray, noise_bound: float = 0.0) -> float:
 
     Args:
         values: ``(2**n,)``.
-        noise_bound: Bound of the residual as a fraction of ``|v(N) - v(empty)|``.
+        noise_bound: Bound of the residual as a fraction of ``scale``.
+        scale: In units of the values, by default ``|v(N) - v(empty)|``.
     """
     u = np.asarray(values, dtype=np.float64)
     u = u - u[0]
-    scale = np.abs(u).max()
-    if scale == 0:
+    unit = np.abs(u).max()
+    if unit == 0:
         return 0.0
-    u, size = u / scale, len(u)
+    box = noise_bound * (abs(u[-1]) if scale is None else scale) / unit
+    u, size = u / unit, len(u)
     subset, meets = membership(size)
     blocks = [subset, -subset, meets, -meets]
     cost = np.ones(4 * (size - 1))
@@ -34,10 +36,10 @@ def sparsest_split(values: np.ndarray, noise_bound: float = 0.0) -> float:
     if noise_bound:
         blocks.append(sparse.identity(size - 1))
         cost = np.concatenate([cost, np.zeros(size - 1)])
-        bounds += [(-noise_bound * abs(u[-1]), noise_bound * abs(u[-1]))] * (size - 1)
+        bounds += [(-box, box)] * (size - 1)
     found = linprog(cost, A_eq=sparse.hstack(blocks).tocsr(), b_eq=u[1:], bounds=bounds, method="highs")
     assert found.status == 0, found.message
-    return float(found.fun * scale)
+    return float(found.fun * unit)
 
 
 def membership(size: int) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:

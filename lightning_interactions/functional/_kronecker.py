@@ -31,11 +31,14 @@ class KroneckerPower(NamedTuple):
     rows: Tensor  # (2**h, 2**h), the power for the upper h = n - n // 2 players, acting from the left
     columns: Tensor  # (2**(n // 2), 2**(n // 2)), the transposed power for the lower players, acting from the right
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Apply the map to ``x`` of shape ``(..., 2**n)``."""
+    def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """Apply the map to ``x`` of shape ``(..., 2**n)``, into the contiguous ``out`` if there is one."""
         high, low = self.rows.shape[0], self.columns.shape[0]
-        half = x.reshape(-1, low) @ self.columns
-        return torch.matmul(self.rows, half.view(-1, high, low)).view(x.shape)
+        half = (x.reshape(-1, low) @ self.columns).view(-1, high, low)
+        if out is None:
+            return torch.matmul(self.rows, half).view(x.shape)
+        torch.bmm(self.rows.expand(len(half), -1, -1), half, out=out.view(half.shape))
+        return out
 
 
 # Tables made under inference mode could not be used outside it, and the cache outlives the context.

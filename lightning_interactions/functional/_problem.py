@@ -27,7 +27,7 @@ _P = TypeVar("_P", bound="SplitProblem")
 
 
 class SplitProblem(Protocol):
-    """A batch of split problems at unit scale.
+    """A batch of split problems.
 
     A point has one block of ``2**n`` numbers for the AND interactions, one for minus the OR interactions and, if there
     is a box, one for the residual.
@@ -35,7 +35,7 @@ class SplitProblem(Protocol):
 
     @property
     def u(self) -> Tensor:
-        """Values less the empty one, ``(B, 2**n)``, each sample scaled to a largest absolute value of 1."""
+        """Values less the empty one, ``(B, 2**n)``."""
 
     @property
     def blocks(self) -> int:
@@ -43,7 +43,7 @@ class SplitProblem(Protocol):
 
     @property
     def step(self) -> float:
-        """The threshold of the shrinkage, in units of the root mean square of the least-squares split."""
+        """What the threshold of the shrinkage is to be, in units of the root mean square of the least-squares split."""
 
     @property
     def rhythm(self) -> int:
@@ -52,20 +52,21 @@ class SplitProblem(Protocol):
     def __getitem__(self: _P, keep: Tensor) -> _P:
         """The sub-batch of the samples ``keep`` (indices)."""
 
+    @property
+    def weight(self) -> Tensor | float:
+        """What an entry of a point is to be multiplied with, ``(blocks, 2**n)``."""
+
+    def in_units(self: _P, unit: Tensor) -> _P:
+        """The same problem in units of ``unit (B, 1)``."""
+
     def first(self) -> Known:
         """What is known before the first iteration."""
 
-    def shrink(self, point: Tensor, step: Tensor) -> Tensor:
-        """What the proximal operator of the objective, with the threshold ``step (B, 1, 1)``, removes from a point."""
-
-    def dual(self, removed: Tensor, step: Tensor) -> Tensor:
-        """What was removed as multipliers: subgradients of the objective, without unit."""
+    def shrink(self, point: Tensor) -> Tensor:
+        """What the proximal operator of the objective removes from a point: multipliers, that is subgradients."""
 
     def correction(self, point: Tensor) -> Tensor:
         """What the projection onto the constraint takes away from ``point``."""
-
-    def warm(self, primal: Tensor, dual: Tensor, step: Tensor) -> Tensor:
-        """The point with the given shrunk part and multipliers."""
 
     def inspect(self, known: Known, shrunk: Tensor, dual: Tensor, feasible: Tensor, tol: float) -> Known:
         """Read splits and a lower bound off the last shrunk point, its multipliers and the last projection."""

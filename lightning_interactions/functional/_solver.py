@@ -23,6 +23,7 @@ _DISTRUST = 4.0
 class Solution(NamedTuple):
     """What the solver found for every sample of a batch."""
 
+    unit: Tensor  # (B, 1), that of the known split, its cost and bound, and of the primal
     known: Known
     iterations: Tensor  # (B,) long
     primal: Tensor  # (B, blocks, 2**n), last point after shrinking
@@ -33,7 +34,6 @@ class _State(NamedTuple):
     """What every sample still in the batch carries along; the first dimension of each tensor is the sample."""
 
     sample: Tensor  # where the sample is in the full batch
-    step: Tensor  # (B, 1, 1)
     point: Tensor  # (B, blocks, 2**n)
     anchor: Tensor  # (B, blocks, 2**n), the point of the last restart
     feasible: Tensor  # (B, blocks, 2**n), the last projection
@@ -46,66 +46,91 @@ class _State(NamedTuple):
         return Known(self.split, self.cost, self.bound)
 
 
-def solve(problem: SplitProblem, start: tuple[Tensor, Tensor] | None, tol: float, max_iter: int) -> Solution:
+def solve(
+    problem: SplitProblem, start: tuple[Tensor, Tensor] | None, tol: float, max_iter: int, together: int
+) -> Solution:
     """Iterate until every sample has its certificate; samples that have it leave the batch.
 
     ``start`` is the primal and dual of an earlier solution for the same samples, at unit scale; ``tol`` is the largest
-    relative gap accepted.
+    relative gap accepted. So many samples as fit the cache iterate ``together`` until it is time to look for
+    certificates; then those still without one are gathered anew, so that the last ones share their iterations.
     """
-    state = _first_state(problem, start)
+    unit = _unit(problem)
+    problem = problem.in_units(unit)
+    state = _first_state(problem, None if start is None else (start[0] / unit[..., None], start[1]))
     none, zero = torch.zeros_like(state.sample), torch.zeros_like(state.point)
-    known = Known(*(tensor.clone() for tensor in state.known))
-    out = Solution(known, none, zero, zero.clone())
-    _store(out, problem, state, 0)
-    problem, state = _keep(problem, state, _open(state, tol))
-    done, since, restart = 0, 0, _FIRST_RESTART
-    while state.sample.numel():
-        done, since = done + 1, since + 1
-        state = _advance(problem, state, 1 / (since + 1))
-        if done == restart:
-            state, since, restart = state._replace(anchor=state.point), 0, 2 * restart
-        if done % problem.rhythm and done < max_iter and not (start and done == 1):
-            continue
-        removed = problem.shrink(state.point, state.step)
-        dual = problem.dual(removed, state.step)
-        found = problem.inspect(state.known, state.point - removed, dual, state.feasible, tol)
-        state = state._replace(**found._asdict())
-        go = _open(state, tol) & (done < max_iter)
+    out = Solution(unit, Known(*(tensor.clone() for tensor in state.known)), none, zero, zero.clone())
+    done = 0
+    go = _open(state, tol)
+    while True:
         if not go.all():
             _store(out, *_keep(problem, state, ~go), done)
             problem, state = _keep(problem, state, go)
+        if not state.sample.numel():
+            break
+        end = min(max_iter, 1 if start and not done else (done // problem.rhythm + 1) * problem.rhythm)
+        rows = torch.arange(len(state.sample), device=state.sample.device)
+        parts = [
+            _stretch(problem[few], _State(*(tensor[few] for tensor in state)), done, end, tol)
+            for few in torch.split(rows, together)
+        ]
+        state = _State(*(torch.cat(pieces) for pieces in zip(*parts, strict=True)))
+        done = end
+        go = _open(state, tol) & (done < max_iter)
     return out
 
 
+def _unit(problem: SplitProblem) -> Tensor:
+    """The problem's unit ``(B, 1)``: the least-squares split tells the natural size of an interaction."""
+    zero = problem.u.new_zeros(len(problem.u), problem.blocks, problem.u.shape[1])
+    least = (problem.correction(zero) * problem.weight)[:, :2]
+    unit = problem.step * least.square().mean((1, 2)).sqrt()[:, None]
+    return unit.where(unit > 0, 1.0)
+
+
 def _first_state(problem: SplitProblem, start: tuple[Tensor, Tensor] | None) -> _State:
-    size, entries = problem.u.shape
-    zero = problem.u.new_zeros(size, problem.blocks, entries)
-    correction = problem.correction(zero)
-    # The projection of zero is the split with the least squares: the natural size of an interaction.
-    step = problem.step * correction[:, :2].square().mean((1, 2)).sqrt()[:, None, None]
-    point = -correction if start is None else _warm_point(problem, start, step, -correction)
-    sample = torch.arange(size, device=point.device)
-    return _State(sample, step, point, point, -correction, *problem.first())
+    cold = -problem.correction(problem.u.new_zeros(len(problem.u), problem.blocks, problem.u.shape[1]))
+    point = cold if start is None else _warm_point(problem, start, cold)
+    return _State(torch.arange(len(point), device=point.device), point, point, cold, *problem.first())
 
 
-def _warm_point(problem: SplitProblem, start: tuple[Tensor, Tensor], step: Tensor, cold: Tensor) -> Tensor:
+def _warm_point(problem: SplitProblem, start: tuple[Tensor, Tensor], cold: Tensor) -> Tensor:
     """The point to go on from, as far as ``start`` still fits the values.
 
     How far the old split is from reproducing the values, relative to the distance of no split at all, tells how much
     the values have changed. After a small change old interactions and multipliers both save iterations (four fifths
     at 1 %); multipliers of other values cost some, interactions save a few; what is farther than nothing is not used.
     """
-    primal, dual = start
-    missing = problem.correction(primal)
-    distance = missing.norm(dim=(1, 2), keepdim=True) / cold.norm(dim=(1, 2), keepdim=True).clamp(min=_TIE)
-    warm = problem.warm(primal, (1 - _DISTRUST * distance).clamp(min=0) * dual, step)
-    return torch.where(distance < 1, warm, cold)
+    primal, dual = start[0] / problem.weight, start[1]
+    missing = problem.correction(primal) * problem.weight
+    distance = missing.norm(dim=(1, 2)) / (cold * problem.weight).norm(dim=(1, 2)).clamp(min=_TIE)
+    distance = distance[:, None, None]
+    return torch.where(distance < 1, primal + (1 - _DISTRUST * distance).clamp(min=0) * dual, cold)
+
+
+def _stretch(problem: SplitProblem, state: _State, done: int, end: int, tol: float) -> _State:
+    """Go on from iteration ``done`` to ``end``, then look for certificates."""
+    restart = _last_restart(done)
+    for now in range(done + 1, end + 1):
+        state = _advance(problem, state, 1 / (now - restart + 1))
+        if _last_restart(now) == now:
+            state, restart = state._replace(anchor=state.point), now
+    dual = problem.shrink(state.point)
+    found = problem.inspect(state.known, state.point - dual, dual, state.feasible, tol)
+    return state._replace(**found._asdict())
+
+
+def _last_restart(done: int) -> int:
+    """The last of the iterations 0, 10, 20, 40, ... that is not beyond ``done``."""
+    periods = done // _FIRST_RESTART
+    return _FIRST_RESTART << (periods.bit_length() - 1) if periods else 0
 
 
 def _advance(problem: SplitProblem, state: _State, weight: float) -> _State:
     """One iteration: reflect at the shrinkage, reflect at the constraint, average with the anchor."""
     # Buffers are reused where they can be: at ten players an allocation costs as much as the arithmetic on it.
-    mirrored = problem.shrink(state.point, state.step).mul_(-2).add_(state.point)
+    removed = problem.shrink(state.point)
+    mirrored = torch.add(state.point, removed, alpha=-2, out=removed)
     correction = problem.correction(mirrored)
     feasible = mirrored.sub_(correction)
     point = torch.sub(feasible, correction, out=correction).lerp_(state.anchor, weight)
@@ -126,8 +151,8 @@ def _open(state: _State, tol: float) -> Tensor:
 def _store(out: Solution, problem: SplitProblem, state: _State, done: int) -> None:
     """Write the results of the samples in ``state`` into their places in ``out``."""
     at = state.sample
-    removed = problem.shrink(state.point, state.step)
     for whole, part in zip(out.known, state.known, strict=True):
         whole[at] = part
+    dual = problem.shrink(state.point)
     out.iterations[at] = done
-    out.primal[at], out.dual[at] = state.point - removed, problem.dual(removed, state.step)
+    out.primal[at], out.dual[at] = (state.point - dual) * problem.weight, dual

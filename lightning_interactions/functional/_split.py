@@ -43,12 +43,13 @@ class ExactSplit:
     w: Tensor  # (B, 2**n), O u
     w_hat: Tensor  # (B, 2**n), Q w
     singular: Tensor  # (2**n,), the singular values of B in the order of the left singular vectors
-    weight: Tensor  # (2**n,), 1 / (1 + their squares)
+    weight_hat: Tensor  # (2**n,), 1 / (1 + their squares)
     n: int
 
     blocks = 2
     step = 1.5
     rhythm = 10
+    weight = 1.0
 
     @staticmethod
     def build(u: Tensor) -> ExactSplit:
@@ -62,33 +63,29 @@ class ExactSplit:
         """The sub-batch of the samples ``keep`` (indices)."""
         return replace(self, u=self.u[keep], w=self.w[keep], w_hat=self.w_hat[keep])
 
+    def in_units(self, unit: Tensor) -> ExactSplit:
+        """The same in units of ``unit (B, 1)``."""
+        return replace(self, u=self.u / unit, w=self.w / unit, w_hat=self.w_hat / unit)
+
     def first(self) -> Known:
         """No OR interactions; no coalition is worth more than all absolute interactions together."""
         zero = torch.zeros_like(self.u).unsqueeze(1).expand(-1, 2, -1)
         return Known(*self._complete(zero, keep_and=False), self.u.abs().amax(-1))
 
-    def shrink(self, point: Tensor, step: Tensor) -> Tensor:
+    def shrink(self, point: Tensor) -> Tensor:
         """Clip: the empty entries are free."""
-        removed = point.clamp(-step, step)
+        removed = point.clamp(-1, 1)
         removed[:, :, 0] = 0
         return removed
-
-    def dual(self, removed: Tensor, step: Tensor) -> Tensor:
-        """The multipliers of what was removed."""
-        return removed / step
 
     def correction(self, point: Tensor) -> Tensor:
         """What the orthogonal projection takes away: ``K' (K K')^-1 (K point - w)``, ``K = [B, I]``."""
         q = kronecker_power(_Q, self.n, point.device)
         hat = q(point)
         shift = hat[:, 1].sub_(self.w_hat).addcmul_(self.singular, hat[:, 0].flip(-1))
-        shift *= self.weight
+        shift *= self.weight_hat
         hat[:, 0] = (self.singular * shift).flip(-1)
         return q(hat)
-
-    def warm(self, primal: Tensor, dual: Tensor, step: Tensor) -> Tensor:
-        """The point with the given shrunk part and multipliers."""
-        return primal + step * dual
 
     def inspect(self, known: Known, shrunk: Tensor, dual: Tensor, feasible: Tensor, tol: float) -> Known:
         """Try both blocks of the shrunk point, and the projection; prove a bound by the multipliers."""
@@ -115,7 +112,7 @@ class ExactSplit:
         best = torch.zeros_like(self.u[:, 0])
         for _ in range(2):
             hat = q(pair)
-            y = q(torch.addcmul(hat[:, 1], self.singular, hat[:, 0].flip(-1)) * self.weight)
+            y = q(torch.addcmul(hat[:, 1], self.singular, hat[:, 0].flip(-1)) * self.weight_hat)
             y[:, 0] = 0
             exact = torch.stack([transposed(y), y], 1)
             best = torch.maximum(best, (y * self.w).sum(-1) / exact.abs().amax((1, 2)).clamp(min=1))

@@ -1,10 +1,11 @@
-"""Inverses of maps that treat all players alike, in the basis in which they fall apart into small blocks.
+"""Maps that treat all players alike, in a basis in which they fall apart into small blocks.
 
 A map on ``(..., 2**n)`` that commutes with every renaming of the players cannot tell apart more than the symmetric
 group lets it. For half of the players there is an orthogonal basis (that of coupled spins, built player by player)
 whose vectors come in multiplets: the group mixes multiplets of one length ``2 j + 1`` among each other, a symmetric map
-acts on their inside, and alike on all of them. With both halves of the players in this basis a symmetric map is one
-small matrix for each pair of lengths: 9 matrices of at most 36 x 36 for 10 players, where the full one has 1024 x 1024.
+acts on their inside, and alike on all of them. With one half of the players in this basis, and the other as it is, a
+symmetric map is one matrix for each length: for 10 players three, 192 x 192 the largest, where the full one has
+1024 x 1024. With both halves in the basis the blocks are smaller still, but so many that calling them costs more.
 """
 
 from __future__ import annotations
@@ -16,59 +17,44 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_interactions.functional._kronecker import KroneckerPower
 
+class SymmetricMap(NamedTuple):
+    """A linear map on ``(B, 2**n)`` that is symmetric and commutes with every renaming of the players."""
 
-class Block(NamedTuple):
-    """One pair of lengths: entries ``start`` to ``stop`` are vectors on which ``inverse`` acts alike."""
-
-    start: int
-    stop: int
-    inverse: Tensor  # (size, size), symmetric
-
-
-class SymmetricInverse(NamedTuple):
-    """The inverse of a symmetric positive definite map that commutes with every renaming of the players."""
-
-    forth: KroneckerPower  # into the basis
-    back: KroneckerPower
-    order: Tensor  # (2**n,), which gathers the entries of each block
-    places: Tensor  # (2**n,), where they came from
-    blocks: tuple[Block, ...]
+    forth: Tensor  # (2**h, 2**h), orthogonal: into the basis of the upper h = n - n // 2 players, one row a vector
+    back: Tensor  # its transpose
+    blocks: tuple[Tensor, ...]  # (size, size) each, symmetric, with size a multiplet's length times 2**(n // 2)
+    rows: list[int]  # how many vectors of the basis belong to each block
 
     def __call__(self, x: Tensor) -> Tensor:
         """Apply it to ``x (B, 2**n)``."""
-        entries = self.forth(x).index_select(1, self.order)
+        high = len(self.forth)
+        entries = torch.matmul(self.forth, x.view(len(x), high, x.shape[1] // high))
         parts = [
-            (entries[:, start:stop].reshape(-1, len(inverse)) @ inverse).view(len(x), stop - start)
-            for start, stop, inverse in self.blocks
+            (part.reshape(-1, len(block)) @ block).view_as(part)
+            for part, block in zip(torch.split(entries, self.rows, 1), self.blocks, strict=True)
         ]
-        return self.back(torch.cat(parts, 1).index_select(1, self.places))
+        return torch.matmul(self.back, torch.cat(parts, 1)).view_as(x)
+
+    def inverse(self) -> SymmetricMap:
+        """The inverse of a positive definite map."""
+        inverses = (torch.linalg.inv(block) for block in self.blocks)
+        return self._replace(blocks=tuple((block + block.T) / 2 for block in inverses))
 
 
-def invert(apply: Callable[[Tensor], Tensor], n: int, device: torch.device) -> SymmetricInverse:
-    """Invert the map ``apply`` on ``(B, 2**n)``: linear, symmetric, positive definite, blind to who is who."""
-    upper, lower = _multiplets(n - n // 2), _multiplets(n // 2)
-    rows, columns = (torch.cat([m.flatten(0, 1) for m in half]) for half in (upper, lower))
-    place = torch.arange(2**n).view(2 ** (n - n // 2), 2 ** (n // 2))
-    order, blocks, start, above = [], [], 0, 0
-    for high in upper:
-        left = 0
-        for low in lower:
-            size = high.shape[1] * low.shape[1]
-            inside = place[above : above + high[..., 0].numel(), left : left + low[..., 0].numel()]
-            inside = inside.reshape(*high.shape[:2], *low.shape[:2])  # copies, size, copies, size
-            order.append(inside.transpose(1, 2).flatten())
-            vectors = torch.einsum("ax,by->abxy", high[0], low[0]).reshape(size, -1).to(device)
-            inverse = torch.linalg.inv(apply(vectors) @ vectors.T)
-            stop = start + order[-1].numel()
-            blocks.append(Block(start, stop, (inverse + inverse.T) / 2))
-            left, start = left + low[..., 0].numel(), stop
-        above += high[..., 0].numel()
-    gathered = torch.cat(order).to(device)
-    rows, columns = rows.to(device), columns.to(device)
-    forth, back = KroneckerPower(rows, columns.T.contiguous()), KroneckerPower(rows.T.contiguous(), columns)
-    return SymmetricInverse(forth, back, gathered, gathered.argsort(), tuple(blocks))
+def symmetric_map(apply: Callable[[Tensor], Tensor], n: int, device: torch.device) -> SymmetricMap:
+    """Write the map ``apply`` on ``(B, 2**n)``, symmetric and blind to who is who, in blocks."""
+    multiplets = [m.to(device) for m in _multiplets(n - n // 2)]
+    others = torch.eye(2 ** (n // 2), dtype=torch.float64, device=device)
+    blocks = []
+    for same in multiplets:
+        images = (apply(torch.kron(vector, others)).view(len(others), -1, len(others)) for vector in same[0])
+        block = torch.stack([torch.einsum("yha,xh->yxa", image, same[0]) for image in images])
+        size = block.shape[0] * block.shape[1]
+        blocks.append(block.reshape(size, size))
+    forth = torch.cat([m.flatten(0, 1) for m in multiplets])
+    rows = [m.shape[0] * m.shape[1] for m in multiplets]
+    return SymmetricMap(forth, forth.T.contiguous(), tuple((block + block.T) / 2 for block in blocks), rows)
 
 
 def _multiplets(n: int) -> Sequence[Tensor]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lightning_interactions.errors import ArgumentError, bad_argument, is_number, is_whole
-from lightning_interactions.functional._bounded import ROUGH, SMOOTH, BoundedSplit, is_smooth
+from lightning_interactions.functional._bounded import METRICS, BoundedSplit, metric_of
 from lightning_interactions.functional._problem import Known
 from lightning_interactions.functional._solver import Solution, solve
 from lightning_interactions.functional._split import ExactSplit
@@ -21,9 +21,10 @@ from lightning_interactions.functional.and_or import fold_first_order, or_intera
 from lightning_interactions.functional.coalitions import num_players_of
 from lightning_interactions.functional.moebius import inverse_moebius_transform
 
-# At most this many coalitions (samples times 2**n) are solved at once: on the CPU about what its cache holds, else what
-# bounds the memory to about a gigabyte.
-_CHUNK_ENTRIES_CPU, _CHUNK_ENTRIES_DEVICE = 2**14, 2**22
+# At most this many coalitions (samples times 2**n) are solved at once, which bounds the memory to about a gigabyte; on
+# the CPU so many of them iterate together as its cache holds.
+_CHUNK_ENTRIES = 2**22
+_CACHE_ENTRIES = 2**14
 
 SPLIT_TOLERANCE = 5e-3
 """Gap to which the package itself solves an exact split: proven to be at most half a percent above the optimum."""
@@ -115,8 +116,7 @@ def sparse_and_or(
     values = values.to(_home(values))
     flat = values.reshape(-1, values.shape[-1])
     starts = None if warm_start is None else [t.to(flat.device).reshape(-1, 3, flat.shape[-1]) for t in warm_start]
-    entries = _CHUNK_ENTRIES_CPU if flat.device.type == "cpu" else _CHUNK_ENTRIES_DEVICE
-    size = max(1, entries // flat.shape[-1])
+    size = _CHUNK_ENTRIES // flat.shape[-1]
     parts = []
     for begin in range(0, max(len(flat), 1), size):  # once even for no sample
         rows = slice(begin, begin + size)
@@ -183,9 +183,11 @@ def _solve_chunk(
     u = torch.where(finite, u / scale, 0.0)
     if start is not None:
         start = start[0].double().nan_to_num(0.0, 0.0, 0.0) / scale.unsqueeze(-1), start[1].double().nan_to_num(0.0)
-    found, left = _solve(u, None if box is None else box / scale, start, tol, max_iter)
+    found = _solve(u, None if box is None else box / scale, start, tol, max_iter)
+    u, scale = u / found.unit, scale * found.unit
     and_ = found.known.split[:, 0]
     and_[:, 0] = 0
+    left = 0.0 if box is None else found.known.split[:, 1]
     # Not the solver's own OR block: this one makes up for any rounding in the AND block.
     or_ = or_interactions(u - left - inverse_moebius_transform(and_))
     and_, or_ = fold_first_order(and_, or_)
@@ -199,24 +201,23 @@ def _solve_chunk(
     return *flagged, found.iterations, primal * scale.unsqueeze(-1), dual
 
 
-def _solve(
-    u: Tensor, box: Tensor | None, start: tuple[Tensor, Tensor] | None, tol: float, max_iter: int
-) -> tuple[Solution, Tensor]:
-    """Solve samples at unit scale; also what they leave unexplained, ``(B, 2**n)``."""
+def _solve(u: Tensor, box: Tensor | None, start: tuple[Tensor, Tensor] | None, tol: float, max_iter: int) -> Solution:
+    """Solve samples at unit scale; with a box, those alike in one metric together."""
+    together = max(1, (_CACHE_ENTRIES if u.device.type == "cpu" else _CHUNK_ENTRIES) // u.shape[-1])
     if box is None:
         start = None if start is None else (start[0][:, :2], start[1][:, :2])
-        return solve(ExactSplit.build(u), start, tol, max_iter), torch.zeros_like(u)
-    smooth = is_smooth(u, box)
-    groups = [rows for rows in (smooth.nonzero()[:, 0], (~smooth).nonzero()[:, 0]) if len(rows)] or [
-        smooth.nonzero()[:, 0]
-    ]
-    parts = []
-    for rows in groups:
-        metric = SMOOTH if len(rows) and bool(smooth[rows[0]]) else ROUGH
+        return solve(ExactSplit.build(u), start, tol, max_iter, together)
+    suits = metric_of(u, box)
+    parts, places = [], []
+    for index, metric in enumerate(METRICS):
+        rows = (suits == index).nonzero()[:, 0]
         warm = None if start is None else (start[0][rows], start[1][rows])
-        parts.append(solve(BoundedSplit(u[rows], box[rows], metric), warm, tol, max_iter))
-    back = torch.cat(groups).argsort()
-    known, *others = zip(*parts, strict=True)
-    whole = Known(*(torch.cat(pieces)[back] for pieces in zip(*known, strict=True)))
-    found = Solution(whole, *(torch.cat(pieces)[back] for pieces in others))
-    return found, found.known.split[:, 1]
+        parts.append(solve(BoundedSplit(u[rows], box[rows], metric), warm, tol, max_iter, together))
+        places.append(rows)
+    back = torch.cat(places).argsort()
+    unit, known, *others = zip(*parts, strict=True)
+    return Solution(
+        torch.cat(unit)[back],
+        Known(*(torch.cat(pieces)[back] for pieces in zip(*known, strict=True))),
+        *(torch.cat(pieces)[back] for pieces in others),
+    )

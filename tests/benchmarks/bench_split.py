@@ -1,7 +1,8 @@
 """Sparse splits of real network values: the package's solver, the published recipe and a linear program.
 
-Run by hand: ``python tests/benchmarks/bench_split.py [--fast]``. Trains two small networks, writes
-``bench_split.json`` beside this file and prints the table.
+Run by hand: ``python tests/benchmarks/bench_split.py [--fast]``. Trains three small networks, writes
+``bench_split.json`` beside this file and prints the tables. The second one is of splits with a residual of up to 5 % of
+the values' standard deviation, to a gap of 2 %, beside exact ones.
 
 The published recipe (arXiv 2407.19198, its extraction of interactions) is re-implemented from its description: the sum
 of absolute interactions of ``v_and = v/2 + g`` and ``v_or = v/2 - g`` is minimised over ``g`` by SGD with momentum 0.9,
@@ -15,8 +16,10 @@ import argparse
 import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +29,22 @@ from scipy import sparse
 from scipy.optimize import linprog
 from torch import Tensor, nn
 
-from lightning_interactions.functional import SPLIT_TOLERANCE, sparse_and_or
+from lightning_interactions.functional import BOUNDED_TOLERANCE, SPLIT_TOLERANCE, sparse_and_or
 from lightning_interactions.functional.and_or import and_interactions, or_interactions
 from lightning_interactions.functional.moebius import moebius_transform
 
 HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parents[1] / "examples"), str(HERE.parent)]
+
+from models import VGG11  # noqa: E402 - found only now
+from oracles import sparsest_split  # noqa: E402
+
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 STAGES = {"init": 0, "mid": 8, "end": 60}
+VGG_STAGES = {"init": 0, "mid": 4, "end": 10}
 LARGEST_FOR_RIVALS = 12
+LARGEST_FOR_BOUNDED_LP = 10
+NOISE_BOUND = 0.05
 LEARNING_RATES = (1e-4, 1e-5, 1e-6, 1e-7)
 
 
@@ -66,6 +77,11 @@ def image_mask(n: int, generator: torch.Generator) -> Tensor:
     return grid.repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None]
 
 
+def feature_mask(n: int, generator: torch.Generator) -> Tensor:
+    """The same for the 16 x 16 features behind the second ReLU of a VGG."""
+    return image_mask(n, generator)[..., ::2, ::2]
+
+
 def column_mask(n: int, generator: torch.Generator) -> Tensor:
     mask = torch.ones(2**n, 12)
     mask[:, torch.randperm(12, generator=generator)[:n]] = coalitions(n)
@@ -83,11 +99,11 @@ def network_values(net: nn.Module, x: Tensor, y: Tensor, n: int, make_mask: Any)
     return values[(values - values[:, :1]).abs().amax(-1) > 0]
 
 
-def train(net: nn.Module, x: Tensor, y: Tensor, learning_rate: float) -> Iterator[str]:
+def train(net: nn.Module, x: Tensor, y: Tensor, learning_rate: float, stages: dict[str, int] = STAGES) -> Iterator[str]:
     optimizer = torch.optim.SGD(net.parameters(), learning_rate, momentum=0.9)
     generator = torch.Generator().manual_seed(0)
-    for epoch in range(max(STAGES.values()) + 1):
-        yield from (stage for stage, at in STAGES.items() if at == epoch)
+    for epoch in range(max(stages.values()) + 1):
+        yield from (stage for stage, at in stages.items() if at == epoch)
         for batch in torch.randperm(len(x), generator=generator).split(64):
             optimizer.zero_grad()
             nn.functional.cross_entropy(net(x[batch]), y[batch]).backward()
@@ -112,6 +128,17 @@ def all_values(players: list[int], samples: int) -> Iterator[tuple[str, str, int
     for stage in train(net, x[:2000], y[:2000], 0.05):
         for n in players:
             yield "adult", stage, n, network_values(net, x[2000:], y[2000:], n, column_mask)
+    with np.load(DATA / "cifar10_jpeg.npz") as z:
+        x = (torch.from_numpy(z["x_train"][: 3000 + samples]).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.25
+        y = torch.from_numpy(z["y_train"][: 3000 + samples].astype("int64"))
+    torch.manual_seed(0)
+    vgg = VGG11(0.25)
+    front, back = vgg.features[:5], nn.Sequential(*vgg.features[5:], vgg.head)
+    for stage in train(vgg, x[:3000], y[:3000], 0.01, VGG_STAGES):
+        with torch.no_grad():
+            features = front(x[3000:])
+        for n in players:
+            yield "vgg", stage, n, network_values(back, features, y[3000:], n, feature_mask)
 
 
 def highs(values: Tensor) -> float:
@@ -188,18 +215,67 @@ def measure(values: Tensor, arguments: argparse.Namespace) -> dict[str, Any]:
     return row
 
 
-def print_table(rows: list[dict[str, Any]]) -> None:
-    columns = {
-        "values": "{source} {stage} n={n}",
-        "ms": "{ours_ms_per_sample:.2f}",
-        "iterations": "{ours_iterations_mean:.0f}/{ours_iterations_worst}",
-        "gap mean": "{ours_gap_mean:.2%}",
-        "gap worst": "{ours_gap_worst:.2%}",
-        "over LP": "{ours_excess_over_lp_worst:.2%}",
-        "LP ms": "{lp_ms_per_sample:.0f}",
-        "SGD ms": "{sgd_ms_per_sample_and_rate:.0f}",
-        "SGD / bound": "{sgd_over_bound_best_rate:.2f}",
+def measure_bounded(values: Tensor, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The split with a residual beside the exact one, in turns: other work on the machine slows all of them."""
+    n = values.shape[-1].bit_length() - 1
+    scale = values.std(-1, correction=0).mean().item()
+    placed = values.to(arguments.device)
+    runs = {
+        "bounded": {"noise_bound": NOISE_BOUND, "scale": scale, "tol": BOUNDED_TOLERANCE},
+        "exact_same_gap": {"tol": BOUNDED_TOLERANCE},
+        "exact": {"tol": SPLIT_TOLERANCE},
     }
+
+    def split(**options: float) -> Tensor:
+        return sparse_and_or(placed, **options).objective.cpu()
+
+    seconds = dict.fromkeys(runs, float("inf"))
+    for _ in range(arguments.repeats):
+        for name, options in runs.items():
+            seconds[name] = min(seconds[name], timed(partial(split, **options), 1)[1])
+    found = sparse_and_or(placed, **runs["bounded"])
+    row: dict[str, Any] = {f"{name}_ms_per_sample": 1e3 * time / len(values) for name, time in seconds.items()}
+    row |= {
+        "bounded_over_exact_same_gap": seconds["bounded"] / seconds["exact_same_gap"],
+        "bounded_over_exact": seconds["bounded"] / seconds["exact"],
+        "bounded_gap_mean": found.gap.mean().item(),
+        "bounded_gap_worst": found.gap.max().item(),
+        "bounded_iterations_mean": found.iterations.double().mean().item(),
+        "bounded_iterations_worst": found.iterations.max().item(),
+    }
+    if n <= LARGEST_FOR_BOUNDED_LP and arguments.bounded_lp_samples:
+        few = values[: arguments.bounded_lp_samples]
+        optimum, spent = timed(lambda: torch.tensor([sparsest_split(v.numpy(), NOISE_BOUND, scale) for v in few]), 1)
+        excess = found.objective[: len(few)].cpu() / optimum - 1
+        row |= {"bounded_lp_ms_per_sample": 1e3 * spent / len(few), "bounded_excess_over_lp_worst": excess.max().item()}
+    return row
+
+
+EXACT_COLUMNS = {
+    "values": "{source} {stage} n={n}",
+    "ms": "{ours_ms_per_sample:.2f}",
+    "iterations": "{ours_iterations_mean:.0f}/{ours_iterations_worst}",
+    "gap mean": "{ours_gap_mean:.2%}",
+    "gap worst": "{ours_gap_worst:.2%}",
+    "over LP": "{ours_excess_over_lp_worst:.2%}",
+    "LP ms": "{lp_ms_per_sample:.0f}",
+    "SGD ms": "{sgd_ms_per_sample_and_rate:.0f}",
+    "SGD / bound": "{sgd_over_bound_best_rate:.2f}",
+}
+BOUNDED_COLUMNS = {
+    "values": "{source} {stage} n={n}",
+    "ms": "{bounded_ms_per_sample:.2f}",
+    "times exact 2 %": "{bounded_over_exact_same_gap:.2f}",
+    "times exact 0.5 %": "{bounded_over_exact:.2f}",
+    "iterations": "{bounded_iterations_mean:.0f}/{bounded_iterations_worst}",
+    "gap mean": "{bounded_gap_mean:.2%}",
+    "gap worst": "{bounded_gap_worst:.2%}",
+    "over LP": "{bounded_excess_over_lp_worst:.2%}",
+    "LP ms": "{bounded_lp_ms_per_sample:.0f}",
+}
+
+
+def print_table(rows: list[dict[str, Any]], columns: dict[str, str]) -> None:
     print(" | ".join(f"{name:>17}" for name in columns))
     for row in rows:
         cells = []
@@ -216,6 +292,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--players", type=int, nargs="+", default=[8, 10, 12])
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--lp-samples", type=int, default=4)
+    parser.add_argument("--bounded-lp-samples", type=int, default=2)
     parser.add_argument("--sgd-samples", type=int, default=1)
     parser.add_argument("--sgd-steps", type=int, default=20_000)
     parser.add_argument("--tol", type=float, default=SPLIT_TOLERANCE)
@@ -226,6 +303,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.fast:
         arguments.players, arguments.sgd_samples, arguments.lp_samples = [8, 10], 0, 1
+        arguments.bounded_lp_samples = 1
     return arguments
 
 
@@ -234,7 +312,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     torch.set_num_threads(1)
     rows = []
     for source, stage, n, values in all_values(arguments.players, arguments.samples):
-        row = {"source": source, "stage": stage, "n": n} | measure(values, arguments)
+        row = {"source": source, "stage": stage, "n": n}
+        row |= measure(values, arguments) | measure_bounded(values, arguments)
         rows.append(row)
         print(f"{source} {stage} n={n}: {row['ours_ms_per_sample']:.2f} ms a sample", flush=True)
     report: dict[str, Any] = {
@@ -252,7 +331,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if arguments.output.exists():  # what was learnt by hand is kept
         report["notes"] = json.loads(arguments.output.read_text()).get("notes", [])
     arguments.output.write_text(json.dumps(report, indent=1) + "\n")
-    print_table(rows)
+    print_table(rows, EXACT_COLUMNS)
+    print_table(rows, BOUNDED_COLUMNS)
     return report
 
 

@@ -113,6 +113,63 @@ def test_noise_bound_reaches_the_lp_optimum_on_gaussian_values(n, noise_bound):
     assert_certified(values, result, 4e-3, noise_bound)
 
 
+@pytest.mark.parametrize("noise_bound", [0.05, 0.5])
+def test_the_box_is_a_fraction_of_the_given_scale(network_values, noise_bound):
+    values = torch.cat([network_values["mnist_mid_6"][:2], network_values["adult_mid_6"][:2]]).double()
+    scale = torch.tensor([0.1, 0.5, 1.0, 2.0], dtype=torch.float64)
+    result = sparse_and_or(values, noise_bound=noise_bound, scale=scale, tol=4e-3, max_iter=20_000)
+    residual = residual_of(values, result).abs()
+    assert (residual <= noise_bound * scale[:, None] + 1e-12 * values.abs().max()).all()
+    assert (residual.amax(1) > 0.5 * noise_bound * scale).any()  # the freedom is used
+    for i, v in enumerate(values):
+        optimum = sparsest_split(v.numpy(), noise_bound, scale[i].item())
+        slack = ROUNDING * v.abs().max()
+        assert result.lower_bound[i] <= optimum + slack
+        assert optimum - slack <= result.objective[i] <= optimum * 1.005 + slack
+
+
+def test_a_number_is_a_scale_for_all_samples():
+    values = gaussian(5, 4).reshape(2, 2, 32)
+    number = sparse_and_or(values, noise_bound=0.1, scale=0.7)
+    tensor = sparse_and_or(values, noise_bound=0.1, scale=torch.full((2, 2), 0.7))
+    torch.testing.assert_close(number.and_, tensor.and_, rtol=1e-5, atol=1e-6)
+    zero_dim = sparse_and_or(values, noise_bound=0.1, scale=torch.tensor(0.7, dtype=torch.float64))
+    assert torch.equal(number.and_, sparse_and_or(values, noise_bound=0.1, scale=0.7).and_)
+    torch.testing.assert_close(number.and_, zero_dim.and_, rtol=1e-5, atol=1e-6)
+
+
+def test_the_scale_is_by_default_what_the_players_add():
+    values = gaussian(5, 4)
+    own = sparse_and_or(values, noise_bound=0.1)
+    given = sparse_and_or(values, noise_bound=0.1, scale=(values[:, -1] - values[:, 0]).abs())
+    assert torch.equal(own.and_, given.and_)
+    assert torch.equal(own.iterations, given.iterations)
+
+
+def test_scale_does_nothing_without_a_noise_bound():
+    values = gaussian(5, 2)
+    assert torch.equal(sparse_and_or(values, scale=3.0).and_, sparse_and_or(values).and_)
+
+
+@pytest.mark.parametrize("scale", [-1.0, torch.tensor([1.0, -1.0]), torch.ones(3), torch.ones(2, 1), 1j])
+def test_a_bad_scale_is_named(scale):
+    with pytest.raises(ArgumentError, match="`scale`"):
+        sparse_and_or(torch.ones(2, 16), noise_bound=0.1, scale=scale)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("n", [12, 13])
+def test_noise_bound_works_for_many_players(n):
+    generator = torch.Generator().manual_seed(n)
+    player = torch.rand(2, n, generator=generator, dtype=torch.float64)
+    present = (torch.arange(2**n)[:, None] >> torch.arange(n)).bitwise_and(1).double()
+    values = (player @ present.T - 1).tanh() + 0.02 * gaussian(n, 2)
+    scale = values.std(1, correction=0)
+    result = sparse_and_or(values, noise_bound=0.05, scale=scale, tol=0.05)
+    assert (result.gap <= 0.05).all()
+    assert (residual_of(values, result).abs() <= 0.05 * scale[:, None] + 1e-12).all()
+
+
 @pytest.mark.parametrize("max_iter", [7, 20_000])
 @pytest.mark.parametrize("noise_bound", [0.02, 0.3])
 def test_residual_stays_within_the_noise_bound(network_values, noise_bound, max_iter):
