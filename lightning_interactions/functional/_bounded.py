@@ -15,6 +15,7 @@ with the residual of its appendix C, the formulation our own.
   ``p`` shrunk far enough proves a lower bound.
 * Neither the iterate nor its multipliers are feasible; what is missing is mostly a few entries beyond their limits. A
   few alternating projections, over-relaxed, mend that at the price of an iteration each, and halve the number of those.
+* For 10 players and a gap of 2 % all that takes 2.5 times as long as the exact split, in batches of 64; 2.9 in 16.
 """
 
 from __future__ import annotations
@@ -189,6 +190,8 @@ class BoundedSplit:
 
 
 class _Tables(NamedTuple):
+    """What all samples with one metric share."""
+
     explain: KroneckerPower  # Z W
     spread: KroneckerPower  # Z'
     inverse: SymmetricMap  # (K W K')^-1, from values up to a constant to multipliers with a sum of zero
@@ -200,6 +203,7 @@ class _Tables(NamedTuple):
 @torch.inference_mode(False)
 @torch.no_grad()
 def _tables(metric: Metric, n: int, device: torch.device) -> _Tables:
+    """The matrices, and the inverse from what the projection does to multipliers."""
     explain = kronecker_power(multiply(_ZETA, ((1.0, 0.0), (0.0, metric.order))), n, device)
     spread = kronecker_power(_ZETA_TRANSPOSED, n, device)
     size = orders(n, device).double()
