@@ -21,8 +21,8 @@ from lightning_interactions.functional.and_or import fold_first_order, or_intera
 from lightning_interactions.functional.coalitions import num_players_of
 from lightning_interactions.functional.moebius import inverse_moebius_transform
 
-# At most this many coalitions (samples times 2**n) are solved at once, which bounds the memory: to about 200 megabytes on
-# the CPU, a gigabyte elsewhere. So many of them iterate together as the cache of the CPU holds.
+# At most this many coalitions (samples times 2**n) are solved at once, which bounds the memory: to about 200 megabytes
+# on the CPU, a gigabyte elsewhere. So many of them iterate together as the cache of the CPU holds.
 _CHUNK_ENTRIES_CPU, _CHUNK_ENTRIES_DEVICE = 2**19, 2**22
 _CACHE_ENTRIES = 2**14
 
