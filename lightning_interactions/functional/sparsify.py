@@ -81,7 +81,7 @@ def sparse_and_or(
     influence each other, nothing is random, and gradients do not flow through.
 
     Time and memory grow as ``n 2**n`` per sample: with 10 players about 4 ms on one core, 80 iterations. With a
-    ``noise_bound`` the same gap takes two to three times as long.
+    ``noise_bound`` the same gap takes two to six times as long.
 
     Args:
         values: ``(..., 2**n)`` of any real dtype, ``n`` from 2 to 16; computed in float64. On a device without
