@@ -7,6 +7,7 @@ feasible split gives an upper bound on the optimum and the multipliers a lower o
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -25,6 +26,8 @@ from lightning_interactions.functional.moebius import inverse_moebius_transform
 # on the CPU, a gigabyte elsewhere. So many of them iterate together as the cache of the CPU holds.
 _CHUNK_ENTRIES_CPU, _CHUNK_ENTRIES_DEVICE = 2**19, 2**22
 _CACHE_ENTRIES = 2**14
+
+_PATIENCE, _LONGER = 240, 6.0
 
 SPLIT_TOLERANCE = 5e-3
 """Gap to which the package itself solves an exact split: proven to be at most half a percent above the optimum."""
@@ -212,7 +215,7 @@ def _solve(u: Tensor, box: Tensor | None, start: tuple[Tensor, Tensor] | None, t
     for index, metric in enumerate(METRICS):
         rows = (suits == index).nonzero()[:, 0]
         warm = None if start is None else (start[0][rows], start[1][rows])
-        parts.append(solve(BoundedSplit(u[rows], box[rows], metric), warm, tol, max_iter, together))
+        parts.append(_solve_stubborn(BoundedSplit(u[rows], box[rows], metric), warm, tol, max_iter, together))
         places.append(rows)
     back = torch.cat(places).argsort()
     unit, known, *others = zip(*parts, strict=True)
@@ -221,3 +224,25 @@ def _solve(u: Tensor, box: Tensor | None, start: tuple[Tensor, Tensor] | None, t
         Known(*(torch.cat(pieces)[back] for pieces in zip(*known, strict=True))),
         *(torch.cat(pieces)[back] for pieces in others),
     )
+
+
+def _solve_stubborn(
+    problem: BoundedSplit, start: tuple[Tensor, Tensor] | None, tol: float, max_iter: int, together: int
+) -> Solution:
+    """Solve, and where that takes long go on with longer steps: the few that need many iterations need those less."""
+    found = solve(problem, start, tol, min(max_iter, _PATIENCE), together)
+    rows = (found.known.cost - found.known.bound > tol * found.known.cost).nonzero()[:, 0]
+    if max_iter <= _PATIENCE or not len(rows):
+        return found
+    rest, unit = problem[rows], found.unit[rows]
+    longer = replace(rest, metric=rest.metric._replace(step=_LONGER * rest.metric.step))
+    warm = found.primal[rows] * unit[..., None], found.dual[rows]
+    again = solve(longer, warm, tol, max_iter - _PATIENCE, together)
+    ratio = again.unit / unit
+    split, cost, bound = again.known.split * ratio[..., None], *(x * ratio[:, 0] for x in again.known[1:])
+    known = Known(*(x[rows] for x in found.known)).better(split, cost)
+    known = known._replace(bound=torch.maximum(known.bound, bound))
+    news = *known, again.iterations + _PATIENCE, again.primal * ratio[..., None], again.dual
+    olds = *found.known, found.iterations, found.primal, found.dual
+    split, cost, bound, *others = (old.index_copy(0, rows, new) for old, new in zip(olds, news, strict=True))
+    return Solution(found.unit, Known(split, cost, bound), *others)

@@ -13,6 +13,7 @@ is kinder to it than its own use. The linear program is solved by HiGHS.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import platform
@@ -34,10 +35,9 @@ from lightning_interactions.functional.and_or import and_interactions, or_intera
 from lightning_interactions.functional.moebius import moebius_transform
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parents[1] / "examples"), str(HERE.parent)]
+sys.path.insert(0, str(HERE.parent))
 
-from models import VGG11  # noqa: E402 - found only now
-from oracles import sparsest_split  # noqa: E402
+from oracles import sparsest_split  # noqa: E402 - found only now
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 STAGES = {"init": 0, "mid": 8, "end": 60}
@@ -132,7 +132,7 @@ def all_values(players: list[int], samples: int) -> Iterator[tuple[str, str, int
         x = (torch.from_numpy(z["x_train"][: 3000 + samples]).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.25
         y = torch.from_numpy(z["y_train"][: 3000 + samples].astype("int64"))
     torch.manual_seed(0)
-    vgg = VGG11(0.25)
+    vgg = vgg11(0.25)
     front, back = vgg.features[:5], nn.Sequential(*vgg.features[5:], vgg.head)
     for stage in train(vgg, x[:3000], y[:3000], 0.01, VGG_STAGES):
         with torch.no_grad():
@@ -285,6 +285,17 @@ def print_table(rows: list[dict[str, Any]], columns: dict[str, str]) -> None:
             except KeyError:
                 cells.append("-")
         print(" | ".join(f"{cell:>17}" for cell in cells))
+
+
+def vgg11(width: float) -> nn.Module:
+    """The examples' network; their folder has a package called `models`, as this one has a module."""
+    path = HERE.parents[1] / "examples" / "models" / "images.py"
+    spec = importlib.util.spec_from_file_location("example_images", path)
+    assert spec is not None, "the examples are beside the tests"
+    assert spec.loader is not None, "the examples are beside the tests"
+    images = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(images)
+    return images.VGG11(width)
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
