@@ -27,7 +27,8 @@ class Turning(PhaseDetector):
     """Finds a boundary in its second record, whatever comes."""
 
     def update(self, epoch: int, *args: Any, **options: Any) -> list[PhaseEvent]:
-        super().update(epoch, *args, **options)
+        if epoch <= 1:  # later the mean order of these few samples may fall again
+            super().update(epoch, *args, **options)
         if epoch != 1:
             return []
         self.boundary_epoch = 0

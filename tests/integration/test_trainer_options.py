@@ -124,7 +124,7 @@ def test_inner_layer_of_an_image_model() -> None:
     trainer = fit(monitor, model=Pictures, data=both)
     probe = monitor._loop.watchlist.watched["val"]
     by_hand = compute_interactions(
-        trainer.lightning_module, probe.inputs, probe.targets, num_players=4, layer="net.1"
+        trainer.lightning_module, probe.inputs, probe.targets, num_players=4, layer="net.1", noise_bound=0.05
     ).strength()
     assert torch.allclose(
         by_hand.mean(0), torch.tensor(monitor.history.last["strength"]).double(), rtol=0.02, atol=1e-6
