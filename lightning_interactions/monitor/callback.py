@@ -32,7 +32,7 @@ class TwoPhaseMonitor(Base, Results):
     """Watches which interactions a network learns, and flags the epoch at which over-fitted features begin.
 
     At every record a few fixed validation samples are masked in all ``2**n`` ways; the network's scores on them are
-    split into AND and OR interactions between the input variables (certified, exact), and their strength is summed by
+    split into AND and OR interactions between the input variables (with a certificate), and their strength is summed by
     order. Training first removes medium and high orders (phase 1), then learns ever higher ones (phase 2), and the gap
     between training and validation loss begins to widen (arXiv 2405.10262, 2407.19198). The monitor tells when.
 
@@ -122,7 +122,8 @@ class TwoPhaseMonitor(Base, Results):
 
     Note:
         Logged keys, with the prefix: ``mean_order``, ``mean_order_lower``, ``mean_order_upper`` (95 % confidence
-        interval over the watched samples), ``low_order_share`` (orders 1 to 3), ``high_order_share`` (orders
+        interval over the watched samples), ``mean_degree`` (of the scores, without a split), ``effect_order`` and
+        ``roughness`` (of the exact split), ``scale`` and ``effect`` (in units of the score), ``low_order_share`` (orders 1 to 3), ``high_order_share`` (orders
         from n/2), ``cancellation``, ``salient_count``, ``strength/order_01_pos`` ... ``strength/order_10_neg`` (all
         averaged over the watched samples), ``train_loss``, ``val_loss``, ``loss_gap`` (where a logged validation loss
         is judged instead, ``val_loss`` is that one, ``train_loss`` that of its name, or ``nan``), ``phase`` (1 or 2),

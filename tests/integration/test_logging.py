@@ -34,7 +34,7 @@ def test_history_has_every_key_once_per_epoch() -> None:
     assert history["epoch"] == [0, 1, 2]
     assert {len(column) for column in history.values()} == {3}
     assert all(1 <= x <= 4 for x in history["mean_order"])
-    assert all(0 <= gap <= 0.005 for gap in history["solver_gap"])
+    assert all(0 <= gap <= 0.02 for gap in history["solver_gap"])
     assert torch.tensor(history["strength"]).shape == (3, 2, 4)
     assert history["strength/order_02_neg"] == [epoch[1][1] for epoch in history["strength"]]
     assert history["loss_gap"] == [v - t for v, t in zip(history["val_loss"], history["train_loss"], strict=True)]
