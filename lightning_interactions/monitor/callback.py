@@ -123,22 +123,23 @@ class TwoPhaseMonitor(Base, Results):
     Note:
         Logged keys, with the prefix: ``mean_order``, ``mean_order_lower``, ``mean_order_upper`` (95 % confidence
         interval over the watched samples), ``mean_degree`` (of the scores, without a split), ``effect_order`` and
-        ``roughness`` (of the exact split), ``scale`` and ``effect`` (in units of the score), ``low_order_share`` (orders 1 to 3), ``high_order_share`` (orders
-        from n/2), ``cancellation``, ``salient_count``, ``strength/order_01_pos`` ... ``strength/order_10_neg`` (all
-        averaged over the watched samples), ``train_loss``, ``val_loss``, ``loss_gap`` (where a logged validation loss
-        is judged instead, ``val_loss`` is that one, ``train_loss`` that of its name, or ``nan``), ``phase`` (1 or 2),
-        ``boundary_epoch`` (-1 while there is none), ``overfitting_risk`` (0 to 1), ``val_loss_before_alarm``
-        (``val_loss``; ``nan`` from an overfitting event on, unless it is retracted), ``solver_gap`` (largest certified
-        relative gap), ``noise_floor/order_01`` ... (what rounding noise could add to an order's strength),
-        ``onset/turned`` (share of the watched samples whose own mean order has turned and risen), ``onset/q10``,
-        ``onset/q50``, ``onset/q90`` (epoch by which a tenth, half, nine tenths of them had; -1 while fewer have; none
-        of the four with ``resample=True``), ``skipped_samples``, ``mean_players`` (texts may have fewer than
-        ``num_players``), ``seconds`` (all the monitor took since the record before: measuring, logging, drawing). With
-        ``watch="both"`` those of the interactions and onsets have a part ``train/`` or ``val/``. Loggers that can take
-        them also get histograms (``histogram/order_01``, ..., ``order_distribution``), figures (``run``,
-        ``strength_by_order``; at records 1, 2, 4, 8, ..., at events and at the end) and the events with their evidence
-        (``events``), all at the step of the scalars; TensorBoard the three charts of *Custom Scalars* too, with
-        ``boundary_line``. Those that keep files get ``interactions.json``, which `write_report` reads.
+        ``roughness`` (of the exact split), ``scale`` and ``effect`` (in units of the score), ``low_order_share``
+        (orders 1 to 3), ``high_order_share`` (orders from n/2), ``cancellation``, ``salient_count``,
+        ``strength/order_01_pos`` ... ``strength/order_10_neg`` (all averaged over the watched samples), ``train_loss``,
+        ``val_loss``, ``loss_gap`` (where a logged validation loss is judged instead, ``val_loss`` is that one,
+        ``train_loss`` that of its name, or ``nan``), ``phase`` (1 or 2), ``boundary_epoch`` (-1 while there is none),
+        ``overfitting_risk`` (0 to 1), ``val_loss_before_alarm`` (``val_loss``; ``nan`` from an overfitting event on,
+        unless it is retracted), ``solver_gap`` (largest certified relative gap), ``noise_floor/order_01`` ... (what
+        rounding noise could add to an order's strength), ``onset/turned`` (share of the watched samples whose own mean
+        order has turned and risen), ``onset/q10``, ``onset/q50``, ``onset/q90`` (epoch by which a tenth, half, nine
+        tenths of them had; -1 while fewer have; none of the four with ``resample=True``), ``skipped_samples``,
+        ``mean_players`` (texts may have fewer than ``num_players``), ``seconds`` (all the monitor took since the record
+        before: measuring, logging, drawing). With ``watch="both"`` those of the interactions and onsets have a part
+        ``train/`` or ``val/``. Loggers that can take them also get histograms (``histogram/order_01``, ...,
+        ``order_distribution``), figures (``run``, ``strength_by_order``; at records 1, 2, 4, 8, ..., at events and at
+        the end) and the events with their evidence (``events``), all at the step of the scalars; TensorBoard the three
+        charts of *Custom Scalars* too, with ``boundary_line``. Those that keep files get ``interactions.json``, which
+        `write_report` reads.
 
         Records inside of epochs are logged at the step of their batch, without losses that are judged at validations
         only, or not known before the first one. Users who log a ``step`` of their own have no place for them on that
