@@ -113,6 +113,8 @@ def test_settings_that_differ_are_refused(tmp_path: Path) -> None:
     fit(small_monitor(), callbacks=(keeper,), enable_checkpointing=True)
     with pytest.raises(StateError, match=r"num_players=4 \(now 5\).*log_key_prefix"):
         fit(small_monitor(num_players=5), max_epochs=5, ckpt_path=str(tmp_path / "last.ckpt"))
+    with pytest.raises(StateError, match=r"scale=std \(now difference\)"):
+        fit(small_monitor(scale="difference"), max_epochs=5, ckpt_path=str(tmp_path / "last.ckpt"))
 
 
 class Doubled(TabularFeatures):
