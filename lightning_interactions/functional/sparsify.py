@@ -109,7 +109,7 @@ def sparse_and_or(
     Example:
         >>> values = torch.tensor([0.0, 2.0, 0.0, 2.0, 0.0, 2.0, 0.0, 5.0])  # player 0 gives 2, all three 3 more
         >>> split = sparse_and_or(values, tol=1e-6)
-        >>> split.and_.round(decimals=4).tolist()
+        >>> split.and_.abs().round(decimals=4).tolist()
         [0.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0, 3.0]
         >>> bool(split.gap <= 1e-6)
         True
