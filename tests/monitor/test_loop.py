@@ -213,3 +213,14 @@ def test_the_loop_needs_no_lightning() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_an_unpickled_monitor_takes_in_samples_and_measures() -> None:
+    net, batch = nn.Linear(4, 2), (torch.eye(4), torch.tensor([0, 1, 0, 1]))
+    monitor = pickle.loads(pickle.dumps(InteractionMonitor(Options(num_samples=2, num_players=4), tell=str)))
+    monitor.observe("val", batch)
+    assert monitor.measure(net, 0) == []
+    again = pickle.loads(pickle.dumps(monitor))
+    again.observe("val", batch)
+    again.measure(net, 1)
+    assert again.history.column("epoch") == [0, 1]
