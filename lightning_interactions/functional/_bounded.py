@@ -129,7 +129,8 @@ class BoundedSplit:
 
     @property
     def _tables(self) -> _Tables:
-        return _tables(self.metric, self.u.shape[-1].bit_length() - 1, self.u.device)
+        order, residual, _ = self.metric
+        return _tables(order, residual, self.u.shape[-1].bit_length() - 1, self.u.device)
 
     def _in_box(self, residual: Tensor) -> Tensor:
         limit = self.box / self.metric.residual
@@ -204,19 +205,19 @@ class _Tables(NamedTuple):
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)
 @torch.no_grad()
-def _tables(metric: Metric, n: int, device: torch.device) -> _Tables:
-    """The matrices, and the inverse from what the projection does to multipliers."""
-    explain = kronecker_power(multiply(_ZETA, ((1.0, 0.0), (0.0, metric.order))), n, device)
+def _tables(order: float, residual: float, n: int, device: torch.device) -> _Tables:
+    """The matrices, and the inverse from what the projection does to multipliers; for any step of a `Metric`."""
+    explain = kronecker_power(multiply(_ZETA, ((1.0, 0.0), (0.0, order))), n, device)
     spread = kronecker_power(_ZETA_TRANSPOSED, n, device)
     size = orders(n, device).double()
-    weight = torch.stack([metric.order**size] * 2 + [torch.full_like(size, metric.residual)])
+    weight = torch.stack([order**size] * 2 + [torch.full_like(size, residual)])
 
     def apply(x: Tensor) -> Tensor:
         """``K W K'``, and the identity at the empty coalition."""
         free = with_zero_sum(x)
         pair = explain(spread(torch.stack([free, free.flip(-1)])))
         image = pair[0] + pair[1].flip(-1)
-        image += metric.residual * x - image[:, :1]
+        image += residual * x - image[:, :1]
         image[:, 0] = x[:, 0]
         return image
 

@@ -212,8 +212,8 @@ def _solve(u: Tensor, box: Tensor | None, start: tuple[Tensor, Tensor] | None, t
         return solve(ExactSplit.build(u), start, tol, max_iter, together)
     suits = metric_of(u, box)
     parts, places = [], []
-    for index, metric in enumerate(METRICS):
-        rows = (suits == index).nonzero()[:, 0]
+    for index in sorted({*suits.tolist()}) or [0]:  # once even for no sample
+        rows, metric = (suits == index).nonzero()[:, 0], METRICS[index]
         warm = None if start is None else (start[0][rows], start[1][rows])
         parts.append(_solve_stubborn(BoundedSplit(u[rows], box[rows], metric), warm, tol, max_iter, together))
         places.append(rows)

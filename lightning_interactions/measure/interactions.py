@@ -12,12 +12,9 @@ from torch import Tensor, nn
 
 from lightning_interactions.errors import BatchError, bad_argument, is_whole, sentence, warn
 from lightning_interactions.functional import (
-    BOUNDED_TOLERANCE,
-    SPLIT_TOLERANCE,
     order_strength,
     reconstruct_values,
     salience_threshold,
-    sparse_and_or,
     value_scale,
 )
 from lightning_interactions.functional.coalitions import check_num_players, coalition_masks
@@ -25,6 +22,7 @@ from lightning_interactions.functional.sparsify import check_noise_bound
 from lightning_interactions.functional.strength import check_scale
 from lightning_interactions.measure.games import Game, find_rules
 from lightning_interactions.measure.keys import content_keys
+from lightning_interactions.measure.reading import Reading
 from lightning_interactions.measure.samples import Samples
 from lightning_interactions.measure.values import evaluate_coalitions
 from lightning_interactions.model.batch import Batch, read_batch
@@ -209,8 +207,7 @@ def compute_interactions(
             masker=game.players, num_players=game.num_players, score=task.follow,
             chunk_size=chunk_size, cut=asked.cut,
         )  # fmt: skip
-    unit, tolerance = value_scale(values, scale).nan_to_num(), BOUNDED_TOLERANCE if noise_bound else SPLIT_TOLERANCE
-    split = sparse_and_or(values, noise_bound=noise_bound, scale=unit, tol=tolerance)
+    split = Reading(noise_bound).split(values, value_scale(values, scale))
     return Interactions(values, split.and_, split.or_, split.gap, game.labels)
 
 

@@ -15,8 +15,6 @@ import torch
 from torch import Tensor
 
 from lightning_interactions.functional import (
-    BOUNDED_TOLERANCE,
-    SPLIT_TOLERANCE,
     degree_energy,
     effect_order,
     high_order_share,
@@ -24,6 +22,7 @@ from lightning_interactions.functional import (
     mean_degree,
     mean_effect,
     order_strength,
+    roughness,
     salient_count,
     sparse_and_or,
     value_scale,
@@ -33,6 +32,7 @@ from lightning_interactions.functional.strength import first_high_order
 from lightning_interactions.measure.games import Game
 from lightning_interactions.measure.noise import Perturbed, noise_by_order
 from lightning_interactions.measure.ranks import Ranks
+from lightning_interactions.measure.reading import Reading
 from lightning_interactions.measure.samples import Samples
 from lightning_interactions.measure.values import Masker, count_cells, evaluate_coalitions, outputs_of, table_of
 from lightning_interactions.metrics.monitored import (
@@ -99,22 +99,6 @@ class Measurement:
         high, total = first_high_order(len(self.noise)), self.mean_strength.sum(0)  # no shares: all may be zero
         noise = float(self.noise[high:].sum())
         return noise > float(total[high:].sum()) and noise > NOISE_WORTH_MENTIONING * float(total.sum())
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How interactions are read off the values."""
-
-    noise_bound: float = 0.05  # largest residual, in units of the scale
-    salience: float = 0.07  # smallest interaction that counts, likewise
-    scale: str = "std"  # see `value_scale`
-    tolerance: float | None = None  # largest gap of the split
-
-    @property
-    def gap(self) -> float:
-        """The largest certified gap that is accepted."""
-        default = BOUNDED_TOLERANCE if self.noise_bound else SPLIT_TOLERANCE
-        return default if self.tolerance is None else self.tolerance
 
 
 def part_of(split: str, splits: Collection[str]) -> str:
@@ -241,7 +225,7 @@ def _add_up(values: Tensor, answers: Tensor, ranks: Ranks, reading: Reading) -> 
     """Split this rank's share of the values and give the interactions to the metrics, not yet summed over the ranks."""
     share = ranks.share(len(values))
     own, scale = values[share], value_scale(values, reading.scale)  # of all samples: the same on every rank
-    split = sparse_and_or(own, noise_bound=reading.noise_bound, scale=scale.nan_to_num(), tol=reading.gap)
+    split = reading.split(own, scale)
     exact = sparse_and_or(own, tol=TAIL_TOLERANCE) if reading.noise_bound else split
     values, scale = values.to(split.gap), scale.to(split.gap)
     n, smallest = values.shape[1].bit_length() - 1, max(reading.salience, SMALLEST_SIZE)
@@ -273,7 +257,6 @@ def _read(metrics: MetricCollection, game: Game, values: Tensor, reading: Readin
     count, gap, target, prediction, followed = rest.T
     strength, tail = both.reshape(-1, *mean.shape), tail.reshape(-1, *mean.shape)
     lower, upper = mean_order_interval(strength)
-    effect = mean_effect(values).cpu()
     numbers = {
         "mean_order": found["mean_order"],
         "mean_order_lower": lower,
@@ -283,10 +266,10 @@ def _read(metrics: MetricCollection, game: Game, values: Tensor, reading: Readin
         "low_order_share": low_order_share(mean),
         "high_order_share": high_order_share(mean),
         "cancellation": found["cancellation"],
-        "roughness": tail.nanmean(0).sum() / effect if effect > 0 else torch.nan,
+        "roughness": roughness(tail, values),
         "salient_count": count.nanmean(),
         "scale": value_scale(values, reading.scale),
-        "effect": effect,
+        "effect": mean_effect(values),
         "solver_gap": gap[gap.isfinite()].max() if bool(gap.isfinite().any()) else torch.nan,
         "skipped_samples": gap.isnan().sum(),
         "mean_players": game.player_counts.double().mean(),

@@ -88,16 +88,45 @@ class SumMetric(Metric):
         return self
 
 
-class StrengthMetric(SumMetric):
-    """Base of the metrics that average per-sample strengths first and read their number off the mean."""
+class SampleMetric(SumMetric):
+    """Base of the metrics whose sum is that of one row for every sample, and which count these."""
 
-    strength_sum: Tensor
     count: Tensor
 
     def __init__(self, num_players: int, **kwargs: Any) -> None:
         super().__init__(num_players, **kwargs)
-        self._add_sum("strength_sum", 2, self.num_players)
         self._add_sum("count", counts=True)
+
+    def _add_samples(self, name: str, rows: Tensor) -> None:
+        """Add rows ``(..., *shape)``, one per sample, to a sum, and count them; those with a nan or an infinity not."""
+        total: Tensor = getattr(self, name)
+        rows = rows.detach().reshape(-1, *total.shape).to(total)
+        valid = torch.isfinite(rows.flatten(1)).all(1)
+        # Not in place: states made under inference_mode (Trainer.validate) could not be written to afterwards.
+        setattr(self, name, total + torch.where(valid.view(-1, *[1] * total.ndim), rows, 0).sum(0))
+        self.count = self.count + valid.sum()
+
+
+class Number:
+    """How metrics are drawn that are one number."""
+
+    _title: str
+    _label: str
+
+    def _draw(self, ax: Axes, val: Tensor | Sequence[Tensor]) -> None:
+        self._plot(val, ax)  # type: ignore[attr-defined]  # torchmetrics', which without axes of ours would use pyplot
+        ax.set_title(self._title)
+        ax.set_ylabel(self._label)
+
+
+class StrengthMetric(SampleMetric):
+    """Base of the metrics that average per-sample strengths first and read their number off the mean."""
+
+    strength_sum: Tensor
+
+    def __init__(self, num_players: int, **kwargs: Any) -> None:
+        super().__init__(num_players, **kwargs)
+        self._add_sum("strength_sum", 2, self.num_players)
 
     def _add_strength(self, strength: Tensor) -> None:
         """Add strengths ``(..., 2, n)``; samples with a nan or an infinity are left out."""
@@ -106,11 +135,7 @@ class StrengthMetric(SumMetric):
                 f"Expected `strength` to have shape (..., 2, {self.num_players}), as order_strength returns it for "
                 f"{self.num_players} players, but got {tuple(strength.shape)}."
             )
-        rows = strength.detach().reshape(-1, 2, self.num_players).to(self.strength_sum.dtype)
-        valid = torch.isfinite(rows).all(-1).all(-1)
-        # Not in place: states made under inference_mode (Trainer.validate) could not be written to afterwards.
-        self.strength_sum = self.strength_sum + torch.where(valid[:, None, None], rows, 0).sum(0)
-        self.count = self.count + valid.sum()
+        self._add_samples("strength_sum", strength)
 
 
 def check_interactions(and_: Tensor, or_: Tensor, num_players: int, names: tuple[str, str] = ("and_", "or_")) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from lightning_interactions.errors import ArgumentError
 from lightning_interactions.functional.mask_pairs import DegreeSums, SampledDegree, check_sampled_players
 from lightning_interactions.functional.spectrum import degree_energy, effect_order, mean_degree
-from lightning_interactions.metrics.base import SumMetric
+from lightning_interactions.metrics.base import Number, SampleMetric, SumMetric
 from lightning_interactions.metrics.drawing import draw_energy, draw_estimates
 from lightning_interactions.metrics.strength import StrengthNumber
 
@@ -19,24 +18,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-class EnergyMetric(SumMetric):
+class EnergyMetric(SampleMetric):
     """Base of the metrics that average the energies by degree over samples."""
 
     energy_sum: Tensor
-    count: Tensor
 
     def __init__(self, num_players: int, **kwargs: Any) -> None:
         super().__init__(num_players, **kwargs)
         self._add_sum("energy_sum", self.num_players)
-        self._add_sum("count", counts=True)
-
-    def _add_energy(self, energy: Tensor) -> None:
-        """Add energies ``(..., n)``; samples with a nan or an infinity are left out."""
-        rows = energy.detach().reshape(-1, self.num_players).to(self.energy_sum)
-        valid = torch.isfinite(rows).all(-1)
-        # Not in place: states made under inference_mode (Trainer.validate) could not be written to afterwards.
-        self.energy_sum = self.energy_sum + torch.where(valid[:, None], rows, 0).sum(0)
-        self.count = self.count + valid.sum()
 
 
 class DegreeEnergy(EnergyMetric):
@@ -63,6 +52,7 @@ class DegreeEnergy(EnergyMetric):
         ArgumentError: If ``num_players`` is not an integer from 2 to 16, or in ``update`` a shape does not fit it.
 
     Example:
+        >>> import torch
         >>> metric = DegreeEnergy(num_players=2)
         >>> metric.update(torch.tensor([[0.0, 1.0, 2.0, 7.0], [0.0, 2.0, 0.0, 2.0]]))
         >>> metric.compute()
@@ -78,7 +68,7 @@ class DegreeEnergy(EnergyMetric):
                 f"Expected `values` to have shape (..., {2**self.num_players}), one entry per coalition of "
                 f"{self.num_players} players, but got {tuple(values.shape)}."
             )
-        self._add_energy(degree_energy(values.detach()))
+        self._add_samples("energy_sum", degree_energy(values.detach()))
 
     def compute(self) -> Tensor:
         """Return the mean energies ``(n,)``."""
@@ -89,7 +79,7 @@ class DegreeEnergy(EnergyMetric):
         ax.set_title("Energy of the value function by degree")
 
 
-class MeanDegree(EnergyMetric):
+class MeanDegree(Number, EnergyMetric):
     r"""Mean degree of the value function, weighted by energy.
 
     .. math::
@@ -112,6 +102,7 @@ class MeanDegree(EnergyMetric):
         ArgumentError: If ``num_players`` is not an integer from 2 to 16, or in ``update`` a shape does not fit it.
 
     Example:
+        >>> import torch
         >>> metric = MeanDegree(num_players=2)
         >>> metric.update(torch.tensor([[6.0, 0.0], [0.0, 2.0]]))
         >>> metric.compute()
@@ -119,6 +110,8 @@ class MeanDegree(EnergyMetric):
     """
 
     plot_lower_bound: float = 1.0
+    _title = "Mean degree of the value function"
+    _label = "mean degree (number of players)"
 
     def update(self, energy: Tensor) -> None:
         """Add the energies ``(..., n)`` of a batch."""
@@ -127,16 +120,11 @@ class MeanDegree(EnergyMetric):
                 f"Expected `energy` to have shape (..., {self.num_players}), as degree_energy returns it for "
                 f"{self.num_players} players, but got {tuple(energy.shape)}."
             )
-        self._add_energy(energy)
+        self._add_samples("energy_sum", energy)
 
     def compute(self) -> Tensor:
         """Return the mean degree."""
         return mean_degree(self.energy_sum / self.count)
-
-    def _draw(self, ax: Axes, val: Tensor | Sequence[Tensor]) -> None:
-        self._plot(val, ax)
-        ax.set_title("Mean degree of the value function")
-        ax.set_ylabel("mean degree (number of players)")
 
 
 class EffectOrder(StrengthNumber):
@@ -161,6 +149,7 @@ class EffectOrder(StrengthNumber):
         ArgumentError: If ``num_players`` is not an integer from 2 to 16, or in ``update`` a shape does not fit it.
 
     Example:
+        >>> import torch
         >>> metric = EffectOrder(num_players=2)
         >>> metric.update(torch.tensor([[[3.0, 0.0], [0.0, 0.0]], [[0.0, 1.0], [0.0, 5.0]]]))
         >>> metric.compute()
@@ -201,6 +190,7 @@ class SampledMeanDegree(SumMetric):
             there are fewer than 16 pairs.
 
     Example:
+        >>> import torch
         >>> metric = SampledMeanDegree(num_players=3)
         >>> metric.update(torch.tensor([[0.0, 1.0], [1.0, 0.0]] * 8))  # every flip changes v
         >>> metric.compute().mean_degree

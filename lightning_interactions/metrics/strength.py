@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_interactions.errors import bad_argument
 from lightning_interactions.functional.strength import cancellation, mean_order, order_strength
-from lightning_interactions.metrics.base import StrengthMetric, check_interactions, finite_samples
+from lightning_interactions.metrics.base import Number, StrengthMetric, check_interactions, finite_samples
 from lightning_interactions.metrics.drawing import draw_strength
 
 if TYPE_CHECKING:
@@ -76,20 +76,12 @@ class OrderStrength(StrengthMetric):
         ax.set_title("Strength of the salient interactions by order")
 
 
-class StrengthNumber(StrengthMetric):
+class StrengthNumber(Number, StrengthMetric):
     """Base of the metrics that read one number off the mean strength."""
-
-    _title: str
-    _label: str
 
     def update(self, strength: Tensor) -> None:
         """Add the strengths ``(..., 2, n)`` of a batch."""
         self._add_strength(strength)
-
-    def _draw(self, ax: Axes, val: Tensor | Sequence[Tensor]) -> None:
-        self._plot(val, ax)  # torchmetrics' own, which without axes of ours would go through pyplot
-        ax.set_title(self._title)
-        ax.set_ylabel(self._label)
 
 
 class MeanOrder(StrengthNumber):

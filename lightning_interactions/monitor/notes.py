@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from lightning_interactions.measure.games import Game, Rules
-from lightning_interactions.measure.measurement import Measurement, Reading
+from lightning_interactions.measure.measurement import Measurement
+from lightning_interactions.measure.reading import Reading
 from lightning_interactions.monitor.options import Options
 
 

@@ -15,7 +15,8 @@ from lightning_interactions.functional.coalitions import check_num_players
 from lightning_interactions.functional.strength import SCALES
 from lightning_interactions.measure.fingerprint import fingerprint
 from lightning_interactions.measure.interactions import check_chunk_size
-from lightning_interactions.measure.measurement import Reading, part_of
+from lightning_interactions.measure.measurement import part_of
+from lightning_interactions.measure.reading import Reading
 from lightning_interactions.model.plan import check_input_option
 from lightning_interactions.model.score import ScoreFn, resolve_score
 from lightning_interactions.model.task import Target, check_target_option
@@ -70,10 +71,10 @@ class Options:
     layer: str | None = None
     score: str | ScoreFn = "log_odds"
     target: Target = "label"
-    scale: str = "std"
-    noise_bound: float = 0.05
-    salience: float = 0.07
-    tolerance: float | None = None
+    scale: str = Reading.scale
+    noise_bound: float = Reading.noise_bound
+    salience: float = Reading.salience
+    tolerance: float | None = Reading.tolerance
     per_octave: int = 16
     max_per_epoch: int = 4
     every_n_epochs: int | None = None

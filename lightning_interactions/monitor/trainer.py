@@ -94,14 +94,18 @@ def averaging_before(trainer: Any, callback: Any) -> str | None:
     for other in trainer.callbacks:
         if other is callback:
             return None
-        if "WeightAveraging" in {cls.__name__ for cls in type(other).__mro__}:
+        if _averages(other):
             return type(other).__name__
     return None
 
 
 def averages_weights(trainer: Any) -> bool:
     """Whether validation uses averaged weights, which are not those that are trained."""
-    return any("WeightAveraging" in {cls.__name__ for cls in type(other).__mro__} for other in trainer.callbacks)
+    return any(map(_averages, trainer.callbacks))
+
+
+def _averages(callback: Any) -> bool:
+    return "WeightAveraging" in {cls.__name__ for cls in type(callback).__mro__}
 
 
 def tokenizer_of(trainer: Any, module: Any) -> Any:

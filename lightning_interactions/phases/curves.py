@@ -168,9 +168,8 @@ class OrderTrack:
 
     order: Curve = field(default_factory=Curve)  # the mean order, 1 to n
     shared: Curve = field(default_factory=Curve)  # share of the interactions between two or more players, 0 to 1
-    totals: list[tuple[float, float]] = field(
-        default_factory=list
-    )  # epochs, log2 of the mean total strength of a sample
+    # Epochs, and log2 of the mean total strength of a sample.
+    totals: list[tuple[float, float]] = field(default_factory=list)
     num_players: int = 0
     probes: int = 0
     samples: int = 0

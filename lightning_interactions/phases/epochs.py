@@ -21,6 +21,16 @@ def whole_epoch(place: float) -> int:
     return max(0, math.ceil(place))
 
 
+def is_inside(place: float) -> bool:
+    """Whether a place is not the end of an epoch: inside of one, or before the first."""
+    return place < 0 or place != int(place)
+
+
+def exact_or(epoch: int, place: float) -> float:
+    """Return a place that is known more exactly, if it lies in the course of that epoch; else the epoch."""
+    return place if math.isfinite(place) and whole_epoch(place) == epoch else epoch
+
+
 def plain_epoch(place: float) -> float:
     """Return a place as a whole number where it is the end of an epoch, or the start."""
     return int(place) if place == int(place) else float(place)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lightning_interactions.phases.epochs import START
+from lightning_interactions.phases.epochs import START, is_inside
 from lightning_interactions.report.record import RunRecord
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class EpochAxis:
 
     def __init__(self, run: RunRecord) -> None:
         epochs = run.history["epoch"]
-        self.logarithmic = any(epoch < 0 or epoch != int(epoch) for epoch in epochs)
+        self.logarithmic = any(map(is_inside, epochs))
         self.label = "epochs of training (log scale)" if self.logarithmic else "epoch"
         self.place, self._left = run.place, -math.inf
         if self.logarithmic:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lightning_interactions.errors import ArgumentError, StateError, bad_argument
-from lightning_interactions.phases.epochs import plain_epoch, tell_epoch
+from lightning_interactions.phases.epochs import is_inside, plain_epoch, tell_epoch
 
 Strength = Tensor | Sequence[Sequence[float]]
 """Positive and negative strength by order, ``(2, n)``."""
@@ -205,7 +205,7 @@ def count_records(epochs: Sequence[float]) -> str:
         >>> count_records([0, 1]), count_records([-1, -0.75, 0])
         ('2 measured epochs', '3 records')
     """
-    inside = any(epoch < 0 or epoch != int(epoch) for epoch in epochs)
+    inside = any(map(is_inside, epochs))
     return f"{len(epochs)} {'record' if inside else 'measured epoch'}{'s' * (len(epochs) > 1)}"
 
 
@@ -216,8 +216,8 @@ def span(epochs: Sequence[float]) -> str:
         >>> span([0, 1]), span([-1, -0.75, 0])
         ('0 to 1', 'initialisation to epoch 0')
     """
-    whole = all(epoch >= 0 and epoch == int(epoch) for epoch in (epochs[0], epochs[-1]))
-    return " to ".join(str(epoch) if whole else tell_epoch(epoch) for epoch in (epochs[0], epochs[-1]))
+    ends = epochs[0], epochs[-1]
+    return " to ".join(map(tell_epoch if any(map(is_inside, ends)) else str, ends))
 
 
 def _number(key: str, value: SupportsFloat) -> float:

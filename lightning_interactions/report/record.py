@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lightning_interactions.errors import ArgumentError, StateError
-from lightning_interactions.phases.epochs import whole_epoch
+from lightning_interactions.phases.epochs import exact_or
 from lightning_interactions.phases.event import PhaseEvent
 from lightning_interactions.report.history import deciding, write_whole
 
@@ -160,7 +160,7 @@ class RunRecord:
         steps = self.history.get("step", ())
         made = [place for place, step in zip(self.history["epoch"], steps, strict=False) if step == told[-1].step]
         known = [told[-1].evidence.get("trough_epoch", math.nan)] if kind == "boundary" else made
-        return next((x for x in reversed(known) if math.isfinite(x) and whole_epoch(x) == epoch), epoch)
+        return next((x for x in reversed(known) if exact_or(epoch, x) == x), epoch)
 
 
 def middle_record(run: RunRecord, orders: Sequence[float]) -> tuple[str, int] | None:

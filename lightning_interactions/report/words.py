@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from lightning_interactions.phases.epochs import tell_epoch, whole_epoch
+from lightning_interactions.phases.epochs import exact_or, tell_epoch
 from lightning_interactions.phases.event import PhaseEvent
 from lightning_interactions.report.history import count_records
 from lightning_interactions.report.record import RunRecord, lowest_index, nearest
@@ -185,8 +185,7 @@ def _lowest_at(place: float) -> str:
 
 def _turn(event: PhaseEvent) -> float:
     """Where the turning point is that an event speaks of: inside of its epoch, or at its end."""
-    exact = event.evidence.get("trough_epoch", math.nan)
-    return exact if math.isfinite(exact) and whole_epoch(exact) == event.epoch else event.epoch
+    return exact_or(event.epoch, event.evidence.get("trough_epoch", math.nan))
 
 
 def _measured(run: RunRecord) -> str:

@@ -29,8 +29,9 @@ from lightning_interactions.functional import (
 )
 from lightning_interactions.measure import ranks as ranks_module
 from lightning_interactions.measure.games import Game
-from lightning_interactions.measure.measurement import Measurement, Reading, measure
+from lightning_interactions.measure.measurement import Measurement, measure
 from lightning_interactions.measure.ranks import CELLS, Ranks
+from lightning_interactions.measure.reading import Reading
 from lightning_interactions.measure.samples import Pool, Samples
 from lightning_interactions.model.batch import Batch
 from lightning_interactions.model.chunks import ChunkSize

@@ -11,7 +11,8 @@ from models import mlp
 from torch import Tensor
 
 from lightning_interactions.measure.games import Game, Rules
-from lightning_interactions.measure.measurement import Measurement, Reading
+from lightning_interactions.measure.measurement import Measurement
+from lightning_interactions.measure.reading import Reading
 from lightning_interactions.measure.samples import Samples
 from lightning_interactions.model.model import Model
 from lightning_interactions.model.task import Task
