@@ -1,7 +1,7 @@
 """What to do about an alarm: be told, keep the right checkpoints, stop.
 
 python examples/alerts_and_stopping.py          # trains on after the alarm, so that you can compare the checkpoints
-python examples/alerts_and_stopping.py --stop   # stops at the alarm
+python examples/alerts_and_stopping.py --stop   # stops at the alarm, once it has stood for three records
 python examples/alerts_and_stopping.py --fast   # a few seconds, to see that it runs
 """
 
@@ -67,7 +67,7 @@ def main(fast: bool = False, stop: bool = False) -> dict[str, str]:
     keep = {
         # The lowest mean order so far: the turning point, once phase 2 has begun.
         "at the boundary": ModelCheckpoint(monitor="interactions/mean_order", mode="min", filename="boundary-{epoch}"),
-        # The lowest validation loss so far; the key is nan once overfitting was declared, and nan is never lower.
+        # The lowest validation loss so far; the key is nan while an alarm stands, and nan is never lower.
         "best before the alarm": ModelCheckpoint(
             monitor="interactions/val_loss_before_alarm", mode="min", filename="before-alarm-{epoch}"
         ),

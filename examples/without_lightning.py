@@ -35,8 +35,9 @@ def main(fast: bool = False) -> None:
             monitor.observe("train", batch)
         for batch in DataLoader(val, batch_size=256):
             monitor.observe("val", batch)
-        for event in monitor.measure(model, epoch):
-            print(event.message)
+        for event in monitor.measure(model, epoch, last_epoch=epochs - 1):
+            if event.is_alert:  # not what is only suspected
+                print(event.message)
 
     print(f"Phase boundary: epoch {monitor.boundary_epoch}")
     monitor.history.to_csv("without_lightning.csv")

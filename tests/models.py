@@ -301,15 +301,27 @@ class ScriptedDetector(PhaseDetector):
         super().__init__()
         self.kinds = {epoch: kind for kind, epoch in (kinds or {"boundary": 1, "overfitting": 2}).items()}
 
-    def update(self, epoch: int, *args: Any, **kwargs: Any) -> list[PhaseEvent]:
+    def update(self, epoch: int, *args: Any, step: int = 0, **kwargs: Any) -> list[PhaseEvent]:
         kind: Any = self.kinds.get(epoch)
+        retracts = ""
         if kind == "boundary":
             self.boundary_epoch = epoch
         if kind == "overfitting":
             self.overfitting_epoch = epoch
         if kind == "retracted":
+            retracts = "overfitting" if self.boundary_epoch is None else "boundary"
             self.boundary_epoch = self.overfitting_epoch = None
-        return [PhaseEvent(kind, epoch, epoch, message=f"{kind} at {epoch}")] if kind else []
+        return [PhaseEvent(kind, epoch, epoch, step, {}, f"{kind} at {epoch}", retracts)] if kind else []
+
+
+class Asks(L.Callback):
+    """Someone else who wants the run to stop, once, at the end of an epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        trainer.should_stop = trainer.should_stop or trainer.current_epoch == self.epoch
 
 
 def small_monitor(**options: Any) -> TwoPhaseMonitor:

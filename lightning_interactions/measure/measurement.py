@@ -121,11 +121,15 @@ def measure(
     reading: Reading,
     chunks: ChunkSize | None = None,
     progress: Callable[[int], object] | None = None,
-) -> tuple[dict[str, Measurement], dict[str, float]]:
-    """Run all forward passes, split all values, sum up over the ranks; return measurements and mean losses by split.
+) -> tuple[dict[str, Measurement], dict[str, float], dict[str, Tensor]]:
+    """Run all forward passes, split all values, sum up over the ranks.
 
     Every split has its own task, of one kind; one without has no loss. Losses are in nats per sample; ``progress``
     takes the number of rows of every forward pass.
+
+    Returns:
+        By split the measurement, the mean loss, and the loss of each sample ``(B,)`` in the order of the samples, see
+        `losses_each`.
     """
 
     def counted(inputs: Tensor, *carried: Tensor) -> Any:
@@ -148,7 +152,25 @@ def measure(
         s: _read(metrics[s], game, values[s], reading, asker[s].noise(game, values[s], perturbed[s]))
         for s, game in games.items()
     }
-    return found, {s: float(loss.compute()) for s, loss in losses.items()}
+    means = {s: float(mean.compute()) for s, (mean, _) in losses.items()}
+    return found, means, {s: losses_each(torch.cat(ranks.exchange(rows))) for s, (_, rows) in losses.items()}
+
+
+def losses_each(rows: Tensor) -> Tensor:
+    """Turn losses and counts ``(B, 2)`` into what each sample ``(B,)`` contributes to the mean: its loss, as a rule.
+
+    A sample that occurs more often than others is moved away from the mean by so much, so that the plain mean of all is
+    that of the data, and its standard error too.
+
+    Example:
+        >>> losses_each(torch.tensor([[1.0, 1.0], [4.0, 2.0], [torch.nan, 1.0]]))
+        tensor([1.6667, 4.3333,    nan])
+    """
+    loss, count = rows.T
+    known = loss.isfinite()
+    mean = (loss * count)[known].sum() / count[known].sum()
+    each: Tensor = mean + count / count[known].mean() * (loss - mean)
+    return each
 
 
 @dataclass(frozen=True)
@@ -182,22 +204,25 @@ class _Asker:
         )  # fmt: skip
         return values, answers
 
-    def losses(self, samples: Samples) -> Metric:
-        """Losses of this rank's share of the samples."""
-        mean = loss_metric(self.model.device, _exchange(self.ranks))
-        for part, outputs in self.all_outputs(samples[self.ranks.share(len(samples))]):
+    def losses(self, samples: Samples) -> tuple[Metric, Tensor]:
+        """Mean loss of this rank's share of the samples, and the loss and count of each in it, on the CPU."""
+        mean, own = loss_metric(self.model.device, _exchange(self.ranks)), samples[self.ranks.share(len(samples))]
+        table = torch.full((len(own), 2), torch.nan, dtype=torch.float64)
+        for rows, part, outputs in self.all_outputs(own):
             loss = self.task.loss(outputs, self.task.read(part.targets))
+            loss = torch.where(loss.isfinite(), loss, torch.nan)  # one infinite one would hide the others
             counts = torch.ones_like(loss) if part.counts is None else part.counts.to(loss)
-            mean.update(torch.where(loss.isfinite(), loss, torch.nan), counts)  # one infinite one would hide the others
-        return mean
+            mean.update(loss, counts)
+            table[rows] = torch.stack([loss, counts], 1).to(table)
+        return mean, table
 
-    def all_outputs(self, samples: Samples) -> Iterator[tuple[Samples, Tensor]]:
-        """Outputs for samples as they are, in parts of one shape; only one chunk at a time is on the device."""
+    def all_outputs(self, samples: Samples) -> Iterator[tuple[Tensor, Samples, Tensor]]:
+        """Rows and outputs of samples as they are, in parts of one shape; one chunk at a time is on the device."""
         size = self.chunks.rows or default_chunk_size(samples.inputs)
-        for _, alike in samples.of_one_shape() if len(samples) else ():
+        for rows, alike in samples.of_one_shape() if len(samples) else ():
             for start in range(0, len(alike), size):
                 part = alike[start : start + size]
-                yield part, outputs_of(self.model, part, size)
+                yield rows[start : start + size], part, outputs_of(self.model, part, size)
 
     def perturbed(self, game: Game, values: Tensor) -> tuple[Tensor, Tensor] | None:
         """Index ``(1,)`` of the first sample that counts, and its scores rounded otherwise; or ``None``."""

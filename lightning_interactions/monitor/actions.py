@@ -12,6 +12,12 @@ from lightning_interactions.phases import PhaseEvent
 from lightning_interactions.report.alerts import WarnAlert, resolve_alerts
 from lightning_interactions.report.words import short_sentence
 
+STOP_AFTER = 3
+"""Records after that of an event for which it must have stood before it stops the run.
+
+The validation loss may rise and fall again: an alarm that is withdrawn is withdrawn soon as a rule.
+"""
+
 
 class Actions:
     """Tells people of events, and asks the Trainer to stop, in one fit."""
@@ -23,18 +29,20 @@ class Actions:
 
     def act(self, events: Sequence[PhaseEvent]) -> None:
         """Stop if that was asked for, or no longer; tell people."""
-        self.ask_to_stop(asked=any(event.kind == self.options.stop_on for event in events))
+        # Of the very record: a run that was stopped and is resumed goes on.
+        self.ask_to_stop(asked=self.loop.run.stood(self.options.stop_on) == STOP_AFTER)
         if self.trainer.is_global_zero:
-            self.send(events)
+            told = [event for event in events if event.is_alert]
+            self.send(told)
             if self.options.verbose and not any(isinstance(alert, WarnAlert) for alert in self._alerts):
-                for event in events:
+                for event in told:
                     say(self.trainer, f"TwoPhaseMonitor: {short_sentence(event)}")
 
     def ask_to_stop(self, *, asked: bool) -> None:
         """Ask, together with the other ranks, for a stop; only as long as what it was asked for still holds."""
         if self.options.stop_on is None:
             return
-        wanted = self.loop.run.stands(self.options.stop_on) and (asked or self._asks_to_stop)
+        wanted = self.loop.run.stood(self.options.stop_on) >= STOP_AFTER and (asked or self._asks_to_stop)
         wanted = self._asks_to_stop = self.trainer.strategy.reduce_boolean_decision(wanted, all=False)
         # Lightning may wait for its minimum, so others may ask meanwhile: a wish withdrawn must not withdraw theirs.
         if wanted and not self.trainer.should_stop:

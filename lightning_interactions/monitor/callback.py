@@ -79,9 +79,11 @@ class TwoPhaseMonitor(Base, Results):
             judged, with the training loss logged under its name, and it is told.
         loss_fn: ``(outputs, targets) -> losses (B,)``, instead of cross-entropy or squared error: the user's own loss
             of every sample. Outputs are float64 ``(B, C)``; targets class indices ``(B,)`` or as for ``target_fn``.
-        on_event: ``"warn"``, a callable ``(PhaseEvent) -> None``, an `Alert`, a list of them, or ``None``.
-        stop_on: Stop training at the ``"boundary"`` or at ``"overfitting"``, once the Trainer's ``min_epochs`` and
-            ``min_steps`` are reached; ``None`` never stops it. A stopped run that is resumed goes on.
+        on_event: ``"warn"``, a callable ``(PhaseEvent) -> None``, an `Alert`, a list of them, or ``None``. Told are
+            boundary and overfitting, what is retracted, and faults; not a boundary that is only suspected.
+        stop_on: Stop training at the ``"boundary"`` or at ``"overfitting"``, once that has stood for three more records
+            and the Trainer's ``min_epochs`` and ``min_steps`` are reached; ``None`` never stops it. What is retracted
+            before stops nothing. A stopped run that is resumed goes on.
         chunk_size: Largest number of masked inputs in one forward pass.
         precision: ``"32-true"`` computes masked forwards in full float32 whatever the Trainer's precision, because
             rounding noise looks like high orders; ``"inherit"`` uses the Trainer's.
@@ -108,7 +110,7 @@ class TwoPhaseMonitor(Base, Results):
         history: `History` of all records; ``history.to_dict()`` gives plain lists, ``history.samples`` the watched
             samples, those with the most cancelling high-order strength first (empty with ``resample=True``). Its
             ``epoch`` is 3 at the end of epoch 3, 2.25 when a quarter of it was trained, -1 before training.
-        events: All `PhaseEvent` so far.
+        events: All `PhaseEvent` so far, also those of which nobody is alerted (``event.is_alert``).
         boundary_epoch: Epoch in whose course the phase boundary lies, or ``None``.
 
     Raises:
@@ -127,15 +129,19 @@ class TwoPhaseMonitor(Base, Results):
         (orders 1 to 3), ``high_order_share`` (orders from n/2), ``cancellation``, ``salient_count``,
         ``strength/order_01_pos`` ... ``strength/order_10_neg`` (all averaged over the watched samples), ``train_loss``,
         ``val_loss``, ``loss_gap`` (where a logged validation loss is judged instead, ``val_loss`` is that one,
-        ``train_loss`` that of its name, or ``nan``), ``phase`` (1 or 2), ``boundary_epoch`` (-1 while there is none),
-        ``overfitting_risk`` (0 to 1), ``val_loss_before_alarm`` (``val_loss``; ``nan`` from an overfitting event on,
-        unless it is retracted), ``solver_gap`` (largest certified relative gap), ``noise_floor/order_01`` ... (what
-        rounding noise could add to an order's strength), ``onset/turned`` (share of the watched samples whose own mean
-        order has turned and risen), ``onset/q10``, ``onset/q50``, ``onset/q90`` (epoch by which a tenth, half, nine
-        tenths of them had; -1 while fewer have; none of the four with ``resample=True``), ``skipped_samples``,
-        ``mean_players`` (texts may have fewer than ``num_players``), ``seconds`` (all the monitor took since the record
-        before: measuring, logging, drawing). With ``watch="both"`` those of the interactions and onsets have a part
-        ``train/`` or ``val/``. Loggers that can take them also get histograms (``histogram/order_01``, ...,
+        ``train_loss`` that of its name, or ``nan``), ``phase`` (1 or 2), ``suspected`` (1 while phase 2 may have begun,
+        but is not confirmed, else 0), ``boundary_evidence`` (how strongly the curves say that they rise: decimal
+        logarithm of an e-value, which in noise reaches 2 in one run of a hundred at most; a boundary needs 1.3; -6
+        stands for all that is below), ``boundary_epoch`` (-1 while there is none), ``overfitting_risk`` (0 to 1: chance
+        to be overfit at the end of the training, or after twice the epochs where ``max_epochs`` and ``max_steps`` leave
+        that open), ``val_loss_before_alarm`` (``val_loss``; ``nan`` from an overfitting event on, until it is
+        retracted), ``solver_gap`` (largest certified relative gap), ``noise_floor/order_01`` ... (what rounding noise
+        could add to an order's strength), ``onset/turned`` (share of the watched samples whose own mean order has
+        turned and risen), ``onset/q10``, ``onset/q50``, ``onset/q90`` (epoch by which a tenth, half, nine tenths of
+        them had; -1 while fewer have; none of the four with ``resample=True``), ``skipped_samples``, ``mean_players``
+        (texts may have fewer than ``num_players``), ``seconds`` (all the monitor took since the record before:
+        measuring, logging, drawing). With ``watch="both"`` those of the interactions and onsets have a part ``train/``
+        or ``val/``. Loggers that can take them also get histograms (``histogram/order_01``, ...,
         ``order_distribution``), figures (``run``, ``strength_by_order``; at records 1, 2, 4, 8, ..., at events and at
         the end) and the events with their evidence (``events``), all at the step of the scalars; TensorBoard the three
         charts of *Custom Scalars* too, with ``boundary_line``. Those that keep files get ``interactions.json``, which

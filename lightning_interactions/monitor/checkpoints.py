@@ -219,12 +219,14 @@ def _measure_all(
             content = _read(checkpoint.path)
             module.on_load_checkpoint(content)
             module.load_state_dict(content["state_dict"], strict=module.strict_loading)
-            events = monitor.measure(module, checkpoint.epoch, step=checkpoint.step)
+            # The run ended with the last of them, as the live monitor knew it would.
+            events = monitor.measure(module, checkpoint.epoch, step=checkpoint.step, last_epoch=known[-1].epoch)
         except Exception as error:  # whatever a file, a model or a score may raise
             _skip(monitor, checkpoint.path, error)
             continue
         for event in events if monitor.options.verbose and progress else []:
-            bar.write(short_sentence(event))
+            if event.is_alert:
+                bar.write(short_sentence(event))
         if folder is not None:
             _save(monitor, folder, known[: index + 1])
 

@@ -210,6 +210,7 @@ class InteractionMonitor(Results):
         step: int | None = None,
         train_loss: float | None = None,
         val_loss: float | None = None,
+        last_epoch: float | None = None,
     ) -> list[PhaseEvent]:
         """Measure under the present weights, and decide.
 
@@ -223,9 +224,10 @@ class InteractionMonitor(Results):
             step: The optimizer step; by default the number of the record.
             train_loss: A training loss of one's own, instead of that on the fixed training samples.
             val_loss: The same for validation.
+            last_epoch: That at whose end the training will be over, if it is known: see `PhaseDetector.update`.
 
         Returns:
-            The new events, mostly none.
+            The new events, mostly none. Of those that are no alert (`PhaseEvent.is_alert`) nobody need be told.
 
         Raises:
             BatchError: If no usable sample has been seen, or the first batch cannot be read.
@@ -241,6 +243,7 @@ class InteractionMonitor(Results):
                 record,
                 record.losses.get("train") if train_loss is None else train_loss,
                 record.losses.get("val") if val_loss is None else val_loss,
+                last_epoch,
             )
             self.run.keep(record)
             self.end_epoch()
@@ -277,7 +280,7 @@ class InteractionMonitor(Results):
         self._chunks = self._chunks or ChunkSize(self.options.chunk_size)
         with self.ranks.together():
             self._games = self._deal(rules)
-        found, losses = measure(
+        found, losses, each = measure(
             rules.model, self._games, self.watchlist.losses, self.ranks,
             tasks=self.tasks.by_split, reading=self.options.reading,
             chunks=self._chunks, progress=progress,
@@ -288,7 +291,8 @@ class InteractionMonitor(Results):
         few = self.run.judge is None and 0 < len(self.watchlist.losses.get("val", ())) < HANDFUL
         if few:
             self.tell(f"only {len(self.watchlist.losses['val'])} val samples are in the loss, too few for an alarm")
-        return Record(epoch, step, found, samples, losses, time.perf_counter() - started, few, inside)
+        val_losses = (self.watchlist.losses["val"].keys, each["val"]) if "val" in each else None
+        return Record(epoch, step, found, samples, losses, time.perf_counter() - started, few, inside, val_losses)
 
     def prepare(self, module: nn.Module, kinds: Sequence[str] = KINDS) -> Rules:
         """Choose the samples of these kinds, if that is to be done, and decide what is asked of the model."""
@@ -337,11 +341,10 @@ class InteractionMonitor(Results):
         """Tell, at the end of the first epoch after they were chosen, if the training samples are augmented."""
         again = self.watchlist.recurrence.end_epoch(self.ranks)
         if again is not None:
-            self.run.augmented = True
             self.tell(
                 f"the training samples look different in every epoch (augmentation): {again[0]} of {again[1]} came "
-                "again in the next one; the training loss is that of augmented copies, so the loss gap is judged by "
-                "its growth, not by its sign"
+                "again in the next one; the training loss is that of augmented copies and may stay above the "
+                "validation loss: of the loss gap only the growth counts"
             )
 
     def compare(self, module: nn.Module, logged: Mapping[str, float]) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lightning_interactions.errors import sentence
 from lightning_interactions.measure.measurement import Measurement, part_of
@@ -35,6 +36,7 @@ class Record:
     seconds: float
     few: bool = False  # whether the losses are of too few samples to decide on anything
     inside: bool = False  # not at a validation, so that no logged loss belongs to it
+    val_losses: tuple[Tensor, Tensor] | None = None  # (B,): keys of the validation samples in the loss; loss of each
     scalars: dict[str, float] = field(init=False)  # what is logged, by key without prefix
 
     def __post_init__(self) -> None:
@@ -72,11 +74,11 @@ class Run:
         self._onsets = SampleTracks()
         self._keys = torch.zeros(0, dtype=torch.int64)
         self.seconds_after = 0.0  # spent since the last record
-        self.augmented = False  # whether the training samples look different in every epoch
         self.judged = False  # whether the validation loss was compared with the logged one
         self.judge: str | None = None  # the logged validation loss that decides in its place
         self.lowest = math.inf, math.inf  # of our own and of the logged validation loss
         self.alone = False  # whether the validation loss decides without a training loss
+        self._loss_keys: Tensor | None = None  # of the validation samples whose losses the detector gets
 
     def reset(self) -> None:
         """Begin anew."""
@@ -93,7 +95,16 @@ class Run:
         found = {"boundary": self.detector.boundary_epoch, "overfitting": self.detector.overfitting_epoch}
         return found.get(kind or "") is not None
 
-    def decide(self, record: Record, train_loss: float | None, val_loss: float | None) -> list[PhaseEvent]:
+    def stood(self, kind: str | None) -> int:
+        """Return how many records were kept after the one that found what `stands`; -1 if it does not."""
+        told = [event.step for event in self.events if event.kind == kind]
+        if not told or not self.stands(kind):
+            return -1
+        return sum(row > told[-1] for row in self.history.column("step")) if len(self.history) else 0
+
+    def decide(
+        self, record: Record, train_loss: float | None, val_loss: float | None, last_epoch: float | None = None
+    ) -> list[PhaseEvent]:
         """Decide on a record; return the new events. What the detector thinks goes into the record's scalars."""
         keys = record.samples[record.split].keys
         events = self._skipped(record)
@@ -106,7 +117,7 @@ class Run:
         events += self.detector.update(
             record.epoch, record.deciding.strength, *judged,
             step=record.step, paired=torch.equal(keys, self._keys),
-            augmented=self.augmented or alone or self.judge is not None,
+            val_losses=self._val_losses(record, val_loss), last_epoch=last_epoch,
         )  # fmt: skip
         self.events += events
         self._keys = keys
@@ -117,10 +128,25 @@ class Run:
             "val_loss_before_alarm": math.nan if self.stands("overfitting") else val,
             "loss_gap": val - train,
             "phase": float(self.detector.phase),
+            "suspected": float(self.detector.suspected),
+            "boundary_evidence": _decades(self.detector.evidence.get("e_value", math.nan)),
             "boundary_epoch": float(-1 if self.boundary_epoch is None else self.boundary_epoch),
             "overfitting_risk": self.detector.overfitting_risk,
         }
         return events
+
+    def _val_losses(self, record: Record, judged: float | None) -> Tensor | None:
+        """The losses of single validation samples, if it is their mean that is judged.
+
+        Always those of the samples of the first record, in its order: the detector compares row by row. Samples that
+        are gone after a resume are ``nan``, and those that came for them are left out.
+        """
+        if record.few or record.val_losses is None or judged != record.losses.get("val"):
+            return None
+        keys, losses = record.val_losses  # keys ascend
+        self._loss_keys = keys if self._loss_keys is None else self._loss_keys
+        rows = torch.searchsorted(keys, self._loss_keys).clamp(max=len(keys) - 1)
+        return torch.where(keys[rows] == self._loss_keys, losses[rows], torch.nan)
 
     def _believed(self, logged: float, own: float | None) -> float:
         """A logged loss that is not ours: where it rises but ours does not, its objective has become harder."""
@@ -132,6 +158,7 @@ class Run:
     def forget_losses(self) -> None:
         """Begin to follow the losses anew: they are of another kind from now on."""
         self.detector.forget_losses()
+        self._loss_keys = None
 
     def keep(self, record: Record) -> None:
         """Put a record that was decided on into the history, and follow its samples one by one."""
@@ -182,17 +209,18 @@ class Run:
             "history": history if with_samples else {**history, "samples": []},
             "events": [event.to_dict() for event in self.events],
             "detector": self.detector.state_dict(),
-            "augmented": self.augmented,
             "judged": [self.judged, self.judge, self.alone],
             "lowest": list(self.lowest),
         }
-        return {**state, "samples": self._onsets.state_dict(), "decided_on": self._keys} if with_samples else state
+        if not with_samples:  # nor whose losses the detector has: those to come are compared with none of them
+            return {**state, "loss_keys": None if self._loss_keys is None else self._loss_keys[:0].clone()}
+        samples = {"samples": self._onsets.state_dict(), "decided_on": self._keys, "loss_keys": self._loss_keys}
+        return {**state, **samples}
 
     def load_state_dict(self, state: Mapping[str, Any], split: str) -> None:
         """Continue from `state_dict`; what it lacks begins anew."""
         self.history.load_state_dict(state.get("history", {"records": []}))
         self.events = [PhaseEvent.from_dict(event) for event in state.get("events", [])]
-        self.augmented = bool(state.get("augmented", False))
         self.judged, self.judge, self.alone = state.get("judged", (False, None, False))
         low_own, low = state.get("lowest", (math.inf, math.inf))
         self.lowest = low_own, low
@@ -202,3 +230,9 @@ class Run:
         # States of version 1 know the samples of the split that decides only by their onsets.
         keys = state.get("decided_on", self._onsets.keys_of(split))
         self._keys = torch.zeros(0, dtype=torch.int64) if keys is None else keys
+        self._loss_keys = state.get("loss_keys")
+
+
+def _decades(e_value: float) -> float:
+    """Logarithm of an e-value; -6 for all that is below."""
+    return e_value if math.isnan(e_value) else math.log10(max(e_value, 1e-6))

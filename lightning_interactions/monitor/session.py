@@ -24,6 +24,7 @@ from lightning_interactions.monitor.trainer import (
     is_fast_dev_run,
     is_fitting,
     lacks_validation,
+    last_epoch,
     logged_losses,
     logged_train_loss,
     logged_value,
@@ -33,7 +34,9 @@ from lightning_interactions.monitor.trainer import (
 from lightning_interactions.monitor.writer import Writer
 from lightning_interactions.report.words import summary, table
 
-DECISION_KEYS = ("phase", "boundary_epoch", "overfitting_risk", "val_loss_before_alarm")
+DECISION_KEYS = (
+    "phase", "suspected", "boundary_evidence", "boundary_epoch", "overfitting_risk", "val_loss_before_alarm",
+)  # fmt: skip
 """Logged keys that other callbacks act on."""
 
 
@@ -292,7 +295,7 @@ class Session:
                 if self.loop.tasks.by_split != before:  # the outputs have another meaning than was thought
                     record = self.loop.take(self.module, record.epoch, record.step)
         with self._contained("deciding"):
-            events = run.decide(record, *self._losses(record))
+            events = run.decide(record, *self._losses(record), last_epoch(self.trainer))
             run.keep(record)
         # Act first: a logger that fails must not swallow an alarm, or on rank 0 keep the other ranks waiting. Nor may a
         # record that cannot be kept: the detector does not say it again.

@@ -172,6 +172,20 @@ def scalar_step(trainer: Any, step: int) -> int:
     return step if trainer.validating else max(step - 1, 0)
 
 
+def last_epoch(trainer: Any) -> float | None:
+    """Return the place at which the training will be over, by ``max_epochs`` or ``max_steps``; all ranks ask.
+
+    ``None`` where that is not known: without either, or before the first step.
+    """
+    ends = [float(trainer.max_epochs - 1)] if (trainer.max_epochs or 0) > 0 else []
+    batches = of_rank_0(trainer, trainer.num_training_batches) if trainer.max_steps > 0 else math.inf
+    if trainer.global_step and math.isfinite(batches) and batches > 0:
+        # A step may take several batches, or a batch several steps.
+        batches_a_step = (trainer.fit_loop.epoch_loop.total_batch_idx + 1) / trainer.global_step
+        ends.append(trainer.max_steps * batches_a_step / batches - 1)
+    return min(ends, default=None)
+
+
 def is_fast_dev_run(trainer: Any) -> bool:
     """Whether the run is only a smoke test: nobody wants files or alerts of it."""
     return bool(getattr(trainer, "fast_dev_run", False))

@@ -172,7 +172,7 @@ class Writer:
         events, self._homeless = [*self._homeless, *entry.events], []
         for event in events:
             loggers.event(event, step)
-        if any(event.kind in ("boundary", "retracted") for event in events):
+        if any("boundary" in (event.kind, event.retracts) for event in events):
             loggers.mark_boundary(self.record(), self._place)
 
     def _place(self, step: int) -> int | None:

@@ -1,16 +1,15 @@
-"""What a stream of measurements says so far: the numbers :class:`~lightning_interactions.phases.PhaseDetector` reads.
+"""What the strengths say so far: the numbers :class:`~lightning_interactions.phases.PhaseDetector` reads of them.
 
-No threshold and no decision lives here. Two curves of the strength turn at the boundary: the mean order, and the share
-of the interactions between two or more players. A :class:`Curve` follows one of them, its turning point and its noise;
-``OrderTrack`` holds both, ``LossTrack`` the losses. All keep a bounded number of records, whatever the length of the
-run.
+No threshold and no decision lives here. Two curves turn at the boundary: the mean order, and the share of the
+interactions between two or more players. A :class:`Curve` follows one of them, its turning point and its noise;
+``OrderTrack`` holds both. They keep a bounded number of records, whatever the length of the run.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from statistics import median_high
+from statistics import fmean, median, median_high
 from typing import Any
 
 import torch
@@ -18,10 +17,14 @@ from torch import Tensor
 
 from lightning_interactions.errors import bad_argument
 from lightning_interactions.functional.interval import weighted_mean
+from lightning_interactions.phases.change import MEMORY, rise_evidence
 
 WINDOW = 3  # records in the running median
 STEPS = 8  # latest records whose noise is averaged
-MAX_BENDS = 256  # bends of a curve kept to judge how much it wobbles
+MAX_VALUES = 256  # values of a curve kept to judge how much it wobbles, and whether it rises
+BLOCK, FIRST_BLOCKS = 4, 8  # noise that lasts for several records shows in means of so many, once there are some
+MOST_SLOW = 3.0  # a turn bends such means too: so many times the noise of single records at most
+ODD = 3.0  # noises by which a record may stand out from both its neighbours and count in full
 MAX_TOTALS = 64  # records of the total strength kept; of more, every second is forgotten
 
 _NAN = float("nan")
@@ -80,6 +83,10 @@ class Point:
     contributions: Tensor
     probes: int
 
+    def moved(self, by: float) -> Point:
+        """The same on another level."""
+        return replace(self, value=self.value + by, contributions=self.contributions + by)
+
 
 @dataclass
 class Curve:
@@ -88,6 +95,10 @@ class Curve:
     The trough is the lowest running median of three records, at the lowest of the three: one odd measurement makes
     none. The level it is compared with is the lower of the last two records: one odd measurement does not leave it.
     The first record stands for itself: a network that starts nearly linear has its trough there.
+
+    Other samples have another level. Where they change once, what came before is moved to the level after. That is
+    known to one record only, so that a rise is looked for in the records since, with their noise. Where the samples
+    change at every record, their differences are part of the noise.
     """
 
     recent: list[Point] = field(default_factory=list)
@@ -95,26 +106,49 @@ class Curve:
     highest: float = -math.inf
     fall: float = 0.0
     steps: list[float] = field(default_factory=list)
-    bends: list[float] = field(default_factory=list)
-    count: int = 0
+    values: list[float] = field(default_factory=list)
+    count: int = 0  # records so far
+    searched: int = 0  # of them since the search for the turning point began
+    alike: int = 0  # of them in a row on the present samples
+    comparable: int = 0  # of them in a row with no difference between samples but what is in the noise
 
     def add(self, point: Point, *, frozen: bool) -> None:
         """Take one measurement; ``frozen`` keeps the trough."""
-        self.count += 1
         if self.recent:
-            step = _step_noise(self.recent[-1], point)
-            self.steps = self.steps if math.isnan(step) else [*self.steps, step][-STEPS:]
+            self._compare(self.recent[-1], point)
+        self.alike += 1
+        self.comparable += 1
+        self.count += 1
+        self.searched += 1
+        self.values = [*self.values, point.value][-MAX_VALUES:]
         self.recent = [*self.recent, point][-WINDOW:]
         if self.trough is None:
             self._bottom_at(point)
         if len(self.recent) < WINDOW:
             return
-        first, middle, last = self.recent
-        self.bends = [*self.bends, abs(middle.value - (first.value + last.value) / 2)][-MAX_BENDS:]
-        median = sorted(self.recent, key=lambda p: p.value)[1]
-        self.highest = max(self.highest, median.value)
-        if not frozen and self.trough is not None and median.value < self.trough.value:
-            self._bottom_at(median, min(self.recent, key=lambda p: p.value).epoch)
+        middle = sorted(self.recent, key=lambda p: p.value)[1]
+        self.highest = max(self.highest, middle.value)
+        if not frozen and self.trough is not None and middle.value < self.trough.value:
+            self._bottom_at(middle, min(self.recent, key=lambda p: p.value).epoch)
+
+    def _compare(self, last: Point, point: Point) -> None:
+        """Note how differently the samples moved, or that they are others."""
+        if last.probes != point.probes:
+            joined, self.alike = self.alike > 1, 0
+            if joined:
+                self._move(point.value - last.value)
+                self.comparable, self.steps = 0, []
+                return
+        elif self.alike == 1:
+            self.comparable = 1  # the records before the last were on other samples
+        step = _step_noise(last, point)
+        self.steps = self.steps if math.isnan(step) else [*self.steps, step][-STEPS:]
+
+    def _move(self, by: float) -> None:
+        self.recent = [point.moved(by) for point in self.recent]
+        self.trough = self.trough and self.trough.moved(by)
+        self.values = [value + by for value in self.values]
+        self.highest += by
 
     def _bottom_at(self, point: Point, epoch: float | None = None) -> None:
         self.trough = replace(point, epoch=point.epoch if epoch is None else epoch)
@@ -124,6 +158,7 @@ class Curve:
     def restart(self) -> None:
         """Look for the turning point from the present on."""
         self._bottom_at(sorted(self.recent, key=lambda p: p.value)[len(self.recent) // 2])
+        self.searched = 1
 
     @property
     def rise(self) -> float:
@@ -137,14 +172,25 @@ class Curve:
     def noise(self) -> float:
         """Standard deviation of one record about the curve's course; infinite while unknown.
 
-        The larger of two estimates. How differently the samples moved from one record to the next: known at the second
-        record, and blind to what moves all samples alike. The median bend (second difference) of the curve: sees that
-        too, but takes a turn for noise while records are few. On recorded runs the second was 0.6 to 2 times the first.
+        The largest of three estimates. How differently the samples moved from one record to the next: known at the
+        second record, and blind to what moves all samples alike. How the curve bends (its second differences): sees
+        that too, but takes a turn for noise while records are few. How the means of four records bend: sees noise that
+        lasts, which the others take for the course.
         """
         if not self.steps:
             return math.inf
-        bend = median_high(self.bends) if self.bends else 0.0
-        return max(median_high(self.steps), 1.4826 * bend / math.sqrt(1.5))
+        single = max(median_high(self.steps), _bend(self.values))
+        blocks = len(self.values) // BLOCK
+        if blocks < FIRST_BLOCKS:
+            return single
+        kept = self.values[-blocks * BLOCK :]
+        means = [fmean(kept[i : i + BLOCK]) for i in range(0, len(kept), BLOCK)]
+        return max(single, min(math.sqrt(BLOCK) * _bend(means), MOST_SLOW * single))
+
+    def evidence(self, noise: float) -> float:
+        """How strongly the records since the search began say that the curve rises: an e-value."""
+        known = self.values[-min(self.searched, self.comparable, MEMORY) :]
+        return rise_evidence(_without_odd(known, ODD * noise), noise, self.searched)
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Curve:
@@ -153,6 +199,19 @@ class Curve:
         known["recent"] = [Point(**point) for point in known.get("recent", [])]
         known["trough"] = Point(**known["trough"]) if known.get("trough") else None
         return cls(**known)
+
+
+def _bend(values: list[float]) -> float:
+    """Noise of values that would bend a straight line as much as they do: from the median second difference."""
+    bends = [abs(b - (a + c) / 2) for a, b, c in zip(values, values[1:], values[2:], strict=False)]
+    return 1.4826 * median(bends) / math.sqrt(1.5) if bends else 0.0
+
+
+def _without_odd(values: list[float], most: float) -> list[float]:
+    """Limit by how much a value stands out from both its neighbours; at the ends so that no rise becomes larger."""
+    before, after = [math.inf, *values[:-1]], [*values[1:], -math.inf]
+    around = zip(before, values, after, strict=True)
+    return [min(max(value, min(a, b) - most), max(a, b) + most) for a, value, b in around]
 
 
 def _step_noise(before: Point, after: Point) -> float:
@@ -200,7 +259,7 @@ class OrderTrack:
         """The numbers; orders from 1 to n, shares from 0 to 1."""
         order, shared = self.order, self.shared
         assert order.trough is not None  # something was measured
-        now = order.recent[-1]
+        now, noises = order.recent[-1], (order.noise, shared.noise)
         # Octaves by which the total strength grew per octave of epochs, over the last octave of epochs; half an octave
         # at least, for after few epochs, or many measurements in one, a small step is no steep growth.
         epoch, total = self.totals[-1]
@@ -214,10 +273,11 @@ class OrderTrack:
             "trough_epoch": float(order.trough.epoch),
             "rise": order.rise,
             "fall": order.fall,
-            "noise": order.noise,
+            "noise": noises[0],
             "first_order_share": 1 - shared.recent[-1].value,
             "first_order_fall": shared.rise,
-            "first_order_noise": shared.noise,
+            "first_order_noise": noises[1],
+            "e_value": fmean(curve.evidence(noise) for curve, noise in zip((order, shared), noises, strict=True)),
             "z": rise_z(order.trough.contributions, now.contributions, paired=order.trough.probes == now.probes),
             "strength_growth": growth,
         }
@@ -228,55 +288,6 @@ class OrderTrack:
         known = {k: v for k, v in state.items() if k in cls.__dataclass_fields__}
         known |= {name: Curve.from_state(known.get(name, {})) for name in ("order", "shared")}
         return cls(**known)
-
-
-@dataclass
-class LossTrack:
-    """Validation loss and loss gap (validation minus train), and their running minima.
-
-    A growth counts from the minimum to the lower of the last two records: one odd record is none. Records in which one
-    of the two losses is missing or not finite leave everything as it was.
-    """
-
-    recent_gap: list[float] = field(default_factory=list)
-    recent_val: list[float] = field(default_factory=list)
-    first_val: float = 0.0
-    gap_low: float = math.inf
-    best_val: float = math.inf
-    best_epoch: float = -1
-
-    def add(self, epoch: float, train_loss: float | None, val_loss: float | None) -> None:
-        """Take one pair of losses, in any unit."""
-        if train_loss is None or val_loss is None or not math.isfinite(train_loss) or not math.isfinite(val_loss):
-            return
-        if not self.recent_val:
-            self.first_val = val_loss
-        self.recent_gap = [*self.recent_gap, val_loss - train_loss][-2:]
-        self.recent_val = [*self.recent_val, val_loss][-2:]
-        self.gap_low = min(self.gap_low, self.recent_gap[-1])
-        if val_loss < self.best_val:
-            self.best_val, self.best_epoch = val_loss, epoch
-
-    def evidence(self) -> dict[str, float]:
-        """The numbers; growths are relative to the lowest validation loss. Empty until there were losses."""
-        if not self.recent_val:
-            return {}
-        # A loss that goes to zero would make any growth look large: a hundredth of the first value bounds the unit.
-        unit = max(abs(self.best_val), 0.01 * abs(self.first_val)) or 1.0
-        return {
-            "gap": self.recent_gap[-1],
-            "gap_low": self.gap_low,
-            "gap_growth": (min(self.recent_gap) - self.gap_low) / unit,
-            "val_loss": self.recent_val[-1],
-            "best_val_loss": self.best_val,
-            "best_val_epoch": float(self.best_epoch),
-            "val_growth": (min(self.recent_val) - self.best_val) / unit,
-        }
-
-    @classmethod
-    def from_state(cls, state: dict[str, Any]) -> LossTrack:
-        """Rebuild from its fields; missing entries start fresh, unknown ones are ignored."""
-        return cls(**{k: v for k, v in state.items() if k in cls.__dataclass_fields__})
 
 
 def check_strength(strength: object) -> Tensor:

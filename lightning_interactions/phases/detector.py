@@ -10,32 +10,40 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from statistics import NormalDist
 from typing import Any
 
 from lightning_interactions.errors import ArgumentError, StateError, bad_argument, is_number
-from lightning_interactions.phases.curves import Curve, LossTrack, OrderTrack, check_strength
-from lightning_interactions.phases.epochs import START, whole_epoch
+from lightning_interactions.phases.curves import Curve, OrderTrack, check_strength
+from lightning_interactions.phases.epochs import START, plain_epoch, whole_epoch
 from lightning_interactions.phases.event import EventKind, PhaseEvent
-from lightning_interactions.phases.messages import boundary_message, overfitting_message, retracted_message
-from lightning_interactions.phases.risk import WITH_LOSSES, WITHOUT_LOSSES
+from lightning_interactions.phases.losses import LossTrack, check_losses
+from lightning_interactions.phases.messages import (
+    boundary_message,
+    boundary_retracted_message,
+    overfitting_message,
+    overfitting_retracted_message,
+    suspected_message,
+)
+from lightning_interactions.phases.risk import WITH_LOSSES, WITHOUT_LOSSES, horizon
 
-# Thresholds at a false alarm rate of 5 %, found on simulated noise and the tuning half of `tests/benchmarks/onset`.
-_RISE = 1.1  # rise of a curve, in the largest of so many records of pure noise, which is sqrt(2 ln records) noises
-_TURN = 6.0  # fall and rise together, in noises: noise has neither, so after a deep fall a small rise is enough
-_AGREE = 1.0  # rise in standard errors over the samples: a single sample cannot reach it
-_STEP = 0.15  # by which the thresholds of the orders change for each standard normal unit of the false alarm rate
-_LEAST_RISE = 0.01  # orders; below it a mean order is flat, whatever its noise
+Message = Callable[[float, Mapping[str, float]], str]
+
+# Found on the tuning half of `tests/benchmarks/onset` and checked by leaving out data sets; see results.md there.
+_LEAST_RISE = 0.02  # orders; below it a mean order is flat, whatever its noise
 _GAP_ONSET = 0.01  # growth of the loss gap, relative to the lowest validation loss, from which it has begun to widen
-_OVERFIT_GAP, _OVERFIT_RISE = 0.4, 0.01  # growth of the loss gap and of the validation loss, likewise
-_CLEAR_RISE = 0.3  # growth of the validation loss that is overfitting on whichever side the training loss is
+_SUSPECTED = 1.0  # e-value
+_FELL = 1.1  # fall below the trough, in the largest of so many records of noise, which is sqrt(2 ln records) noises
+_OVERFIT_RISE, _OVERFIT_GAP = 0.1, 0.4  # growth of the validation loss and of the loss gap, relative to the lowest loss
+_OVERFIT_LASTED = 0.1  # epochs since the lowest validation loss, as a fraction of those until then
+_OVERFIT_SURE = 1.0  # standard errors of the growth of the validation loss, where they are known
 
 
 def overfitting_risk(evidence: Mapping[str, float]) -> float:
-    """Chance, 0 to 1, that this run will overfit, as far as can be seen now.
+    """Chance, 0 to 1, that this run will be overfit at the end of its training, as far as can be seen now.
 
-    A logistic function (``risk.py``) of the numbers in :attr:`PhaseDetector.evidence`, fitted on recorded runs of which
-    about half overfit. Without the losses' numbers the interactions judge alone.
+    A logistic function (``risk.py``) of the numbers in :attr:`PhaseDetector.evidence`, fitted on recorded runs cut off
+    at every length; ``horizon``, the octaves of epochs that are left, is 1 where the end is not known. Overfit means
+    that the test loss is a tenth above its lowest. Without the losses' numbers the interactions judge alone.
 
     Example:
         >>> overfitting_risk({}) < overfitting_risk({"strength_growth": 2.0})
@@ -44,20 +52,21 @@ def overfitting_risk(evidence: Mapping[str, float]) -> float:
     return (WITH_LOSSES if "val_growth" in evidence else WITHOUT_LOSSES).risk(evidence)
 
 
-def losses_show_overfitting(evidence: Mapping[str, float], factor: float = 1.0) -> bool:
+def losses_show_overfitting(evidence: Mapping[str, float]) -> bool:
     """Whether the validation loss has risen, and away from the training loss, far enough for an alarm.
 
-    Growths count. On which side of the training loss the validation loss is counts only as long as its rise is small
-    and the training loss is one of plain samples: noisy labels hold that loss above it until they are memorised, and
-    people would not call it overfitting before. Augmented copies may hold it there for the whole run, and say nothing.
+    Growths count, not on which side of the training loss the validation loss is: noisy labels or augmented copies may
+    hold the training loss above it.
 
     Args:
         evidence: As in :attr:`PhaseDetector.evidence`. Without the losses' numbers the answer is no.
-        factor: Multiplies both thresholds.
     """
-    gap, rise = evidence.get("gap_growth", 0.0), evidence.get("val_growth", 0.0)
-    above = evidence.get("gap", 0.0) > 0 or evidence.get("augmented", 0.0) > 0 or rise >= _CLEAR_RISE * factor
-    return gap >= _OVERFIT_GAP * factor and rise >= _OVERFIT_RISE * factor and above
+    rise = evidence.get("val_growth", 0.0)
+    return (
+        rise >= max(_OVERFIT_RISE, _OVERFIT_SURE * evidence.get("val_growth_error", 0.0))
+        and evidence.get("gap_growth", 0.0) >= _OVERFIT_GAP
+        and evidence.get("val_growth_lasted", 0.0) >= _OVERFIT_LASTED
+    )
 
 
 class PhaseDetector:
@@ -65,31 +74,32 @@ class PhaseDetector:
 
     Two curves are watched: the mean order of the interactions, and the share of those between two or more players. Both
     fall in phase 1 and rise in phase 2. Each is judged in units of its own noise, which the samples tell from the
-    second record on. The rule (:meth:`_decide`):
+    second record on. How strongly they say that they rise is an e-value (:mod:`~lightning_interactions.phases.change`),
+    the mean of both: in pure noise it reaches ``1 / a`` at some time in less than a share ``a`` of all runs, however
+    long they are. The rule (:meth:`_decide`):
 
-    - **boundary** at the trough of the mean order, once both curves are above their troughs for two records, one of
-      them by more than noise could (as far as is usual for the largest of so many records, and fall and rise together
-      by 6 noises), the samples agree, and the loss gap has begun to widen. Without losses the interactions decide
-      alone. Losses that show overfitting end phase 1 too, whatever the mean order does (this is how the papers find
-      the boundary); the evidence then says ``significant: 0.0``.
-    - **overfitting** once the gap between the losses (validation minus training) has widened by 40 % of the lowest
-      validation loss, and the validation loss has risen by 1 % of it, in two records; and is above the training loss
-      unless that is one of augmented copies, or the rise is 30 %. The losses decide alone: waiting for a turn of the
-      mean order only delayed the alarm on recorded runs, and without validation loss no number of the interactions was
-      sure enough for one. They do count in :attr:`overfitting_risk`.
-    - **retracted** when after a boundary the mean order falls clearly below its level there, and the losses do not show
-      overfitting. The boundary and the overfitting declared after it are withdrawn, and the search resumes.
+    - **suspected**, once, at an e-value of 1, while the mean order is above its trough: a hint, not an alert.
+    - **boundary** at the trough of the mean order, at an e-value of ``1 / false_alarm_rate``, once the mean order has
+      been 0.02 above the trough for two records and the loss gap has begun to widen. Without losses the interactions
+      decide alone.
+    - **overfitting** once the validation loss is a tenth above its lowest for two records, by a standard error at
+      least where that is known; the gap between the losses (validation minus training) has widened by 40 % of the
+      lowest validation loss; and the rise has lasted for a tenth of the training until that lowest loss. The losses
+      decide alone: waiting for a turn of the mean order only delayed the alarm on recorded runs, and without validation
+      loss no number of the interactions was sure enough for one.
+    - **retracted**: a boundary, when the mean order falls clearly below its level there, and the search resumes; an
+      overfitting alarm, when the validation loss falls below its lowest before the alarm. Both may be told again.
 
-    Each event comes once. Memory is bounded: per-sample values are kept for four records of each curve.
+    Memory is bounded: a few hundred numbers for each curve, and per-sample values of a few records.
 
     Args:
-        false_alarm_rate: Above 0, below 0.5. Share of runs of 100 records of pure noise in which a boundary may be
-            told, and about the share of runs without overfitting in which it may be declared. It scales all thresholds;
-            fewer false alarms come later. What the default amounts to on real runs is in
-            ``tests/benchmarks/onset/results.md``.
+        false_alarm_rate: Above 0, below 0.5. Share of runs, of any length, below which noise alone makes a boundary, as
+            long as it is independent from record to record. Noise that lasts for several records, and real runs, are
+            in ``tests/benchmarks/onset/results.md``. The alarm of overfitting does not depend on it.
 
     Attributes:
         phase: 1 until a boundary is confirmed, then 2.
+        suspected: Whether a boundary is suspected at present, but not confirmed.
         boundary_epoch: Epoch in whose course the turning point lies, or ``None``.
         overfitting_epoch: Epoch in which overfitting was declared, or ``None``.
         overfitting_risk: From 0 to 1, see :func:`overfitting_risk`.
@@ -113,21 +123,20 @@ class PhaseDetector:
         (2, 5)
     """
 
-    VERSION = 1
+    VERSION = 2
 
     def __init__(self, *, false_alarm_rate: float = 0.05) -> None:
         if not is_number(false_alarm_rate) or not 0 < false_alarm_rate < 0.5:
             raise bad_argument("false_alarm_rate", "a number above 0 and below 0.5", false_alarm_rate)
         self.false_alarm_rate = float(false_alarm_rate)
-        z, usual = NormalDist().inv_cdf(1 - self.false_alarm_rate), NormalDist().inv_cdf(0.95)
-        # Both found by trying: false alarms of noise, and of the losses of quiet runs, against the factor.
-        self._order_factor, self._loss_factor = 1 + _STEP * (z - usual), z / usual
 
         self.boundary_epoch: int | None = None
         self.overfitting_epoch: int | None = None
         self.overfitting_risk = overfitting_risk({})
         self.evidence: dict[str, float] = {}
         self._orders, self._losses = OrderTrack(), LossTrack()
+        self._told_suspicion = False
+        self._alarm: tuple[float, float] | None = None  # where the standing one was given, the lowest loss before it
         self._last_epoch: float | None = None
 
     def __repr__(self) -> str:
@@ -147,7 +156,8 @@ class PhaseDetector:
         *,
         step: int = 0,
         paired: bool = True,
-        augmented: bool = False,
+        val_losses: Any = None,
+        last_epoch: float | None = None,
     ) -> list[PhaseEvent]:
         """Take one measurement and say what is new.
 
@@ -161,7 +171,10 @@ class PhaseDetector:
             val_loss: Loss on validation data, or ``None``.
             step: Copied into the events.
             paired: ``False`` when the samples are not those of the last call. A new number of samples says so too.
-            augmented: Whether the training loss is that of augmented copies, so that its level says nothing.
+            val_losses: ``(samples,)`` losses of the validation samples, always of the same in the same order, or
+                ``None``. With them a rise is judged, and told, with its standard error.
+            last_epoch: The epoch at whose end the training will be over, where that is known: the risk is that until
+                then.
 
         Returns:
             The new events, mostly none; a boundary comes before the overfitting found with it.
@@ -171,65 +184,73 @@ class PhaseDetector:
         """
         strength = check_strength(strength)  # on the CPU from here on: some devices have no float64
         self._check_order(epoch, strength.shape[-1])
+        if last_epoch is not None and (not is_number(last_epoch) or not START <= last_epoch < math.inf):
+            raise bad_argument("last_epoch", "a number not below -1 or None", last_epoch)
         train_loss, val_loss = _loss("train_loss", train_loss), _loss("val_loss", val_loss)
-        self._last_epoch = epoch
-        self._losses.add(epoch, train_loss, val_loss)
+        each = check_losses(val_losses)
+        self._last_epoch = epoch = plain_epoch(epoch)  # a NumPy number would not load with ``weights_only=True``
+        self._losses.add(epoch, train_loss, val_loss, each)
         measured = self._orders.add(epoch, strength, paired=paired, frozen=self.boundary_epoch is not None)
-        losses = {**self._losses.evidence(), "augmented": float(augmented)} if augmented else self._losses.evidence()
+        orders = self._orders.evidence() if measured else {"mean_order": math.nan}
+        self.evidence = {**orders, **self._losses.evidence()}
         if not measured:
-            self.evidence = {"mean_order": math.nan, **losses}
             return []
-        self.evidence = {**self._orders.evidence(), **losses}
+        self.evidence["horizon"] = horizon(epoch, last_epoch)
         self.overfitting_risk = self.evidence["risk"] = overfitting_risk(self.evidence)
         return self._decide(epoch, step)
 
     def _decide(self, epoch: float, step: int) -> list[PhaseEvent]:
         """Apply the rule; every event comes from here."""
-        order = self._orders.order
-        overfits = losses_show_overfitting(self.evidence, self._loss_factor)
-        turned = self._turned()
-        fell = -order.rise >= max(self._clear(order), _LEAST_RISE)
-
+        order, e = self._orders.order, self.evidence
         events = []
 
-        def tell(
-            kind: EventKind, of: float, message: Callable[[float, Mapping[str, float]], str], **more: float
-        ) -> None:
-            evidence = {**self.evidence, **more}
+        def tell(kind: EventKind, of: float, message: Message, retracts: str = "", **more: float) -> None:
+            evidence = {**e, **more}
             where = whole_epoch(of), whole_epoch(epoch)
-            events.append(PhaseEvent(kind, *where, step, evidence, message(epoch, evidence)))
+            events.append(PhaseEvent(kind, *where, step, evidence, message(epoch, evidence), retracts))
 
-        trough = self.evidence["trough_epoch"]
-        if self.boundary_epoch is None and (turned or overfits):
+        trough = e["trough_epoch"]
+        if self.boundary_epoch is not None:
+            if -order.rise >= max(self._clear_fall(order), _LEAST_RISE):
+                self.boundary_epoch, self._told_suspicion = None, False
+                self._orders.restart()
+                tell("retracted", trough, boundary_retracted_message, "boundary")
+        elif self._turned():
             self.boundary_epoch = whole_epoch(trough)
-            tell("boundary", trough, boundary_message, significant=float(turned))
-        elif self.boundary_epoch is not None and fell and not overfits:
-            self.boundary_epoch = self.overfitting_epoch = None
-            self._orders.restart()
-            tell("retracted", trough, retracted_message)
-        if self.overfitting_epoch is None and overfits:
-            self.overfitting_epoch = whole_epoch(epoch)
-            tell("overfitting", epoch, overfitting_message)
+            tell("boundary", trough, boundary_message)
+        elif self.suspected and not self._told_suspicion:
+            self._told_suspicion = True
+            tell("suspected", trough, suspected_message)
+
+        if self._alarm is None:
+            if losses_show_overfitting(e):
+                self.overfitting_epoch, self._alarm = whole_epoch(epoch), (epoch, e["best_val_loss"])
+                tell("overfitting", epoch, overfitting_message)
+        elif e.get("best_val_loss", math.inf) < self._alarm[1]:
+            (place, low), self._alarm, self.overfitting_epoch = self._alarm, None, None
+            tell("retracted", place, overfitting_retracted_message, "overfitting", alarm_epoch=place, alarm_low=low)
         return events
 
     def _turned(self) -> bool:
-        order, shared = self._orders.order, self._orders.shared
-        both_rise = order.rise >= _LEAST_RISE and shared.rise > 0
-        agree = self.evidence["z"] >= _AGREE * self._order_factor
         widened = self.evidence.get("gap_growth", math.inf) >= _GAP_ONSET
-        return both_rise and agree and widened and (self._stands_out(order) or self._stands_out(shared))
+        risen = self._orders.order.rise >= _LEAST_RISE
+        return risen and widened and self.evidence["e_value"] >= 1 / self.false_alarm_rate
 
-    def _stands_out(self, curve: Curve) -> bool:
-        turn = math.hypot(curve.rise, curve.fall)
-        return curve.rise >= self._clear(curve) and turn >= _TURN * self._order_factor * curve.noise
+    @property
+    def suspected(self) -> bool:
+        """Whether a boundary is suspected at present, but not confirmed."""
+        unsure = self.boundary_epoch is None and self.evidence.get("rise", 0.0) > 0
+        return unsure and self.evidence.get("e_value", 0.0) >= _SUSPECTED
 
-    def _clear(self, curve: Curve) -> float:
+    def _clear_fall(self, curve: Curve) -> float:
         """How far noise alone may well take a curve."""
-        return _RISE * self._order_factor * curve.noise * math.sqrt(2 * math.log(max(curve.count, 2)))
+        return _FELL * self.evidence["noise"] * math.sqrt(2 * math.log(max(curve.count, 2)))
 
     def forget_losses(self) -> None:
         """Begin to follow the losses anew, because they are of another kind from now on."""
         self._losses = LossTrack()
+        if self._alarm is not None:  # nothing to compare the new ones with
+            self._alarm = self._alarm[0], -math.inf
 
     def state_dict(self) -> dict[str, Any]:
         """Give everything further decisions depend on except the thresholds, as builtin containers and tensors."""
@@ -239,6 +260,8 @@ class PhaseDetector:
             "overfitting_epoch": self.overfitting_epoch,
             "overfitting_risk": self.overfitting_risk,
             "evidence": dict(self.evidence),
+            "told_suspicion": self._told_suspicion,
+            "alarm": self._alarm,
             "orders": asdict(self._orders),
             "losses": asdict(self._losses),
             "last_epoch": self._last_epoch,
@@ -261,7 +284,19 @@ class PhaseDetector:
         self.evidence = dict(state.get("evidence", {}))
         self._orders = OrderTrack.from_state(state.get("orders", {}))
         self._losses = LossTrack.from_state(state.get("losses", {}))
+        self._told_suspicion = bool(state.get("told_suspicion", False))
+        self._alarm = self._alarm_of(state)
         self._last_epoch = state.get("last_epoch")
+
+    def _alarm_of(self, state: Mapping[str, Any]) -> tuple[float, float] | None:
+        """States of version 1 know the epoch of an alarm only: it stands until there is a new lowest loss."""
+        if state.get("alarm") is not None:
+            place, low = state["alarm"]
+            return float(place), float(low)
+        if self.overfitting_epoch is None:
+            return None
+        low = self._losses.best_val if self._losses.recent_val else -math.inf  # none: they were forgotten since
+        return float(self.overfitting_epoch), low
 
     def _check_order(self, epoch: float, num_players: int) -> None:
         if not is_number(epoch) or not START <= epoch < math.inf:

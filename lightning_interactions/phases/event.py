@@ -10,7 +10,9 @@ from typing import Any, Literal, get_args
 
 from lightning_interactions.errors import bad_argument
 
-EventKind = Literal["boundary", "overfitting", "retracted", "probe_failed"]
+EventKind = Literal["suspected", "boundary", "overfitting", "retracted", "probe_failed"]
+
+RETRACTABLE = "boundary", "overfitting"
 
 
 @dataclass(frozen=True)
@@ -18,16 +20,19 @@ class PhaseEvent:
     """Something a user of the training run should know.
 
     Args:
-        kind: ``"boundary"`` (phase 2 began), ``"overfitting"``, ``"retracted"`` (a boundary turned out not to be one)
-            or ``"probe_failed"`` (a measurement could not be made).
-        epoch: The epoch it speaks of: the turning point for ``"boundary"`` and ``"retracted"``, else the present one.
+        kind: ``"suspected"`` (phase 2 may have begun; a quiet hint, of which nobody is alerted), ``"boundary"`` (it
+            has), ``"overfitting"``, ``"retracted"`` (one of these two turned out not to be) or ``"probe_failed"`` (a
+            measurement could not be made).
+        epoch: The epoch it speaks of: the turning point for ``"suspected"``, ``"boundary"`` and a boundary that is
+            ``"retracted"``, for overfitting that is the epoch of its alarm, else the present one.
         detected_epoch: The epoch in which it was known.
         step: Optimizer or logging step at detection.
         evidence: Every number the decision used; need not be finite.
         message: One sentence with the numbers and what to do.
+        retracts: What a ``"retracted"`` event withdraws, ``"boundary"`` or ``"overfitting"``; else empty.
 
     Raises:
-        ArgumentError: If ``kind`` is none of the four.
+        ArgumentError: If ``kind`` is none of the five, or ``retracts`` does not belong to it.
 
     Example:
         >>> event = PhaseEvent("boundary", epoch=41, detected_epoch=46, evidence={"z": float("inf")}, message="...")
@@ -43,10 +48,21 @@ class PhaseEvent:
     step: int = 0
     evidence: dict[str, float] = field(default_factory=dict)
     message: str = ""
+    retracts: str = ""
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(EventKind):
             raise bad_argument("kind", f"one of {', '.join(get_args(EventKind))}", self.kind)
+        expected = RETRACTABLE if self.kind == "retracted" else ("",)
+        if self.kind == "retracted" and not self.retracts:
+            object.__setattr__(self, "retracts", "boundary")  # as in events of version 0.1
+        if self.retracts not in expected:
+            raise bad_argument("retracts", " or ".join(map(repr, expected)), self.retracts)
+
+    @property
+    def is_alert(self) -> bool:
+        """Whether people should be told."""
+        return self.kind != "suspected"
 
     def _repr_html_(self) -> str:
         """Show the event in a notebook: its sentence, and the evidence to unfold."""
@@ -70,4 +86,5 @@ class PhaseEvent:
             step=values.get("step", 0),
             evidence={k: math.nan if v is None else float(v) for k, v in evidence.items()},
             message=values.get("message", ""),
+            retracts=values.get("retracts", ""),
         )

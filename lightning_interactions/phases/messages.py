@@ -15,42 +15,64 @@ _ADVICE = "From here on keep the checkpoint of the lowest validation loss; more 
 _ADVICE_WITHOUT_LOSS = "Keep checkpoints from here on and validate if you can; more data or regularisation would help."
 
 
+def suspected_message(epoch: float, e: Mapping[str, float]) -> str:
+    """Say that low-order dominance may have ended."""
+    return (
+        f"{begin_with_epoch(epoch)}: low-order dominance may have ended (mean order {e['trough']:.2f} at "
+        f"{tell_epoch(e['trough_epoch'])}, now {e['level']:.2f}; e-value {e['e_value']:.2g}). Nothing to do yet."
+    )
+
+
 def boundary_message(epoch: float, e: Mapping[str, float]) -> str:
-    """Say where low-order dominance ended; ``e`` holds ``significant`` besides the usual numbers."""
-    trough = tell_epoch(e["trough_epoch"])
-    if not e["significant"]:
-        return (
-            f"{begin_with_epoch(epoch)}: phase 2 has begun by the losses, which show overfitting; the mean order was "
-            f"lowest at {trough} ({e['trough']:.2f}) and has not risen significantly ({e['level']:.2f}, "
-            f"z = {e['z']:.1f}). {_advice(e)}"
-        )
+    """Say where low-order dominance ended."""
     start = "" if e["fall"] > 0 else ", with no fall before it"
     widened = f" and the loss gap began to widen ({e['gap_low']:.3g} to {e['gap']:.3g})" if "gap" in e else ""
     return (
-        f"{begin_with_epoch(epoch)}: low-order dominance ended (mean order rose from {e['trough']:.2f} at {trough} to "
-        f"{e['level']:.2f}, z = {e['z']:.1f}{start}){widened}: the network has started to learn over-fitted features. "
-        f"{_advice(e)}"
+        f"{begin_with_epoch(epoch)}: low-order dominance ended (mean order rose from {e['trough']:.2f} at "
+        f"{tell_epoch(e['trough_epoch'])} to {e['level']:.2f}, z = {e['z']:.1f}{start}){widened}: the network has "
+        f"started to learn over-fitted features. {_advice(e)}"
     )
 
 
 def overfitting_message(epoch: float, e: Mapping[str, float]) -> str:
-    """Say that the losses show overfitting, and which checkpoint to keep."""
+    """Say that the losses show overfitting, how sure that is, and which checkpoint to keep."""
     best = tell_epoch(e["best_val_epoch"])
     # Without a training loss the validation loss stands for the gap.
     gap = "" if e["gap"] == e["val_loss"] else f", loss gap from {e['gap_low']:.3g} to {e['gap']:.3g}"
     return (
         f"{begin_with_epoch(epoch)}: the network is overfitting (validation loss rose from {e['best_val_loss']:.3g} at "
-        f"{best} to {e['val_loss']:.3g}{gap}). "
+        f"{best} to {e['val_loss']:.3g}, {tell_rise(e)}{gap}). "
         f"Go back to the checkpoint of {best}; stop, or add data or regularisation."
     )
 
 
-def retracted_message(epoch: float, e: Mapping[str, float]) -> str:
+def tell_rise(e: Mapping[str, float]) -> str:
+    """Say by how much the validation loss is above its lowest, with the standard error where it is known.
+
+    Example:
+        >>> tell_rise({"val_loss": 1.12, "best_val_loss": 1.0, "val_growth_error": 0.038, "growth_unit": 1.0})
+        '+12.0 % +- 3.8 %'
+    """
+    percent = 100 / (abs(e["best_val_loss"]) or e["growth_unit"])
+    error = f" +- {percent * e['val_growth_error'] * e['growth_unit']:.1f} %" if "val_growth_error" in e else ""
+    return f"{percent * (e['val_loss'] - e['best_val_loss']):+.1f} %{error}"
+
+
+def boundary_retracted_message(epoch: float, e: Mapping[str, float]) -> str:
     """Say that a boundary is withdrawn."""
     return (
         f"{begin_with_epoch(epoch)}: the boundary at {tell_epoch(e['trough_epoch'])} is withdrawn (mean order fell "
         f"from {e['trough']:.2f} there to {e['level']:.2f}, z = {e['z']:.1f}): low orders are being learned again. "
         f"Go on training; the search for the turning point resumes."
+    )
+
+
+def overfitting_retracted_message(epoch: float, e: Mapping[str, float]) -> str:
+    """Say that an alarm is withdrawn; ``e`` holds ``alarm_epoch`` and ``alarm_low`` besides the usual numbers."""
+    return (
+        f"{begin_with_epoch(epoch)}: the overfitting alarm of {tell_epoch(e['alarm_epoch'])} is withdrawn (validation "
+        f"loss {e['best_val_loss']:.3g}, below the {e['alarm_low']:.3g} it had risen from): the network still gets "
+        f"better. Go on training; the checkpoint of {tell_epoch(e['best_val_epoch'])} is the best so far."
     )
 
 

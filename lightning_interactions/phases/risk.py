@@ -1,4 +1,4 @@
-"""From what was measured to the chance that a run will overfit: a logistic function of a few scale-free numbers.
+"""From what was measured to the chance that a run will be overfit: a logistic function of a few scale-free numbers.
 
 Its weights were fitted on recorded runs: the tuning half of ``tests/benchmarks/onset``, by ``calibrate.py`` there.
 """
@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-CAPS = {"strength_growth": 4.0, "gap_growth": 2.0, "val_growth": 0.5}
+CAPS = {"strength_growth": 4.0, "gap_growth": 2.0, "horizon": 4.0}
 """The numbers used, and the value beyond which more of each says nothing more; below 0 counts as 0."""
 
 
@@ -21,7 +21,7 @@ class RiskModel:
     intercept: float
 
     def risk(self, evidence: Mapping[str, float]) -> float:
-        """Chance of overfitting, 0 to 1; missing numbers count as 0."""
+        """Chance of being overfit, 0 to 1; missing numbers count as 0."""
         log_odds = self.intercept + sum(w * clamped(name, evidence) for name, w in self.weights.items())
         return 1 / (1 + math.exp(-log_odds))
 
@@ -32,6 +32,18 @@ def clamped(name: str, evidence: Mapping[str, float]) -> float:
     return 0.0 if math.isnan(value) else min(max(value, 0.0), CAPS[name])
 
 
-WITH_LOSSES = RiskModel(weights={"strength_growth": 0.59, "gap_growth": 3.62, "val_growth": 7.89}, intercept=-1.07)
+WITH_LOSSES = RiskModel(weights={"strength_growth": 0.57, "gap_growth": 4.3, "horizon": 0.85}, intercept=-4.31)
 
-WITHOUT_LOSSES = RiskModel(weights={"strength_growth": 0.66}, intercept=-0.59)
+WITHOUT_LOSSES = RiskModel(weights={"strength_growth": 0.46, "horizon": 0.28}, intercept=-2.11)
+
+
+def horizon(epoch: float, last_epoch: float | None) -> float:
+    """How far to look ahead: octaves of epochs until the end of the training, or one where that is not known.
+
+    Example:
+        >>> horizon(9, 39), horizon(9, None), horizon(50, 39)
+        (2.0, 1.0, 0.0)
+    """
+    if last_epoch is None or epoch < 0:
+        return 1.0
+    return math.log2((max(last_epoch, epoch) + 1) / (epoch + 1))

@@ -67,14 +67,14 @@ class _Throttled(Alert):
         if not is_number(wait) or not 0 <= wait < float("inf"):
             raise bad_argument("wait", "seconds, not below 0", wait)
         self.wait = float(wait)
-        self._sent: dict[str, float] = {}
+        self._sent: dict[tuple[str, str], float] = {}
 
     def send(self, event: PhaseEvent) -> None:
         """See `Alert.send`."""
-        now = time.monotonic()
-        if now - self._sent.get(event.kind, -float("inf")) < self.wait:
+        now, kind = time.monotonic(), (event.kind, event.retracts)
+        if now - self._sent.get(kind, -float("inf")) < self.wait:
             return
-        self._sent[event.kind] = now
+        self._sent[kind] = now
         problem = self._deliver(event)
         if problem is not None:
             warn(f"{sentence(f'{type(self).__name__}: {problem}')} The event was: {event.message}")

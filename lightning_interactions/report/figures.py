@@ -65,8 +65,9 @@ def run_figure(run: RunRecord) -> Figure:
     heat.set_xlim(*axis.limits([at for _, at, _, _ in known]))
     axis.scale(losses)
     for name, at, style, _ in known:
-        heat.axvline(at, color="white", linestyle=style, linewidth=1.8, gid=name)
-        losses.axvline(at, color="black", linestyle=style, linewidth=1.8, gid=name)
+        width = 1.0 if name == "boundary suspected" else 1.8
+        heat.axvline(at, color="white", linestyle=style, linewidth=width, gid=name)
+        losses.axvline(at, color="black", linestyle=style, linewidth=width, gid=name)
     _label_events(losses, known, axis)
     figure.suptitle(title, y=1 - 0.08 / 7.6, va="top", fontsize=14, fontweight="bold")
     return figure
@@ -132,8 +133,9 @@ def _curve(run: RunRecord, key: str) -> Tensor:
 
 
 def _events(run: RunRecord, axis: EpochAxis) -> list[tuple[str, float, str, str]]:
-    """Name, place, line style and label of every event that happened."""
+    """Name, place, line style and label of every event that stands: at most two, as none is suspected and found."""
     found = (
+        ("boundary suspected", run.suspected_place, run.suspected_epoch, ":"),
         ("boundary", run.boundary_place, run.boundary_epoch, "--"),
         ("overfitting", run.overfitting_place, run.overfitting_epoch, "-"),
     )

@@ -152,6 +152,23 @@ class RunRecord:
         """Where exactly overfitting was declared, likewise."""
         return self._place_of("overfitting", self.overfitting_epoch)
 
+    @property
+    def suspected_epoch(self) -> int | None:
+        """Epoch of a boundary that is suspected at present, but not confirmed; else ``None``."""
+        told = [event.epoch for event in self.events if event.kind == "suspected"]
+        return told[-1] if told and self.boundary_epoch is None and self.column("suspected")[-1] == 1 else None
+
+    @property
+    def suspected_place(self) -> float | None:
+        """Where exactly that is."""
+        return self._place_of("suspected", self.suspected_epoch)
+
+    @property
+    def withdrawn_alarm(self) -> PhaseEvent | None:
+        """The event by which the last overfitting alarm was withdrawn, if none stands."""
+        told = [event for event in self.events if event.retracts == "overfitting"]
+        return told[-1] if told and self.overfitting_epoch is None else None
+
     def _place_of(self, kind: str, epoch: int | None) -> float | None:
         """Read it off the last event of a kind: from its evidence, or from the record that was made then."""
         told = [event for event in self.events if event.kind == kind and event.epoch == epoch]
@@ -159,7 +176,7 @@ class RunRecord:
             return epoch
         steps = self.history.get("step", ())
         made = [place for place, step in zip(self.history["epoch"], steps, strict=False) if step == told[-1].step]
-        known = [told[-1].evidence.get("trough_epoch", math.nan)] if kind == "boundary" else made
+        known = made if kind == "overfitting" else [told[-1].evidence.get("trough_epoch", math.nan)]
         return next((x for x in reversed(known) if exact_or(epoch, x) == x), epoch)
 
 

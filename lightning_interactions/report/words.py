@@ -18,10 +18,12 @@ LONGEST_LINE = 69
 
 def headline(run: RunRecord) -> str:
     """Say in a sentence what is to be seen in the run figure, on more lines if it is long."""
-    epochs, at = run.history["epoch"], run.boundary_place
+    epochs, at, maybe = run.history["epoch"], run.boundary_place, run.suspected_place
     parts = [f"No phase boundary so far ({_measured(run)})"]
     if at is not None:
-        parts = [f"The losses show phase 2; {_lowest_at(at)}" if by_the_losses(run) else _ended_at(at)]
+        parts = [_ended_at(at)]
+    elif maybe is not None:
+        parts = [f"No phase boundary so far, but one is suspected at {tell_epoch(maybe)}"]
     if run.overfitting_place is not None:
         parts.append(f"overfitting began at {tell_epoch(run.overfitting_place)}")
     if (lowest := lowest_index(run.column("val_loss"))) is not None and len(epochs) > 1:
@@ -47,17 +49,13 @@ def _about_orders(run: RunRecord) -> str:
     if lowest is None:
         return f"No salient interactions were found in {_measured(run)}."
     if at is None:
-        last = lowest == len(orders) - 1
+        last, maybe = lowest == len(orders) - 1, run.suspected_place
+        suspected = "" if maybe is None else f" One is suspected at {tell_epoch(maybe)}."
         return (
             f"No phase boundary was found in {_measured(run)}: the mean order was lowest ({orders[lowest]:.2f}) at "
-            f"{tell_epoch(epochs[lowest])}, {'the last one' if last else f'and is {now:.2f} now'}."
+            f"{tell_epoch(epochs[lowest])}, {'the last one' if last else f'and is {now:.2f} now'}.{suspected}"
         )
     turn = orders[nearest(epochs, at)]
-    if by_the_losses(run):
-        return (
-            f"Phase 2 has begun by the losses: the {_lowest_at(at)} ({turn:.2f}) and has not risen significantly "
-            f"({now:.2f} now)."
-        )
     before = (
         f": the mean order fell from {orders[0]:.2f} to {turn:.2f} and then rose"
         if orders[0] > turn
@@ -78,10 +76,13 @@ def _about_losses(run: RunRecord) -> str:
             f"The network overfitted: the validation loss went {rose}. Keep the checkpoint of {best}; more data "
             "or regularisation would help."
         )
+    alarm = run.withdrawn_alarm
+    early = f"The overfitting alarm of {tell_epoch(_alarm(alarm))} was withdrawn. " if alarm is not None else ""
     if lowest == len(losses) - 1:
-        return f"The validation loss is at its lowest now ({best}): train on."
+        return f"{early}The validation loss is at its lowest now ({best}): train on."
     return (
-        f"The validation loss went {rose}, which is not overfitting yet. The checkpoint of {best} is the best so far."
+        f"{early}The validation loss went {rose}, which is not overfitting yet. The checkpoint of {best} is the best "
+        "so far."
     )
 
 
@@ -89,13 +90,10 @@ def summary(run: RunRecord) -> dict[str, str]:
     """Return the numbers one looks for first, by name; at least one epoch was measured."""
     epochs, losses, orders = run.history["epoch"], run.column("val_loss"), run.column("mean_order")
     lowest, low = lowest_index(losses), lowest_index(orders)
-    gaps, at, over = finite(run.column("solver_gap")), run.boundary_place, run.overfitting_place
-    risk = run.column("overfitting_risk")[-1]
+    gaps, risk = finite(run.column("solver_gap")), run.column("overfitting_risk")[-1]
     rows = {
-        "Phase boundary": "none found"
-        if at is None
-        else tell_epoch(at) + (", by the losses alone" if by_the_losses(run) else ""),
-        "Overfitting": "none found" if over is None else f"found in {tell_epoch(over)}",
+        "Phase boundary": _found_boundary(run),
+        "Overfitting": _found_overfitting(run),
         "Overfitting risk": "unknown" if math.isnan(risk) else f"{risk:.2f} at the end",
         "Lowest validation loss": "none recorded"
         if lowest is None
@@ -118,10 +116,18 @@ def table(title: str, rows: Mapping[str, str]) -> str:
     return "\n".join([title, *(f"  {name:<{width}}  {value}" for name, value in rows.items())])
 
 
-def by_the_losses(run: RunRecord) -> bool:
-    """Whether the boundary rests on the losses alone."""
-    told = [event for event in run.events if event.kind == "boundary"]
-    return bool(told) and _rests_on_losses(told[-1])
+def _found_boundary(run: RunRecord) -> str:
+    at, maybe = run.boundary_place, run.suspected_place
+    if at is None and maybe is not None:
+        return f"suspected at {tell_epoch(maybe)}"
+    return "none found" if at is None else tell_epoch(at)
+
+
+def _found_overfitting(run: RunRecord) -> str:
+    over, alarm = run.overfitting_place, run.withdrawn_alarm
+    if alarm is not None:
+        return f"alarm of {tell_epoch(_alarm(alarm))}, withdrawn in epoch {alarm.detected_epoch}"
+    return "none found" if over is None else f"found in {tell_epoch(over)}"
 
 
 def finite(values: Sequence[float]) -> list[float]:
@@ -135,15 +141,17 @@ def finite(values: Sequence[float]) -> list[float]:
 def short_sentence(event: PhaseEvent) -> str:
     """Tell an event in one short sentence; ``event.message`` tells more."""
     e = event.evidence
-    if event.kind == "boundary" and _rests_on_losses(event):
-        what = f"phase 2 has begun by the losses; the {_lowest_at(_turn(event))}."
-    elif event.kind == "boundary":
-        what = f"phase boundary at {tell_epoch(_turn(event))}{_change(e, 'mean order rose', 'trough', 'level')}."
+    if event.kind in ("suspected", "boundary"):
+        which = "boundary suspected" if event.kind == "suspected" else "phase boundary"
+        what = f"{which} at {tell_epoch(_turn(event))}{_change(e, 'mean order rose', 'trough', 'level')}."
     elif event.kind == "overfitting":
         best = e.get("best_val_epoch", math.nan)
         since = f" of {tell_epoch(best)}" if math.isfinite(best) else ""
         rose = _change(e, "validation loss rose", "best_val_loss", "val_loss")
         what = f"overfitting{rose}. Keep the checkpoint{since}."
+    elif event.retracts == "overfitting":
+        low = f" (validation loss {e['val_loss']:.3g}, its lowest)" if "val_loss" in e else ""
+        what = f"the overfitting alarm of {tell_epoch(_alarm(event))} is withdrawn{low}."
     elif event.kind == "retracted":
         what = f"the phase boundary at {tell_epoch(_turn(event))} is withdrawn."
     else:
@@ -179,21 +187,18 @@ def _ended_at(place: float) -> str:
     return f"Low-order dominance ended at {tell_epoch(place)}"
 
 
-def _lowest_at(place: float) -> str:
-    return f"mean order was lowest at {tell_epoch(place)}"
-
-
 def _turn(event: PhaseEvent) -> float:
     """Where the turning point is that an event speaks of: inside of its epoch, or at its end."""
     return exact_or(event.epoch, event.evidence.get("trough_epoch", math.nan))
 
 
+def _alarm(event: PhaseEvent) -> float:
+    """Where the alarm was given that an event withdraws."""
+    return exact_or(event.epoch, event.evidence.get("alarm_epoch", math.nan))
+
+
 def _measured(run: RunRecord) -> str:
     return count_records(run.history["epoch"])
-
-
-def _rests_on_losses(event: PhaseEvent) -> bool:
-    return event.evidence.get("significant") == 0
 
 
 def _change(evidence: Mapping[str, float], what: str, before: str, after: str) -> str:

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from identity import Spy, outcome
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import ModelParallelStrategy
-from models import ColumnNet, FullDisk, ScriptedDetector, column_data, listening, loaders, rank, small_monitor
+from models import Asks, ColumnNet, FullDisk, ScriptedDetector, column_data, listening, loaders, rank, small_monitor
 from stateful import STATEFUL
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
@@ -113,10 +113,10 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "uneven": {},
     "fault": {"score": fails_on_rank_1, "on_error": "warn"},
     "unreadable": {"target_fn": unreadable_on_rank_1, "on_error": "warn"},
-    "withdrawn": {"stop_on": "boundary", "detector": ScriptedDetector(boundary=0, retracted=1)},
+    "withdrawn": {"stop_on": "boundary", "detector": ScriptedDetector(boundary=0, retracted=4)},
     "wide": {"input_fn": many_columns, "forward_fn": first_columns},
     "shapes": {"input_fn": more_columns_on_rank_1, "forward_fn": first_columns, "on_error": "warn"},
-    "disk_full": {"stop_on": "boundary", "detector": ScriptedDetector(), "on_error": "warn"},
+    "disk_full": {"stop_on": "boundary", "detector": ScriptedDetector(boundary=0), "on_error": "warn"},
     "inside": {"every_n_epochs": None},
     "inside_both": {"every_n_epochs": None, "watch": "both"},
     "inside_fault": {"every_n_epochs": None, "score": fails_on_rank_1_while_training, "on_error": "warn"},
@@ -182,13 +182,15 @@ def main(devices: int, folder: Path, scenario: str) -> None:
     monitor = make(**options)
     uneven, strategy = scenario == "uneven", "ddp" if devices > 1 else "auto"
     inside = scenario.startswith("inside")  # the same batches on one rank and on two together
+    epochs = 6 if scenario in ("withdrawn", "disk_full") else 3
     trainer = L.Trainer(
-        max_epochs=2 if scenario == "stopped" else 3, min_epochs=2 if scenario == "withdrawn" else None,
+        max_epochs=epochs, min_epochs=5 if scenario == "withdrawn" else None,
         accelerator="cpu", devices=devices, strategy=strategy,
         logger=FullDisk(folder) if scenario == "disk_full" else False, enable_progress_bar=False,
         enable_model_summary=False, default_root_dir=folder,
         num_sanity_val_steps=2 // devices if inside else 1,
-        use_distributed_sampler=not uneven, callbacks=[monitor, ModelCheckpoint(folder, filename=scenario)],
+        use_distributed_sampler=not uneven,
+        callbacks=[monitor, Asks(1 if scenario == "stopped" else -1), ModelCheckpoint(folder, filename=scenario)],
     )  # fmt: skip
     validation = column_data(49, seed=2)  # on 2 ranks the sampler repeats one of them
     pickled: list[int] = []

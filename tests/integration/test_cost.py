@@ -135,14 +135,14 @@ def test_a_costly_model_leaves_several_records_within_the_budget(clock: Clock) -
         out: Tensor = module(inputs)
         return out
 
-    monitor = small_monitor(max_overhead=0.1, forward_fn=slow_forward)
+    monitor = small_monitor(max_overhead=0.1, forward_fn=slow_forward, on_event=None)
     fit(monitor, callbacks=(Epochs(clock),), data=loaders(train=16, val=16), max_epochs=40)
     assert monitor.history.column("epoch") == [0, 1, 3, 7, 15, 31]
 
 
 def test_drawing_counts_for_the_budget(drawn: list[list[int]], clock: Clock, tmp_path: Path) -> None:
     """Measuring takes no time here: but for drawing, every epoch would be measured."""
-    monitor = small_monitor(max_overhead=0.1)
+    monitor = small_monitor(max_overhead=0.1, on_event=None)
     logger = TensorBoardLogger(tmp_path)
     fit(monitor, callbacks=(Epochs(clock),), data=loaders(train=16, val=16), max_epochs=12, logger=logger)
     assert monitor.history.column("epoch") == [0, 1, 3, 7]

@@ -238,7 +238,7 @@ def test_events_inside_of_epochs_name_the_epoch_and_keep_the_place(tmp_path: Pat
     assert (event.evidence["trough_epoch"], monitor.boundary_epoch) == (0.75, 1)
     assert event.message.startswith("Epoch 2 (50 % through): low-order dominance ended (mean order rose from ")
     assert " at epoch 1 (75 % through) to " in event.message
-    assert (trainer.current_epoch, trainer.global_step) == (3, 10), "stopped in the middle of an epoch"
+    assert (trainer.current_epoch, trainer.global_step) == (4, 13), "stopped in the middle of an epoch, 3 records later"
     run = monitor.record()
     assert (run.boundary_epoch, run.boundary_place) == (1, 0.75)
     assert RunRecord.from_json(run.to_json()).boundary_place == 0.75
@@ -246,7 +246,7 @@ def test_events_inside_of_epochs_name_the_epoch_and_keep_the_place(tmp_path: Pat
     write_report(run, page)
     text = page.read_text()
     assert '"Initialisation", "Epoch 0 (25 % through)"' in text
-    assert "11 records, initialisation to epoch 2 (50 % through)" in text
+    assert "14 records, initialisation to epoch 3 (25 % through)" in text
     assert "epoch 1 (75 % through)" in text
 
 

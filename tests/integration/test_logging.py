@@ -19,7 +19,8 @@ from lightning_interactions.monitor import budget
 KEYS = {
     "mean_order", "low_order_share", "high_order_share", "cancellation", "salient_count", "loss_gap", "phase",
     "boundary_epoch", "overfitting_risk", "solver_gap", "seconds", "train_loss", "val_loss", "skipped_samples",
-    "mean_players", "val_loss_before_alarm", "onset/turned", "onset/q10", "onset/q50", "onset/q90",
+    "mean_players", "val_loss_before_alarm", "suspected", "boundary_evidence",
+    "onset/turned", "onset/q10", "onset/q50", "onset/q90",
     "mean_order_lower", "mean_order_upper", "mean_degree", "effect_order", "roughness", "scale", "effect",
     *(f"strength/order_{k:02d}_{sign}" for k in range(1, 5) for sign in ("pos", "neg")),
     *(f"noise_floor/order_{k:02d}" for k in range(1, 5)),

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from models import small_monitor
+from models import ScriptedDetector, small_monitor
 from postmortem_project import Broken, Data, Net
 from torch.utils.data import DataLoader, default_collate
 
@@ -69,6 +69,15 @@ def test_the_numbers_are_those_of_the_live_monitor(run: tuple[TwoPhaseMonitor, P
     assert found.skipped == {}
     assert [event.to_dict() for event in found.events] == [event.to_dict() for event in live.events]
     assert len(found.plot().axes) == 6
+
+
+def test_of_what_is_only_suspected_nobody_is_told(
+    run: tuple[TwoPhaseMonitor, Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    found = analyze(run[1], detector=ScriptedDetector(suspected=1, boundary=2), progress=True, verbose=True)
+    assert [event.kind for event in found.events] == ["suspected", "boundary"]
+    said = "".join(capfd.readouterr())
+    assert ("suspected" in said, "Epoch 2: phase boundary at epoch 2." in said) == (False, True)
 
 
 def test_the_samples_of_the_sanity_check_are_found_again(tmp_path: Path) -> None:

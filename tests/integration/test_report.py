@@ -109,8 +109,6 @@ def test_the_verdict_names_what_happened() -> None:
     rising = example()
     rising.history["mean_order"][0] = 1.0  # type: ignore[index]
     assert "with no fall of the mean order before it" in verdict(rising)
-    losses = PhaseEvent("boundary", 10, 14, evidence={"significant": 0.0})
-    assert "Phase 2 has begun by the losses: the mean order was lowest at epoch 10" in verdict(example(events=[losses]))
     nothing = RunRecord({"epoch": [0], "mean_order": [math.nan]})
     assert verdict(nothing) == "No salient interactions were found in 1 measured epoch."
 
@@ -123,6 +121,39 @@ def test_the_summary_has_the_numbers() -> None:
     assert rows["Time spent"] == "45 s with logging and drawing, 1.50 s a record"
     assert "lowest (epoch 10)" in rows["Mean order"]
     assert summary(RunRecord({"epoch": [0]}))["Phase boundary"] == "none found"
+
+
+def suspecting() -> RunRecord:
+    told = PhaseEvent("suspected", 10, 12, 129, {"trough_epoch": 10.0}, "Epoch 12: it may have ended.")
+    run = example(events=[told], boundary_epoch=None)
+    run.history["suspected"] = [0.0] * 12 + [1.0] * 18  # type: ignore[index]
+    return run
+
+
+def withdrawing() -> RunRecord:
+    alarm = PhaseEvent("overfitting", 12, 12, 129, {}, "Epoch 12: it is overfitting.")
+    taken_back = PhaseEvent(
+        "retracted", 12, 14, 149, {"alarm_epoch": 12.0}, "Epoch 14: it is withdrawn.", retracts="overfitting"
+    )
+    return example(events=[alarm, taken_back])
+
+
+def test_what_is_suspected_is_said_to_be() -> None:
+    run = suspecting()
+    assert verdict(run).split(". ")[1] == "One is suspected at epoch 10"
+    assert summary(run)["Phase boundary"] == "suspected at epoch 10"
+    run.history["suspected"][-1] = 0.0  # type: ignore[index]
+    assert "suspected" not in verdict(run)
+    assert summary(run)["Phase boundary"] == "none found"
+
+
+def test_an_alarm_that_was_withdrawn_is_said_to_be() -> None:
+    run = withdrawing()
+    assert "The overfitting alarm of epoch 12 was withdrawn. The validation loss went from 0.5" in verdict(run)
+    assert summary(run)["Overfitting"] == "alarm of epoch 12, withdrawn in epoch 14"
+    again = RunRecord(run.history, [*run.events, PhaseEvent("overfitting", 25, 25)], 10, 25)
+    assert "withdrawn" not in verdict(again)
+    assert summary(again)["Overfitting"] == "found in epoch 25"
 
 
 # -- the page ---------------------------------------------------------------------------------------------------------
@@ -140,6 +171,14 @@ def test_the_page_has_everything_and_needs_nothing(tmp_path: Path) -> None:
     assert not re.search(r"""(?:src|href)=["'](?!data:)""", page)
     assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", page)
     assert "@import" not in page
+
+
+@pytest.mark.parametrize("run", [suspecting(), withdrawing()], ids=["suspected", "withdrawn"])
+def test_the_page_lists_hints_and_what_was_withdrawn(run: RunRecord, tmp_path: Path) -> None:
+    page = write_report(RunRecord.from_json(run.to_json()), tmp_path / "report.html").read_text()
+    for event in run.events:
+        assert f"<summary><b>{event.kind}.</b> {event.message}</summary>" in page
+    assert verdict(run) in page
 
 
 def test_long_runs_stay_small(tmp_path: Path) -> None:

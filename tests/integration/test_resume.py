@@ -13,7 +13,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
-from models import ColumnNet, ScriptedDetector, column_data, fit, loaders, small_monitor, told_during
+from models import Asks, ColumnNet, ScriptedDetector, column_data, fit, loaders, small_monitor, told_during
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
@@ -58,7 +58,7 @@ def test_resume_continues_the_history(when: dict[str, Any], monitor_options: dic
     uninterrupted = small_monitor(**monitor_options)
     fit(uninterrupted, max_epochs=4)
     keeper = ModelCheckpoint(tmp_path, save_top_k=-1, **when)
-    fit(small_monitor(**monitor_options), callbacks=(keeper,), max_epochs=2, enable_checkpointing=True)
+    fit(small_monitor(**monitor_options), callbacks=(keeper, Asks(1)), max_epochs=4, enable_checkpointing=True)
     checkpoints = sorted(tmp_path.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
     chosen = checkpoints[-1]
     resumed = small_monitor(**monitor_options)
@@ -90,12 +90,16 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path: Path) -> None:
     uninterrupted = small_monitor()
     fit(uninterrupted, model=NoDropout, data=data(), max_epochs=6)
     keeper = ModelCheckpoint(tmp_path, filename="stop")
-    fit(small_monitor(), model=NoDropout, data=data(), callbacks=(keeper,), max_epochs=3, enable_checkpointing=True)
+    stopped: dict[str, Any] = {"callbacks": (keeper, Asks(2)), "enable_checkpointing": True}
+    fit(small_monitor(), model=NoDropout, data=data(), max_epochs=6, **stopped)
     resumed = small_monitor()
     fit(resumed, model=NoDropout, data=data(), max_epochs=6, ckpt_path=str(tmp_path / "stop.ckpt"))
     assert resumed.history.column("epoch") == list(range(6))
     assert_same(history_without_times(resumed), history_without_times(uninterrupted))
     assert resumed.history.samples == uninterrupted.history.samples
+    one, other = (monitor.detector.state_dict()["losses"] for monitor in (resumed, uninterrupted))
+    torch.testing.assert_close(one["last_each"], other["last_each"])
+    assert len(one["last_each"]) == 48
 
 
 def test_state_loads_with_weights_only(tmp_path: Path) -> None:
@@ -252,6 +256,37 @@ def test_an_alert_is_not_repeated_after_a_resume(tmp_path: Path) -> None:
     assert [(event.kind, event.epoch) for event in resumed.events] == told, "the earlier one is still known"
 
 
+EVENTS = {"suspected": 1, "boundary": 2, "overfitting": 3, "retracted": 4, "probe_failed": 5}
+
+
+@pytest.mark.parametrize("rhythm", [1, None], ids=["every epoch", "inside of epochs"])
+@pytest.mark.parametrize("late", [False, True], ids=["after the epoch", "after the validation"])
+@pytest.mark.parametrize("stops", [(1, 2), (2, 4), (0, 3), (3, 3)], ids=str)
+def test_a_run_resumed_twice_has_every_event_once(
+    stops: tuple[int, int], late: bool, rhythm: int | None, tmp_path: Path
+) -> None:
+    told: list[str] = []
+
+    def make() -> TwoPhaseMonitor:
+        return small_monitor(
+            detector=ScriptedDetector(**EVENTS), on_event=lambda e: told.append(e.kind), every_n_epochs=rhythm
+        )
+
+    path, monitor = None, make()
+    for stop in stops:
+        keeper = ModelCheckpoint(tmp_path, filename=f"{stop}-{path is None}", save_on_train_epoch_end=not late)
+        callbacks = (keeper, Asks(stop))
+        fit(monitor, callbacks=callbacks, max_epochs=7, ckpt_path=path, enable_checkpointing=True)
+        path, monitor = keeper.best_model_path, make()
+    fit(monitor, max_epochs=7, ckpt_path=path)
+    assert [event.kind for event in monitor.events] == list(EVENTS)
+    assert [event.epoch for event in monitor.events] == list(EVENTS.values())
+    assert told == list(EVENTS)[1:], "and of a suspicion nobody is alerted"
+    epochs = monitor.history.column("epoch")
+    assert epochs == sorted(set(epochs))
+    assert epochs[-1] > 5
+
+
 def test_resume_with_weights_only_loading(tmp_path: Path) -> None:
     """What torch does by default: builtin containers and tensors, nothing that runs code."""
     keeper = ModelCheckpoint(tmp_path, filename="stop")
@@ -402,6 +437,7 @@ def test_without_kept_samples_a_resumed_run_goes_on(tmp_path: Path) -> None:
     fit(resumed, max_epochs=4, ckpt_path=checkpoint)
     assert resumed.history.column("epoch") == [0, 1, 2, 3]
     assert detector.paired == [False, True], "whether they are the same is not known"
+    assert "val_growth_error" not in detector.evidence, "nor if the samples in the loss are"
 
 
 class Noisy(Dataset[Any]):
@@ -447,6 +483,8 @@ def test_those_found_again_are_watched_with_new_ones(tmp_path: Path) -> None:
     assert any("2 of 6 watched val samples" in text for text in told)
     known, now = (set(monitor._loop.watchlist.watched["val"].keys.tolist()) for monitor in (first, resumed))
     assert (len(now), len(now & known)) == (6, 4)
+    losses = resumed.detector.state_dict()["losses"]["last_each"]
+    assert (len(losses), int(losses.isnan().sum())) == (48, 2), "compared with those of the same samples only"
 
 
 def test_keys_outlive_a_second_stop_before_the_first_measurement(tmp_path: Path) -> None:

@@ -150,17 +150,21 @@ def test_a_bar_that_fails_does_not_fail_the_measurement(monkeypatch: pytest.Monk
     ("kind", "evidence", "sentence"),
     [
         ("boundary", {}, "Epoch 5: phase boundary at epoch 3."),
-        ("boundary", {"significant": 0.0, "trough": 1.0, "level": 1.0},
-         "Epoch 5: phase 2 has begun by the losses; the mean order was lowest at epoch 3."),
+        ("suspected", {"trough": 1.0, "level": 1.5},
+         "Epoch 5: boundary suspected at epoch 3 (mean order rose from 1 to 1.5)."),
         ("overfitting", {"best_val_loss": 0.3, "val_loss": 0.41, "best_val_epoch": 4.0},
          "Epoch 5: overfitting (validation loss rose from 0.3 to 0.41). Keep the checkpoint of epoch 4."),
         ("overfitting", {"best_val_epoch": math.nan}, "Epoch 5: overfitting. Keep the checkpoint."),
         ("retracted", {}, "Epoch 5: the phase boundary at epoch 3 is withdrawn."),
+        ("retracted overfitting", {"alarm_epoch": 2.5, "val_loss": 0.25},
+         "Epoch 5: the overfitting alarm of epoch 3 (50 % through) is withdrawn (validation loss 0.25, its lowest)."),
+        ("retracted overfitting", {}, "Epoch 5: the overfitting alarm of epoch 3 is withdrawn."),
         ("probe_failed", {}, "The message."),
     ],
 )  # fmt: skip
 def test_short_sentences(kind: Any, evidence: dict[str, float], sentence: str) -> None:
-    assert short_sentence(PhaseEvent(kind, 3, 5, 0, evidence, "The message.")) == sentence
+    kind, _, retracts = kind.partition(" ")
+    assert short_sentence(PhaseEvent(kind, 3, 5, 0, evidence, "The message.", retracts)) == sentence
 
 
 def test_random_states_are_left_alone() -> None:

@@ -74,10 +74,11 @@ def measured(
 ) -> tuple[dict[str, Measurement], dict[str, float]]:
     asked, watched = Asked(model, precision=precision), probe(size, features)
     game = Game.draw(asked, watched, players or TabularFeatures("zero"), num_players)
-    return measure(
+    found, losses, _ = measure(
         asked, {"val": game}, {"val": watched, "train": probe(7, features, seed=1)}, ranks or Ranks(),
         tasks={"val": task, "train": task}, reading=reading, chunks=ChunkSize(chunk_size),
     )  # fmt: skip
+    return found, losses
 
 
 def same(first: Measurement, second: Measurement) -> None:
@@ -259,7 +260,7 @@ def test_models_that_squeeze_their_output(classes: int, world_size: int) -> None
             watched = Samples(watched.inputs, watched.targets.clamp(max=1), watched.keys)
         game = Game(watched, TabularFeatures("zero"), torch.arange(6).clamp(max=3).expand(6, 6), N)
         task = Task("binary", 1) if classes == 1 else TASK
-        return measure(Asked(model), {"val": game}, {"val": watched}, ranks, tasks={"val": task}, reading=PAPERS)
+        return measure(Asked(model), {"val": game}, {"val": watched}, ranks, tasks={"val": task}, reading=PAPERS)[:2]
 
     expected, expected_losses = binary(plain, Ranks())
     squeezing = Squeezing()
@@ -502,6 +503,76 @@ def test_if_no_sample_is_finite_the_numbers_say_so(world_size: int) -> None:
         assert not found["val"].is_noisy
 
 
+# -- the losses of single samples --------------------------------------------------------------------------------------
+
+
+def losses_of(samples: Samples, world_size: int = 1, model: nn.Module = NETWORK, **options: Any) -> Any:
+    """The mean loss and that of each sample, as every rank has them."""
+    game = Game.draw(Asked(model), probe(2), TabularFeatures("zero"), N)
+    everyone = on_ranks(
+        world_size,
+        lambda ranks: measure(
+            Asked(model), {"val": game}, {"val": samples}, ranks, tasks={"val": TASK}, reading=PAPERS, **options
+        )[1:],
+    )
+    return [(mean["val"], each["val"]) for mean, each in everyone]
+
+
+def plain_losses(samples: Samples) -> Tensor:
+    with torch.no_grad():
+        return F.cross_entropy(NETWORK(samples.inputs).double(), samples.targets, reduction="none")
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 9])
+def test_the_losses_of_single_samples_are_in_their_order_on_every_rank(world_size: int) -> None:
+    samples = probe(7)
+    for mean, each in losses_of(samples, world_size, chunks=ChunkSize(2)):
+        torch.testing.assert_close(each, plain_losses(samples), rtol=1e-5, atol=1e-7)
+        assert mean == pytest.approx(float(each.mean()), rel=1e-12)
+
+
+def test_a_sample_that_occurs_often_counts_often_among_the_losses() -> None:
+    """The mean of all is that of the data; its standard error is what drawing other samples with their counts gives."""
+    counts = torch.tensor([1, 1, 5, 1, 2, 1, 1])
+    samples = replace(probe(7), counts=counts)
+    loss = plain_losses(samples)
+    ((mean, each),) = losses_of(samples)
+    expected = float((loss * counts).sum() / counts.sum())
+    assert mean == pytest.approx(expected, rel=1e-6)
+    assert float(each.mean()) == pytest.approx(expected, rel=1e-6)
+    drawn = torch.randint(7, (20_000, 7))
+    again = (loss * counts)[drawn].sum(1) / counts[drawn].sum(1)
+    assert float(each.std(correction=0)) / 7**0.5 == pytest.approx(float(again.std()), rel=0.2)
+    twice = losses_of(replace(samples, counts=torch.full((7,), 2)))[0][1]
+    torch.testing.assert_close(twice, loss, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_samples_without_a_finite_loss_are_gaps_among_the_losses(world_size: int) -> None:
+    for mean, each in losses_of(probe(5), world_size, Poisoned([1])):
+        assert each.isnan().tolist() == [False, True, False, False, False]
+        assert mean == pytest.approx(float(each.nanmean()), rel=1e-12)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_losses_of_images_of_several_sizes_are_in_the_order_of_the_samples(world_size: int) -> None:
+    class Brightness(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            flat = x.flatten(1)
+            return torch.stack([flat.mean(1), flat.sum(1), flat[:, 0]], 1)
+
+    net = Brightness()
+    inputs, sizes = torch.zeros(4, 1, 4, 4), torch.tensor([[1, 2, 2], [1, 4, 4], [1, 2, 2], [1, 4, 4]])
+    for row, size in enumerate(sizes.tolist()):
+        inputs[row, :, : size[1], : size[2]] = torch.randn(size)
+    samples = Samples(inputs, torch.tensor([0, 1, 2, 0]), torch.arange(4), (), torch.ones(4).long(), sizes)
+    own = [inputs[row : row + 1, :, : size[1], : size[2]] for row, size in enumerate(sizes.tolist())]
+    outputs = torch.cat([net(x) for x in own])
+    expected = F.cross_entropy(outputs.double(), samples.targets, reduction="none")
+    for _, each in losses_of(samples, world_size, net):
+        torch.testing.assert_close(each, expected, rtol=1e-5, atol=1e-6)
+
+
 # -- players on an inner layer ---------------------------------------------------------------------------------------
 
 
@@ -540,11 +611,11 @@ def test_measuring_a_layer_equals_compute_interactions(world_size: int) -> None:
     result = compute_interactions(
         network, watched.inputs, watched.targets, TabularFeatures("mean"), num_players=N, layer="1"
     )
-    for found, losses in on_ranks(
+    for found, losses, each in on_ranks(
         world_size, lambda ranks: measure(model, {"val": game}, {}, ranks, tasks={"val": TASK}, reading=PAPERS)
     ):
         torch.testing.assert_close(found["val"].strength, result.strength(0.03, "difference"), rtol=1e-5, atol=1e-7)
-        assert losses == {}
+        assert losses == each == {}
 
 
 # -- what is told on the way -----------------------------------------------------------------------------------------

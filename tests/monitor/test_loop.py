@@ -11,7 +11,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from models import TaskNet
+from models import ScriptedDetector, TaskNet
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
@@ -46,7 +46,7 @@ def network() -> nn.Sequential:
 
 
 def train(
-    monitor: InteractionMonitor, epochs: int, *, net: nn.Module | None = None, first: int = 0
+    monitor: InteractionMonitor, epochs: int, *, net: nn.Module | None = None, first: int = 0, **options: Any
 ) -> list[PhaseEvent]:
     net = network() if net is None else net
     optimizer, events = torch.optim.SGD(net.parameters(), lr=0.1), []
@@ -58,7 +58,7 @@ def train(
             monitor.observe("train", batch)
         for batch in loaders()[1]:
             monitor.observe("val", batch)
-        events += monitor.measure(net, epoch)
+        events += monitor.measure(net, epoch, **options)
     return events
 
 
@@ -70,7 +70,7 @@ def test_the_numbers_are_those_of_the_callback() -> None:
     )  # fmt: skip
     trainer.fit(TaskNet(network(), lr=0.1), *loaders())
     monitor = InteractionMonitor(Options(**OPTIONS))
-    train(monitor, 3)
+    train(monitor, 3, last_epoch=2)
     own, theirs = monitor.history.to_dict(), callback.history.to_dict()
     assert set(own) == set(theirs)
     for key in set(own) - {"seconds", "step"}:
@@ -106,6 +106,17 @@ def test_losses_of_ones_own_take_the_place_of_the_measured_ones() -> None:
     monitor.measure(network(), 0, train_loss=1.0, val_loss=3.0)
     assert monitor.history.last is not None
     assert monitor.history.last["loss_gap"] == 2.0
+
+
+def test_the_end_of_the_training_and_what_is_only_suspected_are_known_to_the_loop() -> None:
+    events = train(InteractionMonitor(Options(**OPTIONS, detector=ScriptedDetector(suspected=1, boundary=2))), 3)
+    assert [(event.kind, event.is_alert) for event in events] == [("suspected", False), ("boundary", True)]
+    other, net = InteractionMonitor(Options(**OPTIONS)), network()
+    train(other, 1, net=net)
+    assert other.detector.evidence["horizon"] == 1, "not known: an octave"
+    train(other, 1, net=net, first=1, last_epoch=15)
+    assert other.detector.evidence["horizon"] == 3
+    assert "val_growth_error" in other.detector.evidence
 
 
 def test_a_resumed_loop_goes_on() -> None:

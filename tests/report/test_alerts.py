@@ -200,11 +200,14 @@ def test_events_of_one_kind_are_throttled(monkeypatch: pytest.MonkeyPatch) -> No
         alert = WebhookAlert("HOOK")
         for kind in ("boundary", "overfitting", "boundary", "overfitting"):
             alert.send(replace(EVENT, kind=kind, message=kind))
+        for retracts in ("boundary", "overfitting", "boundary"):
+            alert.send(replace(EVENT, kind="retracted", retracts=retracts, message=f"no {retracts}"))
         eager = WebhookAlert("HOOK", wait=0)
         eager.send(EVENT)
         eager.send(EVENT)
-    assert [body["message"] for body in receiver.bodies[:2]] == ["boundary", "overfitting"]
-    assert len(receiver.bodies) == 4
+    told = ["boundary", "overfitting", "no boundary", "no overfitting"]
+    assert [body["message"] for body in receiver.bodies[:4]] == told
+    assert len(receiver.bodies) == 6
 
 
 @pytest.mark.parametrize("case", ["status", "refused", "slow", "unset", "malformed", "not installed", "fine"])

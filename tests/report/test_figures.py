@@ -95,11 +95,45 @@ def test_run_figure_has_panels_heat_map_and_losses_all_labelled():
     assert legend == ["training loss", "validation loss", "loss gap", "lowest (epoch 20)"]
 
 
-def test_the_headline_says_when_the_losses_alone_ended_phase_1() -> None:
-    told = PhaseEvent("boundary", 12, 24, evidence={"significant": 0.0})
-    title = run_figure(RunRecord(example(), [told], 12, 24)).get_suptitle()
-    assert title.startswith("The losses show phase 2; mean order was lowest at epoch 12")
-    assert "dominance" not in title
+SUSPECTED = PhaseEvent("suspected", 12, 14, evidence={"trough_epoch": 12.0})
+
+
+def suspecting(*now: float, epochs: int = 40) -> dict[str, list[Any]]:
+    """The run, with what was suspected at its last records."""
+    return example(epochs) | {"suspected": [0.0] * (epochs - len(now)) + list(now)}
+
+
+def test_a_suspected_boundary_is_a_thin_dotted_line_with_a_name():
+    for draw, places in ((run_figure, (3, 5)), (curves_figure, (0, 1, 2))):
+        figure = draw(RunRecord(suspecting(1.0, 1.0), [SUSPECTED]))
+        for axes in (figure.axes[place] for place in places):
+            (line,) = [line for line in axes.lines if line.get_gid() == "boundary suspected"]
+            assert (line.get_xdata()[0], line.get_linestyle()) == (12, ":")
+            assert line.get_linewidth() < 1.5
+            assert not lines(axes, "boundary")
+        assert "boundary suspected 12" in [t.get_text() for t in texts(figure)]
+
+
+@pytest.mark.parametrize(
+    ("history", "boundary"), [(suspecting(1.0, 0.0), None), (suspecting(1.0, 1.0), 12), (example(), None)],
+    ids=["no more", "found", "an old file"],
+)  # fmt: skip
+def test_what_is_suspected_no_more_or_found_is_no_dotted_line(history: dict[str, Any], boundary: int | None):
+    figure = run_figure(RunRecord(history, [SUSPECTED], boundary_epoch=boundary))
+    assert not any(lines(axes, "boundary suspected") for axes in figure.axes)
+    assert "suspected" not in figure.get_suptitle()
+
+
+def test_an_alarm_that_is_withdrawn_leaves_no_line():
+    told = [
+        PhaseEvent("overfitting", 24, 24, 240),
+        PhaseEvent("retracted", 24, 30, 300, {"alarm_epoch": 24.0}, retracts="overfitting"),
+    ]
+    figure = run_figure(RunRecord(example(), told, boundary_epoch=12))
+    assert not any(lines(axes, "overfitting") for axes in figure.axes)
+    assert "overfitting" not in figure.get_suptitle()
+    again = run_figure(RunRecord(example(), [*told, PhaseEvent("overfitting", 35, 35, 350)], 12, 35))
+    assert lines(again.axes[-1], "overfitting") == [35]
 
 
 def test_events_are_drawn_at_their_epochs_in_both_axes():
@@ -171,11 +205,22 @@ def test_several_records_of_one_epoch_share_its_width():
             "Low-order dominance ended at epoch 12; overfitting began at epoch 24;\n"
             "validation loss was lowest at epoch 20",
         ),
+        (
+            40,
+            (None, 24),
+            "No phase boundary so far (40 measured epochs);\n"
+            "overfitting began at epoch 24; validation loss was lowest at epoch 20",
+        ),
     ],
 )
 def test_the_title_says_what_to_see(epochs, events, title):
     figure = run_figure(RunRecord(example(epochs), (), *events))
     assert figure.get_suptitle() == title
+
+
+def test_the_title_says_what_is_suspected():
+    title = run_figure(RunRecord(suspecting(1.0), [SUSPECTED])).get_suptitle()
+    assert title.splitlines()[0] == "No phase boundary so far, but one is suspected at epoch 12;"
 
 
 # -- edges of what there is to draw -----------------------------------------------------------------------------------
@@ -232,6 +277,21 @@ def test_labels_of_events_do_not_overlap(events):
     said = ", ".join(t.get_text() for t in figure.axes[-1].texts)
     assert said.count("overfitting") == 1
     assert f"overfitting {events[1]}" in said
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("inside", [False, True], ids=["epochs", "inside of epochs"])
+@pytest.mark.parametrize(
+    "events", [(0, 1), (0, 39), (6, 8), (12, 24), (12, None), (33, 38), (38, 39), (20, 20), (25, 15)]
+)
+def test_labels_of_a_suspected_boundary_do_not_overlap(events, inside):
+    told = PhaseEvent("suspected", events[0], 39, evidence={"trough_epoch": float(events[0])})
+    history = suspecting(1.0)
+    history["epoch"][1] -= 0.5 * inside
+    for draw in (run_figure, curves_figure):
+        figure = draw(RunRecord(history, [told], overfitting_epoch=events[1]))
+        assert_nothing_overlaps(figure)
+        assert "suspected" in "".join(t.get_text() for axes in figure.axes for t in axes.texts)
 
 
 def test_missing_pieces_are_said():

@@ -1,7 +1,8 @@
 """The data sets of the recorded runs: each gives training, validation and test samples and the kind of players.
 
 Validation and test samples never change with the seed of a run; training samples are drawn from the rest. Three sets
-are made here, the others are real (`../shared/data`, scikit-learn, river). Inputs are standardised or in 0 to 1.
+are made here, the others are real (`../shared/data`, scikit-learn, river). Inputs are standardised or in 0 to 1, and
+rounded to half precision, so that a packed copy of them (`pack`) gives the same runs.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import gzip
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,9 @@ from lightning_interactions.players.base import with_background
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "data"
 
-TUNING = ("digits", "cifar10", "spambase", "signals", "planted", "segments")
-REPORTING = ("mnist", "adult", "breast_cancer", "sst2", "modelnet", "clusters")
-"""The halves were fixed before anything was tuned. Each has images, tables, and one set that is neither."""
+TUNING = ("digits", "cifar10", "spambase", "signals", "planted", "segments", "cifar10_deep")
+REPORTING = ("mnist", "adult", "breast_cancer", "sst2", "modelnet", "clusters", "mnist_deep")
+"""The halves were fixed before anything was tuned. Each has images, tables, one set that is neither, deep networks."""
 
 UNKNOWN_WORD, WORDS, LENGTH = 1, 2000, 16
 
@@ -59,9 +60,64 @@ class Words(Players):
         return torch.where(with_background(coalitions)[:, players], sample, UNKNOWN_WORD)
 
 
-def load(name: str) -> DataSet:
-    """Load one of `TUNING` or `REPORTING`."""
-    return _LOADERS[name]()
+def load(name: str, packed: Path | None = None) -> DataSet:
+    """Load one of `TUNING` or `REPORTING`, from the folder of `pack` where there is one."""
+    base = name.removesuffix("_deep")
+    if packed is None:
+        found = _LOADERS[base]()
+    else:
+        with np.load(packed / f"{base}.npz") as z:
+            arrays = [torch.from_numpy(z[key]) for key in _ARRAYS]
+        pairs = [(_unpacked(x), y.long()) for x, y in zip(arrays[::2], arrays[1::2], strict=True)]
+        found = DataSet(*pairs, classes=1 + max(int(y.max()) for _, y in pairs), players=_PLAYERS[base])
+    change = {"cifar10": _halved, "cifar10_deep": _same, "mnist": _halved, "mnist_deep": _three_channels}.get(
+        name, _same
+    )
+    pool, val, test = ((change(_rounded(x)), y) for x, y in (found.pool, found.val, found.test))
+    return replace(found, pool=pool, val=val, test=test)
+
+
+def pack(folder: Path) -> int:
+    """Write all data sets for a machine without their sources; return how many bytes they are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, loader in _LOADERS.items():
+        found = loader()
+        pairs = [(_packed(x), y.to(torch.int16)) for x, y in (found.pool, found.val, found.test)]
+        arrays = zip(_ARRAYS, (tensor.numpy() for pair in pairs for tensor in pair), strict=True)
+        np.savez_compressed(folder / f"{name}.npz", **dict(arrays))
+    return sum(path.stat().st_size for path in folder.glob("*.npz"))
+
+
+_ARRAYS = "x_pool", "y_pool", "x_val", "y_val", "x_test", "y_test"
+
+
+def _packed(x: Tensor) -> Tensor:
+    """Images as bytes, other floats in half precision."""
+    if x.is_floating_point():
+        return (x * 255).round().to(torch.uint8) if x.ndim == 4 and x.shape[-1] >= 28 else x.half()
+    return x.to(torch.int16)
+
+
+def _unpacked(x: Tensor) -> Tensor:
+    return x.float() / 255 if x.dtype == torch.uint8 else x if x.is_floating_point() else x.long()
+
+
+def _rounded(x: Tensor) -> Tensor:
+    return x.half().float() if x.is_floating_point() else x
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+def _halved(x: Tensor) -> Tensor:
+    """Images of half the size: a quarter of the time."""
+    return F.avg_pool2d(x, 2)
+
+
+def _three_channels(x: Tensor) -> Tensor:
+    """Digits in the shape that networks for 32 x 32 pictures take."""
+    return F.pad(x, (2, 2, 2, 2)).expand(-1, 3, -1, -1)
 
 
 def _split(x: Tensor, y: Tensor, val: int, test: int, players: Players) -> DataSet:
@@ -86,7 +142,7 @@ def _digits() -> DataSet:
 
     found = load_digits()
     return _split(
-        torch.tensor(found.images).float().unsqueeze(1) / 16, torch.tensor(found.target), 300, 1000, ImagePatches()
+        torch.tensor(found.images).float().unsqueeze(1) / 16, torch.tensor(found.target), 300, 1000, _PLAYERS["digits"]
     )
 
 
@@ -94,34 +150,34 @@ def _mnist() -> DataSet:
     z = _npz("mnist.npz")
     x = np.concatenate([z["x_train"][:8000], z["x_test"][:3000]])
     y = np.concatenate([z["y_train"][:8000], z["y_test"][:3000]])
-    images = F.avg_pool2d(torch.from_numpy(x).float().unsqueeze(1) / 255, 2)  # 14 x 14: a quarter of the time
-    return _split(images, torch.from_numpy(y).long(), 1000, 2000, ImagePatches())
+    images = torch.from_numpy(x).float().unsqueeze(1) / 255
+    return _split(images, torch.from_numpy(y).long(), 1000, 2000, _PLAYERS["mnist"])
 
 
 def _cifar10() -> DataSet:
     z = _npz("cifar10_jpeg.npz")
     x, y = np.concatenate([z["x_train"], z["x_test"]]), np.concatenate([z["y_train"], z["y_test"]])
-    images = F.avg_pool2d(torch.from_numpy(x).permute(0, 3, 1, 2).float() / 255, 2)  # 16 x 16, for the same reason
-    return _split(images, torch.from_numpy(y).long(), 1000, 2000, ImagePatches(baseline="mean"))
+    images = torch.from_numpy(x).permute(0, 3, 1, 2).float() / 255
+    return _split(images, torch.from_numpy(y).long(), 1000, 2000, _PLAYERS["cifar10"])
 
 
 def _adult() -> DataSet:
     z = _npz("tabular_adult.npz")
     x, y = np.concatenate([z["x_train"], z["x_test"]]), np.concatenate([z["y_train"], z["y_test"]])
-    return _split(_standardised(x.astype(np.float64)), torch.from_numpy(y).long(), 1000, 4000, TabularFeatures())
+    return _split(_standardised(x.astype(np.float64)), torch.from_numpy(y).long(), 1000, 4000, _PLAYERS["adult"])
 
 
 def _spambase() -> DataSet:
     z = _npz("tabular_spambase.npz")
     x, y = np.concatenate([z["x_train"], z["x_test"]]), np.concatenate([z["y_train"], z["y_test"]])
-    return _split(_standardised(x.astype(np.float64)), torch.from_numpy(y).long(), 1000, 1200, TabularFeatures())
+    return _split(_standardised(x.astype(np.float64)), torch.from_numpy(y).long(), 1000, 1200, _PLAYERS["spambase"])
 
 
 def _breast_cancer() -> DataSet:
     from sklearn.datasets import load_breast_cancer
 
     found = load_breast_cancer()
-    return _split(_standardised(found.data), torch.tensor(found.target), 100, 250, TabularFeatures())
+    return _split(_standardised(found.data), torch.tensor(found.target), 100, 250, _PLAYERS["breast_cancer"])
 
 
 def _segments() -> DataSet:
@@ -132,7 +188,7 @@ def _segments() -> DataSet:
     names = sorted({y for _, y in rows})
     x = np.array([list(row.values()) for row, _ in rows], dtype=np.float64)
     y = torch.tensor([names.index(y) for _, y in rows])
-    return _split(_standardised(x), y, 400, 1000, TabularFeatures())
+    return _split(_standardised(x), y, 400, 1000, _PLAYERS["segments"])
 
 
 def _modelnet() -> DataSet:
@@ -143,8 +199,7 @@ def _modelnet() -> DataSet:
     cell = np.clip(((points + 1) / 2 * 5).astype(int), 0, 4)
     index = cell[..., 0] * 25 + cell[..., 1] * 5 + cell[..., 2]
     counts = np.stack([np.bincount(row, minlength=125) for row in index])
-    blocks = FeatureMask(torch.arange(125) // 5, baseline="mean")  # columns of cells along z are the players
-    return _split(_standardised(np.sqrt(counts)), torch.from_numpy(y).long(), 300, 600, blocks)
+    return _split(_standardised(np.sqrt(counts)), torch.from_numpy(y).long(), 300, 600, _PLAYERS["modelnet"])
 
 
 def _sst2() -> DataSet:
@@ -158,7 +213,7 @@ def _sst2() -> DataSet:
     x = torch.zeros(len(texts), LENGTH, dtype=torch.long)
     for row, (words, _) in zip(x, texts, strict=True):
         row[: len(words)] = torch.tensor([number.get(word, UNKNOWN_WORD) for word in words])
-    return _split(x, torch.tensor([label for _, label in texts]), 1000, 3000, Words())
+    return _split(x, torch.tensor([label for _, label in texts]), 1000, 3000, _PLAYERS["sst2"])
 
 
 def _signals() -> DataSet:
@@ -178,8 +233,9 @@ def _signals() -> DataSet:
     x += np.apply_along_axis(lambda row: np.convolve(row, np.ones(4) / 2, mode="same"), 1, noise)
     x = np.stack([np.roll(row, shift) for row, shift in zip(x, rng.integers(0, 48, len(y)), strict=True)])
     x = np.stack([np.interp(np.linspace(0, 71, 40), np.arange(72), row) for row in x])
-    windows = FeatureMask(torch.arange(40) // 2, baseline="zero")
-    return _split(torch.from_numpy(x).float() / float(x.std()), torch.from_numpy(y).long(), 1000, 3000, windows)
+    return _split(
+        torch.from_numpy(x).float() / float(x.std()), torch.from_numpy(y).long(), 1000, 3000, _PLAYERS["signals"]
+    )
 
 
 def _planted() -> DataSet:
@@ -191,7 +247,7 @@ def _planted() -> DataSet:
         for _ in range(count):
             logit += rng.normal() * np.sign(x[:, rng.choice(14, order, replace=False)]).prod(1)
     y = (logit + rng.logistic(size=len(x)) * 0.7 > 0).astype(np.int64)
-    return _split(torch.from_numpy(x).float(), torch.from_numpy(y), 1000, 3000, TabularFeatures())
+    return _split(torch.from_numpy(x).float(), torch.from_numpy(y), 1000, 3000, _PLAYERS["planted"])
 
 
 def _clusters() -> DataSet:
@@ -201,7 +257,7 @@ def _clusters() -> DataSet:
     x, y = make_classification(
         8000, 20, n_informative=8, n_redundant=4, n_classes=4, n_clusters_per_class=3, flip_y=0.05, random_state=0
     )
-    return _split(_standardised(x), torch.from_numpy(y).long(), 1000, 3000, TabularFeatures())
+    return _split(_standardised(x), torch.from_numpy(y).long(), 1000, 3000, _PLAYERS["clusters"])
 
 
 _LOADERS: dict[str, Callable[[], DataSet]] = {
@@ -218,3 +274,11 @@ _LOADERS: dict[str, Callable[[], DataSet]] = {
     "segments": _segments,
     "clusters": _clusters,
 }
+_PLAYERS: dict[str, Players] = {
+    "digits": ImagePatches(),
+    "mnist": ImagePatches(),
+    "cifar10": ImagePatches(baseline="mean"),
+    "signals": FeatureMask(torch.arange(40) // 2, baseline="zero"),  # windows of two points
+    "sst2": Words(),
+    "modelnet": FeatureMask(torch.arange(125) // 5, baseline="mean"),  # columns of cells along z
+} | dict.fromkeys(("adult", "spambase", "breast_cancer", "planted", "segments", "clusters"), TabularFeatures())

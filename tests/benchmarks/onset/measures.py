@@ -1,4 +1,4 @@
-"""From what a method said about runs to the numbers of the tables, with intervals over data sets."""
+"""From what a detector said of runs to the numbers of the tables, with intervals over data sets."""
 
 from __future__ import annotations
 
@@ -7,60 +7,90 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from detectors import Conditions, Detector, records
 from recordings import Recording
+from truth import CLEARLY_NOT
 
 Numbers = dict[str, float]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one method said about one run.
+    """What one detector said of one run.
 
     Attributes:
         run: The recording.
-        alarm: Epoch of the alarm, ``None`` without one.
-        boundary: Epoch of the last boundary that stood at the end, ``None`` without one.
-        told: Epoch in which that boundary was told.
-        first_boundary: The first boundary, retracted later or not.
-        first_told: Epoch in which that was told.
+        alarm: Place of the alarm that stands at the end, ``None`` without one.
+        alarms: How often one was given.
+        boundary: Where the boundary is that stands at the end.
+        told: Where that was told.
+        first_told: Where the first boundary was told, withdrawn later or not.
         retracted: How many boundaries were withdrawn.
-        risk: Epochs and risks, at every measurement.
+        suspected: Where a boundary was first suspected or told.
+        risk: Places and risks, at every record.
     """
 
     run: Recording
-    alarm: int | None
-    boundary: int | None = None
-    told: int | None = None
-    first_boundary: int | None = None
-    first_told: int | None = None
+    alarm: float | None = None
+    alarms: int = 0
+    boundary: float | None = None
+    told: float | None = None
+    first_told: float | None = None
     retracted: int = 0
-    risk: tuple[tuple[int, float], ...] = field(default=(), repr=False)
+    suspected: float | None = None
+    risk: tuple[tuple[float, float], ...] = field(default=(), repr=False)
 
     def risk_at(self, epoch: float) -> float:
-        """The risk known at an epoch."""
+        """The risk known at a place."""
         return next((risk for e, risk in reversed(self.risk) if e <= epoch), math.nan)
 
 
+def replay(run: Recording, detector: Detector, conditions: Conditions) -> Outcome:
+    """Show a run to a detector."""
+    alarm = boundary = told = first_told = suspected = None
+    alarms = retracted = 0
+    risk = []
+    for record in records(run, conditions):
+        said = detector.update(record)
+        if said.alarm and alarm is None:
+            alarms += 1
+        alarm = (record.epoch if alarm is None else alarm) if said.alarm else None
+        if said.boundary is not None and told is None:
+            told = record.epoch
+            first_told = told if first_told is None else first_told
+        elif said.boundary is None and told is not None:
+            told, retracted = None, retracted + 1
+        boundary = said.boundary
+        if suspected is None and (said.suspected or said.boundary is not None):
+            suspected = record.epoch
+        risk.append((record.epoch, said.risk))
+    return Outcome(run, alarm, alarms, boundary, told, first_told, retracted, suspected, tuple(risk))
+
+
 def alarm_numbers(outcomes: Sequence[Outcome]) -> Numbers:
-    """Recall, false alarms, signed lead, regret and saved epochs.
+    """Recall, standing false alarms, signed lead, regret and saved epochs.
 
     Lead is ``t_v`` minus the alarm, in epochs: positive before the lowest test loss. Regret is the test loss at the
     alarm (or at the end) over its minimum, minus 1; ``kept`` is that of the checkpoint of the lowest validation loss
-    (of the largest validation set) until then.
+    (of the largest validation set) until then. Clear false alarms are those of runs that end within 5 % of their
+    lowest test loss, among those.
     """
     overfit = [o for o in outcomes if o.run.truth.overfit]
     quiet = [o for o in outcomes if not o.run.truth.overfit]
-    regret = {id(o): _regret(o) for o in outcomes}
+    clear = [o for o in quiet if o.run.truth.ratio < CLEARLY_NOT]
     return {
-        "recall": _mean([o.alarm is not None for o in overfit]),
-        "false_alarms": _mean([o.alarm is not None for o in quiet]),
-        "lead": _median([o.run.truth.t_v - o.alarm for o in overfit if o.alarm is not None]),
-        "regret_overfit_median": _median([regret[id(o)] for o in overfit]),
-        "regret_overfit_p90": _quantile([regret[id(o)] for o in overfit], 0.9),
-        "regret_mean": _mean([regret[id(o)] for o in outcomes]),
-        "kept_overfit_median": _median([_kept_regret(o) for o in overfit]),
-        "kept_overfit_p90": _quantile([_kept_regret(o) for o in overfit], 0.9),
-        "epochs_saved": _mean([1 - (o.alarm + 1) / _length(o) if o.alarm is not None else 0.0 for o in overfit]),
+        "recall": mean([o.alarm is not None for o in overfit]),
+        "false_alarms": mean([o.alarm is not None for o in quiet]),
+        "clear_false_alarms": mean([o.alarm is not None for o in clear]),
+        "ever_alarmed_quiet": mean([o.alarms > 0 for o in quiet]),
+        "regret_mean": mean([regret(o) for o in outcomes]),
+        "regret_overfit_median": median([regret(o) for o in overfit]),
+        "regret_overfit_p90": quantile([regret(o) for o in overfit], 0.9),
+        "kept_overfit_p90": quantile([_kept_regret(o) for o in overfit], 0.9),
+        "lead": median([o.run.truth.t_v - o.alarm for o in overfit if o.alarm is not None]),
+        "epochs_saved": mean([1 - (o.alarm + 1) / _length(o) if o.alarm is not None else 0.0 for o in overfit]),
+        "runs": float(len(outcomes)),
+        "overfit": float(len(overfit)),
     }
 
 
@@ -68,30 +98,38 @@ def boundary_numbers(outcomes: Sequence[Outcome]) -> Numbers:
     """How often, how exactly and how early the turning point was told; errors and leads in octaves of epochs."""
     turning = [o for o in outcomes if o.run.truth.turns]
     found = [o for o in turning if o.boundary is not None and o.told is not None]
-    error = [abs(_octaves(o.boundary, o.run.truth.t_o)) for o in found]
     overfit = [o for o in turning if o.run.truth.overfit]
+    error = [abs(octaves(o.boundary, o.run.truth.t_o)) for o in found]
+    still = [o for o in outcomes if not o.run.truth.turns]
     return {
-        "found": _mean([o.boundary is not None for o in turning]),
-        "error_median": _median(error),
-        "error_p90": _quantile(error, 0.9),
-        "delay": _median([_octaves(o.told, o.run.truth.t_o) for o in found]),
-        "turn_leads_gap": _median([_octaves(o.run.truth.t_g, o.run.truth.t_o) for o in overfit]),
-        "turn_leads_minimum": _median([_octaves(o.run.truth.t_v, o.run.truth.t_o) for o in overfit]),
-        "turn_before_minimum": _mean([o.run.truth.t_o < o.run.truth.t_v for o in overfit]),
-        "told_before_minimum": _mean([o.first_told is not None and o.first_told < o.run.truth.t_v for o in overfit]),
-        "retracted": _mean([o.retracted > 0 for o in outcomes]),
-        "on_runs_without_turn": _mean([o.boundary is not None for o in outcomes if not o.run.truth.turns]),
+        "found": mean([o.boundary is not None for o in turning]),
+        "error_median": median(error),
+        "error_p90": quantile(error, 0.9),
+        "delay": median([octaves(o.told, o.run.truth.t_o) for o in found]),
+        "turn_before_minimum": mean([o.run.truth.t_o < o.run.truth.t_v for o in overfit]),
+        "told_before_minimum": mean([_before(o.first_told, o) for o in overfit]),
+        "suspected_before_minimum": mean([_before(o.suspected, o) for o in overfit]),
+        "told_ahead": median([octaves(o.run.truth.t_v, o.first_told) for o in overfit if o.first_told is not None]),
+        "retracted": mean([o.retracted > 0 for o in outcomes]),
+        "on_runs_without_turn": mean([o.boundary is not None for o in still]),
+        "suspected_without_turn": mean([o.suspected is not None for o in still]),
+        "overfit_and_turning": float(len(overfit)),
+        "without_turn": float(len(still)),
     }
 
 
+def _before(place: float | None, outcome: Outcome) -> bool:
+    return place is not None and place < outcome.run.truth.t_v
+
+
 def forecast_points(outcomes: Sequence[Outcome], multiple: float) -> dict[str, float]:
-    """Epochs at which to ask for a forecast, by run: a multiple of the boundary, once told, before ``t_v``."""
+    """Places at which to ask for a forecast, by run: a multiple of the boundary, once told, before ``t_v``."""
     points = {}
     for o in outcomes:
-        if o.first_told is not None and o.first_boundary is not None:
-            epoch = max(o.first_told, multiple * (o.first_boundary + 1) - 1)
-            if epoch < o.run.truth.t_v:
-                points[o.run.name] = epoch
+        if o.first_told is not None:
+            place = max(o.first_told, multiple * (o.first_told + 1) - 1)
+            if place < o.run.truth.t_v:
+                points[o.run.name] = place
     return points
 
 
@@ -102,9 +140,9 @@ def forecast_numbers(outcomes: Sequence[Outcome], points: dict[str, float]) -> N
     inside = [_auroc([(r, y) for d, r, y in rows if d == data]) for data in sorted({d for d, _, _ in rows})]
     return {
         "auroc": _auroc([(r, y) for _, r, y in rows]),
-        "auroc_inside": _mean([a for a in inside if not math.isnan(a)]),
-        "brier": _mean([(r - y) ** 2 for _, r, y in rows]),
-        "brier_of_base_rate": _mean([y for _, _, y in rows]) * (1 - _mean([y for _, _, y in rows])),
+        "auroc_inside": mean([a for a in inside if not math.isnan(a)]),
+        "brier": mean([(r - y) ** 2 for _, r, y in rows]),
+        "brier_of_base_rate": mean([y for _, _, y in rows]) * (1 - mean([y for _, _, y in rows])),
         "runs": float(len(rows)),
         "overfit": float(sum(y for _, _, y in rows)),
     }
@@ -116,12 +154,9 @@ def reliability(outcomes: Sequence[Outcome], points: dict[str, float], bins: int
     out = []
     for i in range(bins):
         inside = [(r, y) for r, y in pairs if min(int(r * bins), bins - 1) == i]
-        row = {
-            "runs": float(len(inside)),
-            "risk": _mean([r for r, _ in inside]),
-            "overfit": _mean([y for _, y in inside]),
-        }
-        out.append(row)
+        out.append({
+            "runs": float(len(inside)), "risk": mean([r for r, _ in inside]), "overfit": mean([y for _, y in inside]),
+        })  # fmt: skip
     return out
 
 
@@ -136,28 +171,32 @@ def bootstrap(
     for _ in range(draws):
         chosen = [groups[name] for name in rng.choice(names, len(names))]
         found.append(numbers([group[i] for group in chosen for i in rng.integers(0, len(group), len(group))]))
-    return {
-        key: (_quantile([f[key] for f in found], 0.05), _quantile([f[key] for f in found], 0.95)) for key in found[0]
-    }
+    return {key: (quantile([f[key] for f in found], 0.05), quantile([f[key] for f in found], 0.95)) for key in found[0]}
 
 
-def _regret(outcome: Outcome) -> float:
+def regret(outcome: Outcome) -> float:
+    """The test loss at the alarm, or at the end, over its minimum, minus 1."""
     loss = outcome.run.truth.test_loss
-    return float(loss[-1 if outcome.alarm is None else outcome.alarm] / loss.min() - 1)
+    at = len(loss) - 1 if outcome.alarm is None else max(math.ceil(outcome.alarm), 0)
+    return float(loss[at] / np.nanmin(loss) - 1)
 
 
 def _kept_regret(outcome: Outcome) -> float:
-    loss, val = outcome.run.truth.test_loss, outcome.run.val(1000)
-    end = len(loss) if outcome.alarm is None else outcome.alarm + 1
-    return float(loss[int(val[:end].argmin())] / loss.min() - 1)
+    run, loss = outcome.run, outcome.run.truth.test_loss
+    ends = (run.loss_epochs >= 0) & (run.loss_epochs == np.round(run.loss_epochs))
+    end = len(loss) if outcome.alarm is None else max(math.ceil(outcome.alarm), 0) + 1
+    return float(loss[int(run.val(1000)[ends][:end].argmin())] / loss.min() - 1)
 
 
 def _length(outcome: Outcome) -> int:
     return len(outcome.run.truth.test_loss)
 
 
-def _octaves(a: int | None, b: int) -> float:
-    return math.nan if a is None else math.log2((a + 1) / (b + 1))
+def octaves(a: float | None, b: float | None) -> float:
+    """How far a place is after another, in doublings of the epochs; a quarter of an epoch is the shortest time."""
+    if a is None or b is None:
+        return math.nan
+    return math.log2(max(a + 1, 0.25) / max(b + 1, 0.25))
 
 
 def _auroc(pairs: Sequence[tuple[float, bool]]) -> float:
@@ -169,14 +208,18 @@ def _auroc(pairs: Sequence[tuple[float, bool]]) -> float:
     return float(((a > b) + 0.5 * (a == b)).mean())
 
 
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values)) if len(values) else math.nan
+def mean(values: Sequence[float]) -> float:
+    """Of what is a number."""
+    finite = [v for v in values if not math.isnan(v)]
+    return float(np.mean(finite)) if finite else math.nan
 
 
-def _median(values: Sequence[float]) -> float:
-    return _quantile(values, 0.5)
+def median(values: Sequence[float]) -> float:
+    """Likewise."""
+    return quantile(values, 0.5)
 
 
-def _quantile(values: Sequence[float], q: float) -> float:
+def quantile(values: Sequence[float], q: float) -> float:
+    """Likewise."""
     finite = [v for v in values if not math.isnan(v)]
     return float(np.quantile(finite, q)) if finite else math.nan

@@ -1,23 +1,34 @@
-"""Networks of the recorded runs: small, ordinary, without normalisation layers."""
+"""Networks of the recorded runs: small and ordinary, and the gallery's deep ones (`examples/` must be on the path)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
 from data import WORDS
+from models import VGG11, AlexNet, SlimResNet
 from torch import Tensor, nn
+
+DEEP: dict[str, Callable[[int], nn.Module]] = {
+    "vgg": lambda classes: VGG11(0.25, classes),
+    "alexnet": lambda classes: AlexNet(0.25, classes),
+    "resnet": lambda classes: SlimResNet(16, classes),  # with batch norm
+}
 
 
 def build(kind: str, sample: Tensor, classes: int, dropout: float) -> nn.Module:
     """Make a network.
 
     Args:
-        kind: ``"mlp<depth>x<width>"``, ``"cnn"`` for images, ``"conv"`` for sequences and words, ``"pool"`` for words.
+        kind: ``"mlp<depth>x<width>"``, ``"cnn"`` for images, ``"conv"`` for sequences and words, ``"pool"`` for words,
+            one of `DEEP` for images of 32 x 32.
         sample: One input; integers are words.
         classes: Number of logits.
         dropout: Before the last layer.
     """
+    if kind in DEEP:
+        return DEEP[kind](classes)
     drop = [nn.Dropout(dropout)] if dropout else []
     if kind.startswith("mlp"):
         depth, width = map(int, kind.removeprefix("mlp").split("x"))
@@ -69,13 +80,15 @@ class Transpose(nn.Module):
 
 
 def augmented(x: Tensor) -> Tensor:
-    """One random change per sample: a shift by up to a pixel, noise, or a lost word in eight."""
+    """One random change per sample: a shift by up to a pixel in sixteen, noise, or a lost word in eight."""
     if not x.is_floating_point():
         return torch.where(torch.rand(x.shape) < 0.125, torch.where(x > 0, 1, 0), x)
     if x.ndim < 4:
         return x + 0.2 * torch.randn_like(x)
-    padded = nn.functional.pad(x, (1, 1, 1, 1))
-    right, down = torch.randint(0, 3, (2, len(x), 1))
-    rows, columns = down + torch.arange(x.shape[2]), right + torch.arange(x.shape[3])
-    index = torch.arange(len(x))[:, None, None]
+    margin = max(1, x.shape[-1] // 16)
+    padded = nn.functional.pad(x, (margin,) * 4)
+    right, down = torch.randint(0, 2 * margin + 1, (2, len(x), 1), device=x.device)
+    rows = down + torch.arange(x.shape[2], device=x.device)
+    columns = right + torch.arange(x.shape[3], device=x.device)
+    index = torch.arange(len(x), device=x.device)[:, None, None]
     return padded.transpose(0, 1)[:, index, rows[:, :, None], columns[:, None, :]].transpose(0, 1)

@@ -1,9 +1,9 @@
-"""Replay the recorded runs through our detector, its ablations and the rivals; write `results.json` and `results.md`.
+"""Replay the recorded runs through our detector, parts of it and the rivals; write `results.json` and `results.md`.
 
     python tests/benchmarks/onset/run.py
 
 Everything is reported on the half of the data sets that nothing was tuned on (`data.REPORTING`); `--half tuning` shows
-the other. Intervals are 90 %, over data sets and runs in them. Takes about a minute.
+the other, without writing. Intervals are 90 %, over data sets and runs in them. Takes a few minutes.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from data import REPORTING, SHARED, TUNING
+import torch
+from data import SHARED
+from detectors import RIVALS, Conditions, Detector, LossesOnly, Ours
 from measures import (
     Numbers,
     Outcome,
@@ -26,31 +27,42 @@ from measures import (
     boundary_numbers,
     forecast_numbers,
     forecast_points,
+    mean,
+    octaves,
+    regret,
     reliability,
+    replay,
 )
-from methods import Conditions, interactions_only, losses_only, losses_only_alarm, ours, rival
-from noise import false_boundaries
-from recordings import HERE, Recording, read
-from rivals import RIVALS
+from recordings import HERE, Recording, half, histories, read
+from tables import render
 
-MULTIPLES = 1.0, 1.5, 2.0, 3.0
-Method = Callable[[Recording, Conditions], Outcome]
+from lightning_interactions.measure.onsets import SampleTrack
 
-OURS: dict[str, tuple[Method, Conditions]] = {
-    "losses and interactions": (ours, Conditions()),
-    "losses only": (losses_only, Conditions()),
-    "interactions only": (interactions_only, Conditions(val_size=0)),
-    "no validation data": (interactions_only, Conditions(split="train", val_size=0)),
+MULTIPLES = 1.0, 2.0
+GROUPS = "table", "hard", "deep"
+FULL, LOSSES, ALONE, BLIND, OPEN = (
+    "losses and interactions", "losses only", "interactions only", "no validation data", "end not known",
+)  # fmt: skip
+METHODS: dict[str, tuple[Callable[[], Detector], Conditions]] = {
+    FULL: (Ours, Conditions()),
+    LOSSES: (LossesOnly, Conditions()),
+    ALONE: (Ours, Conditions(val_size=0)),
+    BLIND: (Ours, Conditions(split="train", val_size=0)),
+    OPEN: (lambda: Ours(tell_end=False), Conditions()),
+    **{name: (make, Conditions()) for name, make in RIVALS.items()},
 }
 FACTORS: dict[str, list[dict[str, Any]]] = {
-    "measured every (epochs)": [{"every": k} for k in (1, 2, 5)],
+    "records per octave": [{"per_octave": k} for k in (16, 8, 4)],
+    "epochs from record to record": [{"every": k} for k in (1, 2, 5)],
     "watched samples": [{"samples": k} for k in (32, 16, 8)],
     "validation samples": [{"val_size": k} for k in (1000, 300, 100)],
 }
+STANDING = 0, 1, 2, 3, 5
 
 
-def replay(runs: Sequence[Recording], method: Method, conditions: Conditions) -> list[Outcome]:
-    return [method(run, conditions) for run in runs]
+def outcomes_of(runs: Sequence[Recording], method: str, **changes: Any) -> list[Outcome]:
+    make, conditions = METHODS[method]
+    return [replay(run, make(), replace(conditions, **changes)) for run in runs]
 
 
 def with_intervals(outcomes: list[Outcome], numbers: Callable[[Sequence[Outcome]], Numbers]) -> dict[str, list[float]]:
@@ -61,23 +73,100 @@ def with_intervals(outcomes: list[Outcome], numbers: Callable[[Sequence[Outcome]
 
 def compare(runs: list[Recording]) -> dict[str, Any]:
     """Every method on the same runs, under the conditions a user gets by default."""
-    outcomes = {name: replay(runs, method, conditions) for name, (method, conditions) in OURS.items()}
-    rivals = {name: replay(runs, rival(name), Conditions()) for name in RIVALS}
-    forecasts = {}
-    for multiple in MULTIPLES:
-        points = forecast_points(outcomes["losses and interactions"], multiple)
-        at = {
-            name: with_intervals(found, lambda some, points=points: forecast_numbers(some, points))
-            for name, found in outcomes.items()
+    outcomes = {name: outcomes_of(runs, name) for name in METHODS}
+    found: dict[str, Any] = {"alarm": {}, "boundary": {}}
+    for group in (*GROUPS, *(f"hard: {kind}" for kind in _kinds(runs))):
+        some = {name: [o for o in all_ if _belongs(o.run, group)] for name, all_ in outcomes.items()}
+        if not some[FULL]:
+            continue
+        found["alarm"][group] = {
+            name: with_intervals(o, alarm_numbers) for name, o in some.items() if name not in (ALONE, BLIND, OPEN)
         }
-        at["reliability"] = reliability(outcomes["losses and interactions"], points)
-        at["both minus losses"] = _difference(outcomes["losses and interactions"], outcomes["losses only"], points)
-        forecasts[f"{multiple:g}"] = at
-    return {
-        "alarm": {name: with_intervals(found, alarm_numbers) for name, found in (outcomes | rivals).items()},
-        "boundary": {name: with_intervals(outcomes[name], boundary_numbers) for name in OURS if name != "losses only"},
-        "forecast": forecasts,
+        if group in GROUPS:
+            found["boundary"][group] = {
+                name: with_intervals(some[name], boundary_numbers) for name in (FULL, ALONE, BLIND)
+            }
+    everything = [o for o in outcomes[FULL] if not o.run.settings["hard"]]
+    found["boundary"]["table and deep"] = {FULL: with_intervals(everything, boundary_numbers)}
+    found["misjudged"] = [
+        [o.run.name, round(o.run.truth.ratio, 3), o.alarm]
+        for o in outcomes[FULL]
+        if (o.alarm is not None) != o.run.truth.overfit
+    ]
+    found["stopping"] = {
+        f"{name}: {stood}": stopping([o for o in outcomes[FULL] if (o.run.group == "hard") is hard], stood)
+        for name, hard in (("ordinary and deep", False), ("hard", True))
+        for stood in STANDING
     }
+    found["single samples"] = single_samples(runs)
+    found["forecast"] = forecasts(outcomes)
+    return found
+
+
+def _kinds(runs: list[Recording]) -> list[str]:
+    return sorted({run.settings["hard"] for run in runs} - {""})
+
+
+def _belongs(run: Recording, group: str) -> bool:
+    return group in (run.group, f"hard: {run.settings['hard']}")
+
+
+def stopping(outcomes: list[Outcome], stood: int) -> Numbers:
+    """What it costs and brings to stop once the alarm has stood for so many further records."""
+    stopped = [_stopped(o.run, stood) for o in outcomes]
+    return {
+        "stopped_overfit": mean([o.alarm is not None for o in stopped if o.run.truth.overfit]),
+        "stopped_quiet": mean([o.alarm is not None for o in stopped if not o.run.truth.overfit]),
+        "regret_mean": mean([regret(o) for o in stopped]),
+    }
+
+
+def _stopped(run: Recording, stood: int) -> Outcome:
+    """The first alarm that stands for so many further records stops the run, whatever would have come later."""
+
+    class Stopping(Ours):
+        count, stopped = -1, False
+
+        def update(self, record: Any) -> Any:
+            said = super().update(record)
+            if record.strength is not None:
+                self.count = self.count + 1 if said.alarm else -1
+                self.stopped = self.stopped or self.count >= stood
+            return replace(said, alarm=self.stopped)
+
+    return replay(run, Stopping(), Conditions())
+
+
+def single_samples(runs: list[Recording]) -> dict[str, Numbers]:
+    """Onsets of single watched samples: how many have turned, and where their median is to the turn of the mean."""
+    found: dict[str, list[tuple[float, float]]] = {"turning runs": [], "runs without a turn": []}
+    for run in runs:
+        track, keys = SampleTrack(), torch.arange(run.strength["val"].shape[1])
+        for epoch, strength in zip(run.epochs.tolist(), run.strength["val"], strict=True):
+            track.update(epoch, torch.from_numpy(strength), keys)
+        scalars = track.scalars()
+        median = scalars["onset/q50"]
+        error = abs(octaves(median, run.truth.t_o)) if run.truth.turns and median >= 0 else math.nan
+        found["turning runs" if run.truth.turns else "runs without a turn"].append((scalars["onset/turned"], error))
+    return {
+        name: {"turned": mean([share for share, _ in rows]), "error": median([error for _, error in rows])}
+        for name, rows in found.items()
+    }
+
+
+def forecasts(outcomes: dict[str, list[Outcome]]) -> dict[str, Any]:
+    """The risk, once the boundary is told, against what came; with the end of the training known, and without."""
+    found = {}
+    for multiple in MULTIPLES:
+        points = forecast_points(outcomes[FULL], multiple)
+        at: dict[str, Any] = {
+            name: with_intervals(outcomes[name], lambda some, points=points: forecast_numbers(some, points))
+            for name in (FULL, LOSSES, ALONE, BLIND, OPEN)
+        }
+        at["reliability"] = reliability(outcomes[FULL], points)
+        at["both minus losses"] = _difference(outcomes[FULL], outcomes[LOSSES], points)
+        found[f"{multiple:g}"] = at
+    return found
 
 
 def _difference(both: list[Outcome], losses: list[Outcome], points: dict[str, float]) -> dict[str, list[float]]:
@@ -91,185 +180,62 @@ def _difference(both: list[Outcome], losses: list[Outcome], points: dict[str, fl
     return with_intervals(both, numbers)
 
 
-def factors(runs: list[Recording]) -> dict[str, Any]:
-    """What measuring less, or on fewer samples, costs."""
-    found: dict[str, Any] = {}
-    for factor, levels in FACTORS.items():
-        found[factor] = {}
-        for level in levels:
-            row = {}
-            for name in ("losses and interactions", "losses only", "interactions only"):
-                method, conditions = OURS[name]
-                if name == "interactions only" and "val_size" in level:
-                    continue
-                outcomes = replay(runs, method, replace(conditions, **level))
-                points = forecast_points(outcomes, 2.0)
-                row[name] = alarm_numbers(outcomes)
-                if name != "losses only":
-                    row[name] |= boundary_numbers(outcomes) | {
-                        "auroc_at_2": forecast_numbers(outcomes, points)["auroc"]
-                    }
-            found[factor][str(next(iter(level.values())))] = row
+def vary(runs: list[Recording]) -> dict[str, dict[str, Numbers]]:
+    """One condition at a time changed, on runs that are not hard."""
+    found: dict[str, dict[str, Numbers]] = {}
+    for factor, values in FACTORS.items():
+        for value in values:
+            some = outcomes_of(runs, FULL, **value)
+            both = {**boundary_numbers(some), **alarm_numbers(some)}
+            found.setdefault(factor, {})[str(next(iter(value.values())))] = both
     return found
 
 
-def public_histories() -> dict[str, Any]:
-    """Losses only and the rivals on the labelled histories of OverfitGuard: those of papers, and simulated ones."""
-    path = SHARED / "loss_histories.npz"
-    if not path.exists():
-        return {}
-    with np.load(path, allow_pickle=False) as z:
-        train, val, length, label, real = (z[k] for k in ("train_loss", "val_loss", "length", "overfit", "real"))
-    found: dict[str, Any] = {}
-    for kind, chosen in (("from papers", real == 1), ("simulated", real == 0)):
-        alarms: dict[str, list[tuple[bool, bool]]] = {}
-        for i in np.flatnonzero(chosen):
-            losses = train[i, : length[i]].astype(float), val[i, : length[i]].astype(float)
-            said = {"losses only": losses_only_alarm(*losses)}
-            said |= {name: RIVALS[name](_History(*losses), 0) for name in RIVALS if name != "Label Wave"}
-            for name, alarm in said.items():
-                alarms.setdefault(name, []).append((bool(label[i]), alarm is not None))
-        found[kind] = {
-            name: {
-                "recall": float(np.mean([a for y, a in pairs if y])),
-                "false_alarms": float(np.mean([a for y, a in pairs if not y])),
-            }
-            for name, pairs in alarms.items()
-        }
+def public(path: Path) -> dict[str, dict[str, Numbers]]:
+    """Alarms on labelled histories of others, judged at every epoch; nothing but losses is known there."""
+    found: dict[str, dict[str, Numbers]] = {}
+    methods: dict[str, Callable[[], Detector]] = {LOSSES: lambda: LossesOnly(everywhere=True)}
+    methods |= {name: make for name, make in RIVALS.items() if name not in ("Label Wave", "GWA")}
+    runs = list(histories(path))
+    for group in ("papers", "simulated"):
+        for name, make in methods.items():
+            some = [replay(run, make(), Conditions()) for run in runs if run.group == group]
+            numbers = alarm_numbers(some)
+            found.setdefault(group, {})[name] = {k: numbers[k] for k in ("recall", "false_alarms", "runs", "overfit")}
     return found
 
 
-class _History:
-    """A history of losses, for the rules in `rivals.py`."""
-
-    def __init__(self, train_loss: Any, val_loss: Any) -> None:
-        self.train_loss, self._val = train_loss, val_loss
-
-    def val(self, size: int) -> Any:
-        return self._val
-
-
-def describe(runs: Sequence[Recording]) -> Numbers:
-    """What the runs are."""
-    return {
-        "runs": len(runs),
-        "data_sets": len({run.data for run in runs}),
-        "overfit": sum(run.truth.overfit for run in runs),
-        "turning": sum(run.truth.turns for run in runs),
-    }
-
-
-def _cell(value: Any, digits: int = 2) -> str:
-    if isinstance(value, list):
-        middle, low, high = value
-        return f"{_cell(middle, digits)} [{_cell(low, digits)}, {_cell(high, digits)}]"
-    return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
-
-
-def _table(rows: dict[str, dict[str, Any]], columns: dict[str, str], first: str = "") -> str:
-    lines = ["| " + " | ".join([first, *columns]) + " |", "|" + " --- |" * (len(columns) + 1)]
-    for name, row in rows.items():
-        lines.append("| " + " | ".join([name, *(_cell(row.get(key)) for key in columns.values())]) + " |")
-    return "\n".join(lines)
-
-
-ALARM = {
-    "recall": "recall",
-    "false alarms": "false_alarms",
-    "regret, overfit runs: median": "regret_overfit_median",
-    "90th percentile": "regret_overfit_p90",
-    "mean regret, all runs": "regret_mean",
-    "regret of the kept checkpoint: median": "kept_overfit_median",
-    "its 90th percentile": "kept_overfit_p90",
-    "lead (epochs)": "lead",
-    "epochs saved": "epochs_saved",
-}
-BOUNDARY = {
-    "found": "found",
-    "error (octaves): median": "error_median",
-    "90th percentile": "error_p90",
-    "delay (octaves)": "delay",
-    "told before the lowest test loss": "told_before_minimum",
-    "turn itself before it": "turn_before_minimum",
-    "turn ahead of it (octaves)": "turn_leads_minimum",
-    "turn ahead of the gap (octaves)": "turn_leads_gap",
-    "runs with a retraction": "retracted",
-}
-FORECAST = {
-    "AUROC": "auroc",
-    "inside data sets": "auroc_inside",
-    "Brier": "brier",
-    "Brier of the base rate": "brier_of_base_rate",
-    "runs": "runs",
-    "of them overfit": "overfit",
-}
-FACTOR = {
-    "boundary found": "found",
-    "told before the lowest test loss": "told_before_minimum",
-    "recall": "recall",
-    "false alarms": "false_alarms",
-    "median regret": "regret_overfit_median",
-    "mean regret": "regret_mean",
-    "AUROC at twice the boundary": "auroc_at_2",
-}
-
-
-def markdown(results: dict[str, Any]) -> str:
-    """All tables."""
-    what = results["runs"]
-    parts = [
-        "# Onset benchmark",
-        f"The {results['half']} half: {what['runs']} runs on {what['data_sets']} data sets, {what['overfit']} of them "
-        "overfit, "
-        f"{what['turning']} with a turning point. In brackets 90 % intervals over data sets and runs.",
-        "## Alarm",
-        _table(results["alarm"], ALARM),
-        "## Boundary",
-        _table(results["boundary"], BOUNDARY),
-    ]
-    for multiple, rows in results["forecast"].items():
-        parts += [
-            f"## Forecast at {multiple} times the boundary, before the lowest test loss",
-            _table({k: v for k, v in rows.items() if k != "reliability"}, FORECAST),
-            "Reliability (losses and interactions): "
-            + "; ".join(
-                f"risk {_cell(row['risk'])}: {_cell(row['overfit'])} of {row['runs']:.0f} runs overfit"
-                for row in rows["reliability"]
-                if row["runs"]
-            ),
-        ]
-    for factor, levels in results["factors"].items():
-        rows = {f"{level}: {name}": row for level, named in levels.items() for name, row in named.items()}
-        parts += [f"## {factor.capitalize()}", _table(rows, FACTOR)]
-    for kind, rows in results["public_histories"].items():
-        parts += [
-            f"## Public loss histories, {kind}",
-            _table(rows, {"recall": "recall", "false alarms": "false_alarms"}),
-        ]
-    parts += ["## Boundaries told in noise alone", _table(results["noise"], {"share of sequences": "boundary"})]
-    return "\n\n".join(parts) + "\n"
+def plain(value: Any) -> Any:
+    """Numbers that JSON can hold, four digits of each."""
+    if isinstance(value, dict):
+        return {key: plain(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    return (None if math.isnan(value) else round(float(value), 4)) if isinstance(value, float) else value
 
 
 def main() -> None:
-    """Run everything."""
+    """Compare, and write what came of it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--half", choices=("reporting", "tuning"), default="reporting")
-    parser.add_argument("--out", type=Path, default=HERE)
     options = parser.parse_args()
-    names = REPORTING if options.half == "reporting" else TUNING
-    runs = [run for run in read() if run.data in names]
-    results = {
-        "half": options.half,
-        "runs": describe(runs),
-        **compare(runs),
-        "factors": factors(runs),
-        "public_histories": public_histories(),
-        "noise": false_boundaries(),
-    }
-    text = markdown(results)
+    every = half(options.half, list(read()))
+    runs = [run for run in every if math.isfinite(run.truth.ratio)]
+    diverged = [run.name for run in every if not math.isfinite(run.truth.ratio)]
+    print(f"{len(runs)} runs; diverged and left out: {diverged}", flush=True)
+    found: dict[str, Any] = {"half": options.half, "diverged": diverged, **compare(runs)}
+    found["conditions"] = vary([run for run in runs if run.group != "hard"])
+    path = SHARED / "loss_histories.npz"
+    found["public"] = public(path) if path.exists() else {}
+    noise, frontier = (HERE / f"{name}.json" for name in ("noise", "frontier"))
+    found["noise"] = json.loads(noise.read_text()) if noise.exists() else {}
+    found["frontier"] = json.loads(frontier.read_text()) if frontier.exists() else {}
+    found = plain(found)
+    text = render(found)
     print(text)
-    (options.out / "results.json").write_text(json.dumps(results, indent=1, default=float) + "\n")
-    (options.out / "results.md").write_text(text)
+    if options.half == "reporting":
+        (HERE / "results.json").write_text(json.dumps(found, indent=1) + "\n")
+        (HERE / "results.md").write_text(text)
 
 
 if __name__ == "__main__":

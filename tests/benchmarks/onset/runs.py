@@ -1,13 +1,17 @@
-"""The recorded runs: which network is trained how on what. Fixed before the detector was tuned."""
+"""The recorded runs: which network is trained how on what. Fixed before the detector was tuned.
+
+Every run is a random cut of a longer plan (its schedule follows the plan), so that its length tells nothing. Three
+groups: `_TABLE` (two seeds), hard quiet ones (variants of those of the table, one of each kind per data set), and deep
+networks (two seeds).
+"""
 
 from __future__ import annotations
 
+import random
 from ast import literal_eval
 from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
 from typing import Any
-
-from data import REPORTING, TUNING
 
 _TABLE = """
 data           size net      optimiser  rate epochs  more
@@ -64,7 +68,33 @@ clusters       4000 mlp2x64  adam      0.002     40  dropout=0.3 augment=True sc
 clusters       2000 mlp3x100 momentum   0.02     50  noise=0.1
 clusters       4000 mlp1x32  sgd         0.1     50  decay=0.001 batch=64
 """
-"""Per data set, runs meant to overfit and runs meant not to, in turn."""
+"""Per data set, runs meant to overfit and runs meant not to, in turn; `epochs` are those of two thirds of the plan."""
+
+_DEEP = """
+data           size net      optimiser  rate epochs  more
+cifar10_deep   2000 vgg      momentum   0.02     30  batch=64
+cifar10_deep   9000 vgg      momentum   0.02     20  batch=64 decay=0.0005 augment=True
+cifar10_deep   2000 alexnet  momentum   0.02     40  batch=64
+cifar10_deep   9000 alexnet  momentum   0.02     24  batch=64 decay=0.0005 augment=True
+cifar10_deep   2000 resnet   momentum   0.02     24  batch=64
+cifar10_deep   9000 resnet   momentum   0.02     16  batch=64 decay=0.0005 augment=True
+mnist_deep      500 vgg      momentum   0.02     40  batch=64 noise=0.1
+mnist_deep     5000 vgg      momentum   0.02     20  batch=64 decay=0.0005 augment=True
+mnist_deep      500 alexnet  momentum   0.02     50  batch=64 noise=0.1
+mnist_deep     5000 alexnet  momentum   0.02     20  batch=64 decay=0.0005 augment=True
+mnist_deep      500 resnet   momentum   0.02     40  batch=64 noise=0.1
+mnist_deep     5000 resnet   momentum   0.02     16  batch=64 decay=0.0005 augment=True
+"""
+
+HARD: dict[str, tuple[int, dict[str, Any]]] = {
+    "small": (1, {}),  # validation sets of 50, 100 or 200 samples
+    "noisy": (1, {"val_noise": 0.15}),  # validation labels are wrong, training labels are not
+    "jumping": (3, {"optimiser": "momentum", "rate": 0.15, "batch": 16, "schedule": "constant", "dropout": 0.0}),
+    "plateau": (1, {"schedule": "pause"}),  # nearly nothing is learned for a while
+    "descent": (0, {"noise": 0.2, "optimiser": "adam", "rate": 0.002, "decay": 0.5}),  # rises, then falls again
+    "stopped": (0, {}),  # long before it would overfit
+}
+"""Hard quiet runs: which row of a data set's table they are a variant of, and what is other."""
 
 
 @dataclass(frozen=True)
@@ -77,13 +107,18 @@ class Run:
         net: See `networks.build`.
         optimiser: ``"sgd"``, ``"momentum"``, ``"adam"``.
         rate: Learning rate.
-        epochs: How long.
+        epochs: The plan.
+        cut: How many of them are trained and recorded.
         noise: Fraction of training labels that are replaced by random ones.
-        schedule: ``"constant"``, ``"cosine"``, ``"step"`` (a tenth after half and three quarters).
+        schedule: ``"constant"``, ``"cosine"``, ``"step"`` (a tenth after half and three quarters), ``"pause"`` (a
+            fiftieth between 15 and 55 % of the plan).
         decay: Weight decay (decoupled for Adam).
         dropout: Before the last layer.
         augment: Images are shifted by up to a pixel, tables get noise, sentences lose words.
         batch: Batch size.
+        val_size: Validation samples there are; 0 for all.
+        val_noise: Fraction of validation labels that are random.
+        hard: Which of `HARD` it is, if any.
         seed: Of the training samples, the noise, the weights and the order of the batches.
     """
 
@@ -99,11 +134,17 @@ class Run:
     dropout: float = 0.0
     augment: bool = False
     batch: int = 32
+    val_size: int = 0
+    val_noise: float = 0.0
+    hard: str = ""
     seed: int = 0
+    cut: int = 0
 
     @property
     def name(self) -> str:
         """Short and unique."""
+        if self.hard:
+            return f"hard_{self.hard}_{self.data}_{self.net}_s{self.seed}"
         parts = [self.data + str(self.size), self.net, self.optimiser, self.schedule]
         parts += [f"noise{self.noise * 100:.0f}"] if self.noise else []
         parts += [f"decay{self.decay:g}"] if self.decay else []
@@ -116,23 +157,40 @@ class Run:
         return asdict(self)
 
 
-def _variants() -> dict[str, list[Run]]:
-    """The table by data set."""
+def _variants(table: str) -> dict[str, list[Run]]:
+    """A table by data set."""
     found: dict[str, list[Run]] = {}
-    for line in _TABLE.strip().splitlines()[1:]:
+    for line in table.strip().splitlines()[1:]:
         data, size, net, optimiser, rate, epochs, *more = line.split()
         settings = dict(pair.split("=") for pair in more)
         schedule = settings.pop("schedule", "constant")
         values = {name: literal_eval(value) for name, value in settings.items()}
-        run = Run(data, int(size), net, optimiser, float(rate), int(epochs), schedule=schedule, **values)
+        plan = int(epochs) * 3 // 2
+        run = Run(data, int(size), net, optimiser, float(rate), plan, schedule=schedule, **values)
         found.setdefault(data, []).append(run)
     return found
 
 
-def all_runs(seeds: int = 2) -> list[Run]:
+def _cut(run: Run) -> Run:
+    """Cut it somewhere, evenly on a logarithmic axis: from a third of the plan on, or from an eighth to a quarter."""
+    low, high = (-3.0, -2.0) if run.hard == "stopped" else (-1.6, 0.0)
+    part = 2 ** random.Random(run.name).uniform(low, high)
+    return replace(run, cut=max(6, round(run.epochs * part)))
+
+
+def _hard() -> list[Run]:
+    """One of every kind per data set."""
+    found = []
+    for number, rows in enumerate(_variants(_TABLE).values()):
+        for kind, (row, changes) in HARD.items():
+            size = (50, 100, 200)[number % 3] if kind == "small" else 0
+            found.append(replace(rows[row], hard=kind, val_size=size, seed=10, **changes))
+    return found
+
+
+def all_runs() -> list[Run]:
     """Every run, in an order of which any beginning covers all data sets evenly."""
-    variants = _variants()
-    names = [name for pair in zip(TUNING, REPORTING, strict=True) for name in pair]
-    rounds = zip_longest(*(variants[name] for name in names))
-    once = [run for one in rounds for run in one if run is not None]
-    return [replace(run, seed=seed) for seed in range(seeds) for run in once]
+    deep = [run for rows in _variants(_DEEP).values() for run in rows]
+    rounds = [run for one in zip_longest(*_variants(_TABLE).values()) for run in one if run is not None]
+    twice = [replace(run, seed=seed) for seed in range(2) for run in (*deep, *rounds)]
+    return [_cut(run) for run in (*twice, *_hard())]

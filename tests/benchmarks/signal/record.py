@@ -34,14 +34,15 @@ import sys
 import tempfile
 import time
 import traceback
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # a process that has begun to use CUDA cannot fork
 ROOT = Path(__file__).resolve().parents[3]
-sys.path[:0] = [str(ROOT), str(ROOT / "examples"), str(Path(__file__).resolve().parent)]
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(ROOT), str(ROOT / "examples"), str(HERE.parent), str(HERE)]
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
@@ -50,17 +51,14 @@ from data import FOLDER  # noqa: E402
 from kinds import APART, KINDS, Kind, Pair, Project  # noqa: E402
 from pack import pack  # noqa: E402
 from recordings import Arrays, read, write  # noqa: E402
+from site_of import Site  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from lightning_interactions.measure.games import Game, find_rules  # noqa: E402
-from lightning_interactions.measure.keys import content_keys  # noqa: E402
-from lightning_interactions.measure.samples import Pool, Samples  # noqa: E402
-from lightning_interactions.measure.values import evaluate_coalitions  # noqa: E402
+from lightning_interactions.measure.samples import Pool  # noqa: E402
 from lightning_interactions.model.batch import Batch  # noqa: E402
 
 MOMENTS = 0, 0.25, 0.5, 1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80
 SEEN = 512
-CHUNK = {"cpu": 128, "cuda": 2048}
 GRACE = 20  # seconds a run is given to notice that time is up
 
 
@@ -75,37 +73,6 @@ class Settings:
 
     def size(self, full: int) -> int:
         return min(full, 32) if self.fast else full
-
-
-class Site:
-    """Where a network is masked: its game, drawn once."""
-
-    def __init__(self, net: nn.Module, samples: Samples, players: Any, num_players: int, layer: str) -> None:
-        device = next(net.parameters()).device
-        batch = Batch(samples.inputs.to(device), samples.targets.to(device))
-        self.chunk = CHUNK[device.type]
-        self.rules = find_rules(
-            net, batch, players=players, num_players=num_players, layer=None if layer == "input" else layer,
-            score="log_odds", target="label", seed=0,
-        )  # fmt: skip
-        for note in self.rules.notes:
-            print(f"  {layer}: {note}", flush=True)
-        keys = content_keys(batch.inputs, 0, self.rules.players.padding if layer == "input" else None).cpu()
-        samples = replace(samples, keys=keys)
-        with self.rules.model.quiet():
-            self.game = Game.draw(self.rules.model, samples, self.rules.players, num_players, self.chunk)
-
-    def values(self) -> Tensor:
-        """Values ``(B, 2**n)`` as `compute_interactions` has them."""
-        asked, game, task = self.rules.model, self.game, self.rules.task
-        with asked.quiet():
-            game.refit(asked, self.chunk)
-            (inputs,) = asked.place(game.samples.inputs)
-            targets = task.pick(game.samples.targets, asked.logits(inputs, self.chunk), game.samples.keys)
-            return evaluate_coalitions(
-                asked, inputs, game.labels.to(inputs.device), targets, masker=game.players,
-                num_players=game.num_players, score=task.follow, chunk_size=self.chunk, cut=asked.cut,
-            )  # fmt: skip
 
 
 class Recorder:
