@@ -81,7 +81,7 @@ class TwoPhaseMonitor(Base, Results):
             of every sample. Outputs are float64 ``(B, C)``; targets class indices ``(B,)`` or as for ``target_fn``.
         on_event: ``"warn"``, a callable ``(PhaseEvent) -> None``, an `Alert`, a list of them, or ``None``. Told are
             boundary and overfitting, what is retracted, and faults; not a boundary that is only suspected.
-        stop_on: Stop training at the ``"boundary"`` or at ``"overfitting"``, once that has stood for three more records
+        stop_on: Stop training at the ``"boundary"`` or at ``"overfitting"``, once that has stood for five more records
             and the Trainer's ``min_epochs`` and ``min_steps`` are reached; ``None`` never stops it. What is retracted
             before stops nothing. A stopped run that is resumed goes on.
         chunk_size: Largest number of masked inputs in one forward pass.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from statistics import NormalDist
 from typing import Any
 
 from lightning_interactions.errors import ArgumentError, StateError, bad_argument, is_number
@@ -29,7 +30,7 @@ from lightning_interactions.phases.risk import WITH_LOSSES, WITHOUT_LOSSES, hori
 Message = Callable[[float, Mapping[str, float]], str]
 
 # Found on the tuning half of `tests/benchmarks/onset` and checked by leaving out data sets; see results.md there.
-_LEAST_RISE = 0.02  # orders; below it a mean order is flat, whatever its noise
+_LEAST_RISE = 0.03  # orders; below it a mean order is flat, whatever its noise
 _GAP_ONSET = 0.01  # growth of the loss gap, relative to the lowest validation loss, from which it has begun to widen
 _SUSPECTED = 1.0  # e-value
 _FELL = 1.1  # fall below the trough, in the largest of so many records of noise, which is sqrt(2 ln records) noises
@@ -80,7 +81,8 @@ class PhaseDetector:
 
     - **suspected**, once, at an e-value of 1, while the mean order is above its trough: a hint, not an alert.
     - **boundary** at the trough of the mean order, at an e-value of ``1 / false_alarm_rate``, once the mean order has
-      been 0.02 above the trough for two records and the loss gap has begun to widen. Without losses the interactions
+      been 0.03 above the trough for two records, by more than the samples differ (a t test in pairs, at the same rate),
+      and the loss gap has begun to widen. Without losses the interactions
       decide alone.
     - **overfitting** once the validation loss is a tenth above its lowest for two records, by a standard error at
       least where that is known; the gap between the losses (validation minus training) has widened by 40 % of the
@@ -129,7 +131,7 @@ class PhaseDetector:
         if not is_number(false_alarm_rate) or not 0 < false_alarm_rate < 0.5:
             raise bad_argument("false_alarm_rate", "a number above 0 and below 0.5", false_alarm_rate)
         self.false_alarm_rate = float(false_alarm_rate)
-
+        self._agree = NormalDist().inv_cdf(1 - self.false_alarm_rate)
         self.boundary_epoch: int | None = None
         self.overfitting_epoch: int | None = None
         self.overfitting_risk = overfitting_risk({})
@@ -233,7 +235,7 @@ class PhaseDetector:
 
     def _turned(self) -> bool:
         widened = self.evidence.get("gap_growth", math.inf) >= _GAP_ONSET
-        risen = self._orders.order.rise >= _LEAST_RISE
+        risen = self._orders.order.rise >= _LEAST_RISE and self.evidence["z"] >= self._agree
         return risen and widened and self.evidence["e_value"] >= 1 / self.false_alarm_rate
 
     @property

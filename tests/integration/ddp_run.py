@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from lightning_interactions import TabularFeatures
+from lightning_interactions.monitor.actions import STOP_AFTER
 from lightning_interactions.monitor.auto import AutoMonitor
 
 
@@ -113,7 +114,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "uneven": {},
     "fault": {"score": fails_on_rank_1, "on_error": "warn"},
     "unreadable": {"target_fn": unreadable_on_rank_1, "on_error": "warn"},
-    "withdrawn": {"stop_on": "boundary", "detector": ScriptedDetector(boundary=0, retracted=4)},
+    "withdrawn": {"stop_on": "boundary", "detector": ScriptedDetector(boundary=0, retracted=1 + STOP_AFTER)},
     "wide": {"input_fn": many_columns, "forward_fn": first_columns},
     "shapes": {"input_fn": more_columns_on_rank_1, "forward_fn": first_columns, "on_error": "warn"},
     "disk_full": {"stop_on": "boundary", "detector": ScriptedDetector(boundary=0), "on_error": "warn"},
@@ -182,9 +183,9 @@ def main(devices: int, folder: Path, scenario: str) -> None:
     monitor = make(**options)
     uneven, strategy = scenario == "uneven", "ddp" if devices > 1 else "auto"
     inside = scenario.startswith("inside")  # the same batches on one rank and on two together
-    epochs = 6 if scenario in ("withdrawn", "disk_full") else 3
+    epochs = 3 + STOP_AFTER if scenario in ("withdrawn", "disk_full") else 3
     trainer = L.Trainer(
-        max_epochs=epochs, min_epochs=5 if scenario == "withdrawn" else None,
+        max_epochs=epochs, min_epochs=2 + STOP_AFTER if scenario == "withdrawn" else None,
         accelerator="cpu", devices=devices, strategy=strategy,
         logger=FullDisk(folder) if scenario == "disk_full" else False, enable_progress_bar=False,
         enable_model_summary=False, default_root_dir=folder,

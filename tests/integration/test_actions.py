@@ -169,7 +169,11 @@ def test_a_stop_at_the_alarm_leaves_the_plain_checkpoint_right(tmp_path: Path) -
     monitor = small_monitor(stop_on="overfitting", detector=ScriptedDetector(overfitting=3), on_event=None)
     snapshots, keep = Snapshots(), keepers(tmp_path)
     trainer = fit(
-        monitor, model=OverfitNet, max_epochs=9, callbacks=(snapshots, *keep.values()), enable_checkpointing=True
+        monitor,
+        model=OverfitNet,
+        max_epochs=6 + STOP_AFTER,
+        callbacks=(snapshots, *keep.values()),
+        enable_checkpointing=True,
     )
     assert trainer.current_epoch == 4 + STOP_AFTER
     assert kept_epoch(keep["lowest loss"], snapshots) == lowest(monitor.history.column("val_loss"))
@@ -257,7 +261,7 @@ def test_a_logger_that_fails_swallows_neither_alert_nor_stop(tmp_path: Path) -> 
         on_error="warn",
     )  # fmt: skip
     with pytest.warns(UserWarning, match="no space left"):
-        trainer = fit(monitor, logger=BrokenLogger(tmp_path), max_epochs=8)
+        trainer = fit(monitor, logger=BrokenLogger(tmp_path), max_epochs=5 + STOP_AFTER)
     assert [kind for kind in told if kind != "probe_failed"] == ["boundary"]
     assert "probe_failed" in told, "people are told of the logger too"
     assert trainer.current_epoch == 2 + STOP_AFTER
@@ -268,8 +272,10 @@ def test_a_stop_that_waits_for_min_epochs_outlives_a_resume(tmp_path: Path) -> N
         return small_monitor(stop_on="boundary", detector=ScriptedDetector(boundary=0), on_event=None)
 
     keeper = ModelCheckpoint(tmp_path, "stop")
-    fit(monitored(), max_epochs=5, min_epochs=5, callbacks=(keeper,), enable_checkpointing=True)
-    assert fit(monitored(), max_epochs=9, min_epochs=7, ckpt_path=str(tmp_path / "stop.ckpt")).current_epoch == 7
+    first, least = 2 + STOP_AFTER, 4 + STOP_AFTER
+    fit(monitored(), max_epochs=first, min_epochs=first, callbacks=(keeper,), enable_checkpointing=True)
+    resumed = fit(monitored(), max_epochs=2 + least, min_epochs=least, ckpt_path=str(tmp_path / "stop.ckpt"))
+    assert resumed.current_epoch == least
 
 
 @pytest.mark.parametrize("stopped", range(1, 1 + STOP_AFTER))
@@ -278,8 +284,9 @@ def test_what_was_found_before_a_resume_stops_the_run_after_as_many_records(stop
         return small_monitor(stop_on="boundary", detector=ScriptedDetector(boundary=0), on_event=None)
 
     keeper = ModelCheckpoint(tmp_path, "stop")
-    fit(monitored(), max_epochs=8, callbacks=(keeper, Asks(stopped - 1)), enable_checkpointing=True)
-    resumed = fit(monitored(), max_epochs=8, min_epochs=2, ckpt_path=str(tmp_path / "stop.ckpt"))
+    whole = 5 + STOP_AFTER
+    fit(monitored(), max_epochs=whole, callbacks=(keeper, Asks(stopped - 1)), enable_checkpointing=True)
+    resumed = fit(monitored(), max_epochs=whole, min_epochs=2, ckpt_path=str(tmp_path / "stop.ckpt"))
     assert resumed.current_epoch == 1 + STOP_AFTER
 
 
@@ -297,62 +304,67 @@ KINDS = pytest.mark.parametrize("kind", ["boundary", "overfitting"])
 
 
 @KINDS
-@pytest.mark.parametrize(("retracted", "epochs"), [(1, 9), (STOP_AFTER, 9), (1 + STOP_AFTER, 1 + STOP_AFTER)])
-def test_what_is_withdrawn_in_time_stops_nothing(kind: str, retracted: int, epochs: int) -> None:
+@pytest.mark.parametrize(("retracted", "stops"), [(1, False), (STOP_AFTER, False), (1 + STOP_AFTER, True)])
+def test_what_is_withdrawn_in_time_stops_nothing(kind: str, retracted: int, stops: bool) -> None:
     detector = ScriptedDetector(**{kind: 0, "retracted": retracted})
     monitor = small_monitor(stop_on=kind, detector=detector, on_event=None)
-    assert fit(monitor, max_epochs=9).current_epoch == epochs
+    assert fit(monitor, max_epochs=4 + STOP_AFTER).current_epoch == STOP_AFTER + (1 if stops else 4)
 
 
 @KINDS
 def test_a_withdrawn_event_no_longer_stops_the_run(kind: str) -> None:
     """It stood for long enough, but then the Trainer's minimum kept the run going."""
     detector = ScriptedDetector(**{kind: 0, "retracted": 1 + STOP_AFTER})
-    trainer = fit(small_monitor(stop_on=kind, detector=detector, on_event=None), max_epochs=8, min_epochs=6)
-    assert trainer.current_epoch == 8
+    monitor = small_monitor(stop_on=kind, detector=detector, on_event=None)
+    trainer = fit(monitor, max_epochs=5 + STOP_AFTER, min_epochs=3 + STOP_AFTER)
+    assert trainer.current_epoch == 5 + STOP_AFTER
     assert not trainer.should_stop
 
 
-@pytest.mark.parametrize("script", [{"boundary": 0, "retracted": 4}, {"overfitting": 0, "retracted": 4}], ids=str)
-def test_a_withdrawn_event_does_not_stop_the_resumed_run(script: dict[str, int], tmp_path: Path) -> None:
+@KINDS
+def test_a_withdrawn_event_does_not_stop_the_resumed_run(kind: str, tmp_path: Path) -> None:
     def monitored() -> Any:
-        return small_monitor(stop_on=next(iter(script)), detector=ScriptedDetector(**script), on_event=None)
+        detector = ScriptedDetector(**{kind: 0, "retracted": 1 + STOP_AFTER})
+        return small_monitor(stop_on=kind, detector=detector, on_event=None)
 
     keeper = ModelCheckpoint(tmp_path, "stop")
-    fit(monitored(), max_epochs=5, callbacks=(keeper,), min_epochs=5, enable_checkpointing=True)
-    assert fit(monitored(), max_epochs=9, min_epochs=7, ckpt_path=str(tmp_path / "stop.ckpt")).current_epoch == 9
+    first, whole = 2 + STOP_AFTER, 6 + STOP_AFTER
+    fit(monitored(), max_epochs=first, callbacks=(keeper,), min_epochs=first, enable_checkpointing=True)
+    resumed = fit(monitored(), max_epochs=whole, min_epochs=whole - 2, ckpt_path=str(tmp_path / "stop.ckpt"))
+    assert resumed.current_epoch == whole
 
 
 def test_a_stop_that_outlived_a_resume_can_be_withdrawn(tmp_path: Path) -> None:
     def monitored() -> Any:
-        detector = ScriptedDetector(boundary=0, retracted=6)
+        detector = ScriptedDetector(boundary=0, retracted=3 + STOP_AFTER)
         return small_monitor(stop_on="boundary", detector=detector, on_event=None)
 
     keeper = ModelCheckpoint(tmp_path, "stop")
-    fit(monitored(), max_epochs=5, min_epochs=5, callbacks=(keeper,), enable_checkpointing=True)
-    assert fit(monitored(), max_epochs=10, min_epochs=8, ckpt_path=str(tmp_path / "stop.ckpt")).current_epoch == 10
+    first, whole = 2 + STOP_AFTER, 7 + STOP_AFTER
+    fit(monitored(), max_epochs=first, min_epochs=first, callbacks=(keeper,), enable_checkpointing=True)
+    resumed = fit(monitored(), max_epochs=whole, min_epochs=whole - 2, ckpt_path=str(tmp_path / "stop.ckpt"))
+    assert resumed.current_epoch == whole
 
 
 def test_a_withdrawn_event_leaves_the_stop_of_others() -> None:
-    detector = ScriptedDetector(boundary=1, retracted=5)
+    detector, least = ScriptedDetector(boundary=1, retracted=2 + STOP_AFTER), 4 + STOP_AFTER
     monitor = small_monitor(stop_on="boundary", detector=detector, on_event=None)
-    assert fit(monitor, max_epochs=9, min_epochs=7, callbacks=(Asks(0),)).current_epoch == 7
+    assert fit(monitor, max_epochs=2 + least, min_epochs=least, callbacks=(Asks(0),)).current_epoch == least
 
 
 def test_a_withdrawn_event_leaves_the_stop_of_another_monitor() -> None:
     """It asked later, when the stop was set already, and goes on asking."""
-    first = small_monitor(
-        stop_on="boundary", detector=ScriptedDetector(boundary=0, retracted=5), on_event=None, log_key_prefix="a/"
-    )
+    detector, least = ScriptedDetector(boundary=0, retracted=2 + STOP_AFTER), 4 + STOP_AFTER
+    first = small_monitor(stop_on="boundary", detector=detector, on_event=None, log_key_prefix="a/")
     second = small_monitor(stop_on="boundary", detector=ScriptedDetector(boundary=1), on_event=None)
-    assert fit(first, max_epochs=9, min_epochs=7, callbacks=(second,)).current_epoch == 7
+    assert fit(first, max_epochs=2 + least, min_epochs=least, callbacks=(second,)).current_epoch == least
 
 
 def test_a_boundary_found_again_stops_after_all() -> None:
     detector = ScriptedDetector(boundary=0, retracted=1)
     detector.kinds[2] = "boundary"
     monitor = small_monitor(stop_on="boundary", detector=detector, on_event=None)
-    assert fit(monitor, max_epochs=9).current_epoch == 3 + STOP_AFTER, "counted from the second time"
+    assert fit(monitor, max_epochs=6 + STOP_AFTER).current_epoch == 3 + STOP_AFTER, "counted from the second time"
 
 
 def test_an_event_is_acted_on_though_its_record_cannot_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -364,7 +376,7 @@ def test_an_event_is_acted_on_though_its_record_cannot_be_kept(monkeypatch: pyte
     append = monitor.history.append
     monkeypatch.setattr(monitor.history, "append", lambda epoch, *args: 1 / 0 if epoch == 1 else append(epoch, *args))
     with pytest.warns(UserWarning, match="ZeroDivisionError"):
-        trainer = fit(monitor, max_epochs=8)
+        trainer = fit(monitor, max_epochs=5 + STOP_AFTER)
     assert sorted(told) == ["boundary", "probe_failed"]
     assert trainer.current_epoch == 2 + STOP_AFTER
 

@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from lightning_interactions import PhaseDetector, PhaseEvent
+from lightning_interactions.monitor.actions import STOP_AFTER
 from lightning_interactions.monitor.run import Record, Run
 
 
@@ -62,11 +63,12 @@ def test_an_alarm_is_withdrawn_when_the_loss_falls_below_its_lowest_and_may_be_g
     assert line.get_xdata()[0] == 9
 
 
-@pytest.mark.parametrize(("losses", "epochs"), [(EARLY, 10), ([*EARLY[:6], 1.6, 1.7, 1.8, 1.9], 8)])
-def test_a_run_is_stopped_by_an_alarm_that_stands_not_by_a_withdrawn_one(losses: list[float], epochs: int) -> None:
-    """The alarm of epoch 4 is withdrawn in epoch 6, before its third record; or it stands in epoch 7."""
+@pytest.mark.parametrize(("losses", "stops"), [(EARLY, False), ([*EARLY[:6], *[1.6] * 2 * STOP_AFTER], True)])
+def test_a_run_is_stopped_by_an_alarm_that_stands_not_by_a_withdrawn_one(losses: list[float], stops: bool) -> None:
+    """The alarm of epoch 4 is withdrawn in epoch 6, or it stands."""
     monitor = small_monitor(monitor="val_loss", on_event=None, stop_on="overfitting")
-    assert fit(monitor, model=Told(losses), max_epochs=10).current_epoch == epochs
+    trainer = fit(monitor, model=Told(losses), max_epochs=len(losses))
+    assert trainer.current_epoch == (5 + STOP_AFTER if stops else len(losses))
 
 
 def test_an_alarm_that_is_withdrawn_leaves_the_line_of_the_boundary_alone(tmp_path: Path) -> None:

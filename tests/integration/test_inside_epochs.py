@@ -19,6 +19,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_interactions import RunRecord, TwoPhaseMonitor
 from lightning_interactions.monitor import budget
+from lightning_interactions.monitor.actions import STOP_AFTER
+from lightning_interactions.phases.epochs import tell_epoch
 from lightning_interactions.report.html import write_report
 
 QUARTERS = [x / 4 for x in range(-4, 9)]
@@ -232,13 +234,13 @@ def test_a_fault_inside_of_an_epoch_stops_nothing() -> None:
 
 def test_events_inside_of_epochs_name_the_epoch_and_keep_the_place(tmp_path: Path) -> None:
     monitor = inside(detector=TurnsInside(), stop_on="boundary")
-    trainer = fit(monitor, tmp_path, max_epochs=6, callbacks=(ModelCheckpoint(tmp_path),), enable_checkpointing=True)
+    trainer = fit(monitor, tmp_path, max_epochs=12, callbacks=(ModelCheckpoint(tmp_path),), enable_checkpointing=True)
     (event,) = monitor.events
     assert (event.kind, event.epoch, event.detected_epoch) == ("boundary", 1, 2)
     assert (event.evidence["trough_epoch"], monitor.boundary_epoch) == (0.75, 1)
     assert event.message.startswith("Epoch 2 (50 % through): low-order dominance ended (mean order rose from ")
     assert " at epoch 1 (75 % through) to " in event.message
-    assert (trainer.current_epoch, trainer.global_step) == (4, 13), "stopped in the middle of an epoch, 3 records later"
+    assert trainer.global_step == 10 + STOP_AFTER, "stopped in the middle of an epoch, some records later"
     run = monitor.record()
     assert (run.boundary_epoch, run.boundary_place) == (1, 0.75)
     assert RunRecord.from_json(run.to_json()).boundary_place == 0.75
@@ -246,7 +248,8 @@ def test_events_inside_of_epochs_name_the_epoch_and_keep_the_place(tmp_path: Pat
     write_report(run, page)
     text = page.read_text()
     assert '"Initialisation", "Epoch 0 (25 % through)"' in text
-    assert "14 records, initialisation to epoch 3 (25 % through)" in text
+    last = tell_epoch((10 + STOP_AFTER) / 4 - 1)
+    assert f"{11 + STOP_AFTER} records, initialisation to {last}" in text
     assert "epoch 1 (75 % through)" in text
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import CombinedLoader
-from models import fit, listening, small_monitor
+from models import Asks, fit, listening, small_monitor
 from situations import (
     ForwardNet,
     StepNet,
@@ -310,8 +310,8 @@ def in_two_parts(model: Any, folder: Path, data: dict[str, Any]) -> tuple[Any, l
     """Two epochs, and two more from a checkpoint; the monitor of the second part, and what was told in either."""
     keeper = ModelCheckpoint(folder, save_top_k=-1)
     with listening() as first:
-        fit(small_monitor(on_error="warn", on_event=None), model=model, data=data, max_epochs=2,
-            callbacks=(keeper,), enable_checkpointing=True)  # fmt: skip
+        fit(small_monitor(on_error="warn", on_event=None), model=model, data=data, max_epochs=4,
+            callbacks=(keeper, Asks(1)), enable_checkpointing=True)  # fmt: skip
     monitor = small_monitor(on_error="warn", on_event=None)
     with listening() as second:
         trainer = fit(monitor, model=model, data=data, max_epochs=4, ckpt_path=keeper.best_model_path)

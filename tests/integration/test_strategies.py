@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 
 from lightning_interactions import Alert, ImagePatches, InteractionsWarning, PhaseDetector, PhaseEvent
 from lightning_interactions.measure.ranks import CELLS
+from lightning_interactions.monitor.actions import STOP_AFTER
 from lightning_interactions.monitor.trainer import UNSUPPORTED_STRATEGIES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -187,8 +188,8 @@ def test_samples_of_another_shape_on_one_rank_stop_no_rank(ranks: dict[str, list
 
 def test_a_full_disk_on_rank_0_keeps_no_rank_from_stopping(ranks: dict[str, list[Found]]) -> None:
     for rank in ranks["disk_full"]:
-        assert rank["epochs"] == 4, "the boundary at epoch 0 stops training"
-        assert rank["history"]["epoch"] == [0, 1, 2, 3]
+        assert rank["epochs"] == 1 + STOP_AFTER, "the boundary at epoch 0 stops training"
+        assert rank["history"]["epoch"] == list(range(1 + STOP_AFTER))
     first, second = ranks["disk_full"]
     assert "No space left" in first["events"][0]["message"]
     assert [kind for kind in first["told"] if kind != "probe_failed"] == ["boundary"]
@@ -199,7 +200,7 @@ def test_a_full_disk_on_rank_0_keeps_no_rank_from_stopping(ranks: dict[str, list
 def test_a_boundary_that_is_withdrawn_stops_no_rank(ranks: dict[str, list[Found]]) -> None:
     for rank in ranks["withdrawn"]:
         assert [event["kind"] for event in rank["events"]] == ["boundary", "retracted"]
-        assert rank["epochs"] == 6, "min_epochs kept it going until then"
+        assert rank["epochs"] == 3 + STOP_AFTER, "min_epochs kept it going until then"
 
 
 def test_a_run_of_two_ranks_resumes_on_one(ranks: dict[str, list[Found]], launched: Path) -> None:

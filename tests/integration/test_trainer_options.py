@@ -23,18 +23,16 @@ from lightning_interactions.monitor.actions import STOP_AFTER
 def test_stop_on(stop_on: Any, found: int) -> None:
     told: list[str] = []
     monitor = small_monitor(stop_on=stop_on, detector=ScriptedDetector(), on_event=lambda e: told.append(e.kind))
-    trainer = fit(monitor, max_epochs=8)
-    assert trainer.current_epoch == min(found + 1 + STOP_AFTER, 8)
+    whole = 6 + STOP_AFTER
+    assert fit(monitor, max_epochs=whole).current_epoch == min(found + 1 + STOP_AFTER, whole)
     assert told == ["boundary", "overfitting"]
     assert monitor.boundary_epoch == 1
     assert [e.kind for e in monitor.events] == told
 
 
 def test_min_epochs_is_respected() -> None:
-    trainer = fit(
-        small_monitor(stop_on="boundary", detector=ScriptedDetector(), on_event=None), max_epochs=9, min_epochs=7
-    )
-    assert trainer.current_epoch == 7
+    monitor, least = small_monitor(stop_on="boundary", detector=ScriptedDetector(), on_event=None), 4 + STOP_AFTER
+    assert fit(monitor, max_epochs=2 + least, min_epochs=least).current_epoch == least
 
 
 def test_fast_dev_run_is_a_smoke_test(tmp_path: Path) -> None:

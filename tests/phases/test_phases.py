@@ -199,7 +199,21 @@ def test_losses_alone_make_no_boundary(course: str) -> None:
     assert detector.overfitting_epoch == overfitting.epoch == overfitting.detected_epoch
 
 
-@pytest.mark.parametrize(("rise", "told"), [(0.015, False), (0.03, True)])
+@pytest.mark.parametrize(("risers", "told"), [(1, False), (8, True)])
+def test_the_samples_must_agree(risers: int, told: bool) -> None:
+    """One of eight that turns as far as all of them together is its own affair, however often it is seen."""
+    fixed = torch.Generator().manual_seed(0)
+    own = 0.3 + 0.1 * torch.rand(8, generator=fixed)
+    rises = (torch.arange(8) < risers) * (0.6 if risers == 1 else 0.1)
+    records = []
+    for i in range(60):
+        high = own + 0.02 * max(10 - i, 0) + rises * min(max((i - 20) / 20, 0), 1)
+        high = high + 0.002 * torch.randn(8, generator=fixed)
+        records.append((i, torch.stack([1 - high, high], -1)[:, None].repeat(1, 2, 1), None, None))
+    assert (alerts(replay(records)) == ["boundary"]) == told
+
+
+@pytest.mark.parametrize(("rise", "told"), [(0.025, False), (0.04, True)])
 def test_a_rise_that_nobody_can_see_is_none(rise: float, told: bool) -> None:
     """However sure it is: these samples have no noise at all."""
     high = [0.5 + 0.02 * max(10 - i, 0) + (rise if i > 12 else 0.0) for i in range(30)]

@@ -28,6 +28,7 @@ from measures import (
     forecast_numbers,
     forecast_points,
     mean,
+    median,
     octaves,
     regret,
     reliability,
@@ -145,8 +146,8 @@ def single_samples(runs: list[Recording]) -> dict[str, Numbers]:
         for epoch, strength in zip(run.epochs.tolist(), run.strength["val"], strict=True):
             track.update(epoch, torch.from_numpy(strength), keys)
         scalars = track.scalars()
-        median = scalars["onset/q50"]
-        error = abs(octaves(median, run.truth.t_o)) if run.truth.turns and median >= 0 else math.nan
+        middle = scalars["onset/q50"]
+        error = abs(octaves(middle, run.truth.t_o)) if run.truth.turns and middle >= 0 else math.nan
         found["turning runs" if run.truth.turns else "runs without a turn"].append((scalars["onset/turned"], error))
     return {
         name: {"turned": mean([share for share, _ in rows]), "error": median([error for _, error in rows])}
