@@ -20,7 +20,7 @@ import torch
 from measures import octaves
 from numpy.typing import NDArray
 from tables import table
-from truth import truth_of
+from truth import ends_of_epochs, mean_orders, truth_of
 
 from lightning_interactions.monitor.rhythm import is_due
 from lightning_interactions.phases import PhaseDetector
@@ -59,9 +59,8 @@ def look(run: Arrays, samples: int, players: int, per_octave: int) -> dict[str, 
 
 def wobble(strength: NDArray[np.float32]) -> float:
     """Median bend of the mean order over the range of orders: how noisy the curve is to look at."""
-    totals = strength.astype(float).sum((1, 2))
-    order = totals @ np.arange(1, totals.shape[1] + 1) / totals.sum(1)
-    return float(np.median(np.abs(order[1:-1] - (order[:-2] + order[2:]) / 2)) / (totals.shape[1] - 1))
+    order = mean_orders(strength)
+    return float(np.median(np.abs(order[1:-1] - (order[:-2] + order[2:]) / 2)) / (strength.shape[-1] - 1))
 
 
 def runs_of(folder: Path) -> list[Arrays]:
@@ -70,8 +69,7 @@ def runs_of(folder: Path) -> list[Arrays]:
     for path in sorted(folder.glob("frontier_*.npz")):
         with np.load(path) as z:
             run = dict(z)
-        places = run["loss_epoch"]
-        ends = (places >= 0) & (places == np.round(places))
+        ends = ends_of_epochs(run["loss_epoch"])
         truth = truth_of(run["test_loss"][ends].astype(float), run["epoch"].astype(float), run["players_12"])
         if truth.overfit and truth.turns:
             found.append({**run, "t_o": np.array(truth.t_o), "t_v": np.array(truth.t_v)})

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from detectors import Conditions, Detector, records
 from recordings import Recording
-from truth import CLEARLY_NOT
+from truth import CLEARLY_NOT, ends_of_epochs
 
 Numbers = dict[str, float]
 
@@ -183,7 +183,7 @@ def regret(outcome: Outcome) -> float:
 
 def _kept_regret(outcome: Outcome) -> float:
     run, loss = outcome.run, outcome.run.truth.test_loss
-    ends = (run.loss_epochs >= 0) & (run.loss_epochs == np.round(run.loss_epochs))
+    ends = ends_of_epochs(run.loss_epochs)
     end = len(loss) if outcome.alarm is None else max(math.ceil(outcome.alarm), 0) + 1
     return float(loss[int(run.val(1000)[ends][:end].argmin())] / loss.min() - 1)
 

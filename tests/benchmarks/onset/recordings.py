@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from data import REPORTING, SHARED, TUNING
 from numpy.typing import NDArray
-from truth import Floats, Truth, truth_of
+from truth import Floats, Truth, ends_of_epochs, truth_of
 
 HERE = Path(__file__).parent
 STORED = HERE / "recordings.npz"
@@ -102,7 +102,7 @@ def from_arrays(name: str, z: dict[str, Any]) -> Recording:
         for split in ("val", "train")
     }
     places = z["loss_epoch"].astype(np.float64)
-    ends = (places >= 0) & (places == np.round(places))
+    ends = ends_of_epochs(places)
     losses = {key: z[f"{key}_loss"].astype(np.float64) for key in ("train", "val", "test")}
     epochs = z["epoch"].astype(np.float64)
     return Recording(

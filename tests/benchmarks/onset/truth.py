@@ -52,6 +52,11 @@ def median3(values: Floats) -> Floats:
     return np.concatenate([middle[:1], middle, middle[-1:]])
 
 
+def ends_of_epochs(places: Floats) -> NDArray[np.bool_]:
+    """Which places are ends of epochs, where most rules and the truth look."""
+    return (places >= 0) & (places == np.round(places))
+
+
 def _lowest(values: Floats) -> int:
     """Place of the lowest median of three. Neighbouring medians are often the same value: the lowest value decides."""
     smooth = median3(values)
