@@ -15,8 +15,8 @@ from lightning_interactions.report.words import short_sentence
 STOP_AFTER = 5
 """Records after that of an event for which it must have stood before it stops the run.
 
-The validation loss may rise and fall again: on recorded runs five records halve the quiet runs that are stopped, and a
-tenth of the overfit ones end before they are over.
+The validation loss may rise and fall again. On the recorded runs that nothing was tuned on, this stops 9 % instead of
+24 % of those that do not overfit, and 87 % instead of 97 % of those that do: the others end before.
 """
 
 

@@ -131,7 +131,7 @@ class TwoPhaseMonitor(Base, Results):
         ``val_loss``, ``loss_gap`` (where a logged validation loss is judged instead, ``val_loss`` is that one,
         ``train_loss`` that of its name, or ``nan``), ``phase`` (1 or 2), ``suspected`` (1 while phase 2 may have begun,
         but is not confirmed, else 0), ``boundary_evidence`` (how strongly the curves say that they rise: decimal
-        logarithm of an e-value, which in noise reaches 2 in one run of a hundred at most; a boundary needs 1.3; -6
+        logarithm of an e-value, which noise brings to 2 in less than one run of a hundred; a boundary needs 1.3; -6
         stands for all that is below), ``boundary_epoch`` (-1 while there is none), ``overfitting_risk`` (0 to 1: chance
         to be overfit at the end of the training, or after twice the epochs where ``max_epochs`` and ``max_steps`` leave
         that open), ``val_loss_before_alarm`` (``val_loss``; ``nan`` from an overfitting event on, until it is
