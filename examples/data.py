@@ -32,6 +32,8 @@ class Data:
     num_classes: int
     groups: dict[str, list[int]] = field(default_factory=dict)
     """For tables: the columns of each variable, more than one where it is a category (one-hot)."""
+    names: list[str] | None = None
+    """For tables: what each column is called."""
 
 
 def mnist(folder: Path, train: int, val: int, label_noise: float = 0.0) -> Data:
@@ -81,7 +83,8 @@ def adult(folder: Path, train: int, val: int) -> Data:
     sizes = [len(categories.get(name, "1")) for name in names]
     (x, y), (x_val, y_val) = ((_columns((x - mean) / std, x.long(), sizes), y) for x, y in arrays)
     groups = {name: part.tolist() for name, part in zip(names, torch.arange(sum(sizes)).split(sizes), strict=True)}
-    return Data(f"adult, {len(x)} rows", TensorDataset(x, y), TensorDataset(x_val, y_val), 2, groups)
+    called = [f"{name}={category}" if category else name for name in names for category in categories.get(name, [""])]
+    return Data(f"adult, {len(x)} rows", TensorDataset(x, y), TensorDataset(x_val, y_val), 2, groups, called)
 
 
 def sst2(folder: Path, train: int, val: int) -> tuple[Sequence[str], Tensor, Sequence[str], Tensor]:

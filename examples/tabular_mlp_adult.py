@@ -17,7 +17,7 @@ def main() -> None:
     options = parse(__doc__)
     data = adult(options.data, train=options.size(2000), val=options.size(1000))
     model = Classifier(MLP(num_inputs=sum(map(len, data.groups.values()))), lr=0.02)
-    monitor = TwoPhaseMonitor(players=TabularFeatures(groups=data.groups), **options.measuring())
+    monitor = TwoPhaseMonitor(players=TabularFeatures(groups=data.groups, names=data.names), **options.measuring())
     run(model, data, monitor, options, epochs=40, batch_size=32)
 
 

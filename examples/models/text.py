@@ -21,6 +21,11 @@ class WordTokenizer:
         counts = Counter(word for sentence in sentences for word in sentence.lower().split())
         kept = counts.most_common(vocab_size - len(self.all_special_ids))
         self.ids = {word: i for i, (word, _) in enumerate(kept, start=len(self.all_special_ids))}
+        self.words = ["[PAD]", "[UNK]", "[CLS]", "[MASK]", *self.ids]
+
+    def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:
+        """What the ids stand for: the monitor shows these words in its pictures."""
+        return [self.words[i] for i in ids]
 
     def __len__(self) -> int:
         return len(self.all_special_ids) + len(self.ids)

@@ -6,6 +6,12 @@ from lightning_interactions.functional.and_or import (
     or_interactions,
     reconstruct_values,
 )
+from lightning_interactions.functional.changes import (
+    generalizable_share,
+    interaction_changes,
+    salient_interactions,
+    still_preserved,
+)
 from lightning_interactions.functional.histogram import interaction_histogram, symlog_edges
 from lightning_interactions.functional.mask_pairs import (
     SampledDegree,
@@ -38,11 +44,11 @@ from lightning_interactions.functional.strength import (
 )
 
 __all__ = [
-    "BOUNDED_TOLERANCE", "SPLIT_TOLERANCE", "SampledDegree", "SparseAndOr", "and_interactions", "cancellation",
-    "degree_energy", "effect_order", "fold_first_order", "high_order_share", "influence_and_variance",
-    "interaction_histogram", "inverse_moebius_transform", "low_order_share", "mean_degree", "mean_effect", "mean_order",
-    "moebius_transform",
-    "or_interactions", "order_distribution", "order_strength", "pooled_mean_degree", "random_mask_pairs",
-    "reconstruct_values", "roughness", "salience_threshold", "salient_count", "sampled_mean_degree", "sparse_and_or",
-    "symlog_edges", "value_scale", "walsh_hadamard", "weighted_jaccard",
+    "BOUNDED_TOLERANCE", "SPLIT_TOLERANCE", "SampledDegree", "SparseAndOr", "and_interactions",
+    "cancellation", "degree_energy", "effect_order", "fold_first_order", "generalizable_share", "high_order_share",
+    "influence_and_variance", "interaction_changes", "interaction_histogram", "inverse_moebius_transform",
+    "low_order_share", "mean_degree", "mean_effect", "mean_order", "moebius_transform", "or_interactions",
+    "order_distribution", "order_strength", "pooled_mean_degree", "random_mask_pairs", "reconstruct_values",
+    "roughness", "salience_threshold", "salient_count", "salient_interactions", "sampled_mean_degree",
+    "sparse_and_or", "still_preserved", "symlog_edges", "value_scale", "walsh_hadamard", "weighted_jaccard",
 ]  # fmt: skip

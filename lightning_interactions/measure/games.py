@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lightning_interactions.errors import BatchError, ModelCallError, ModelOutputError
 from lightning_interactions.measure.keys import content_keys
-from lightning_interactions.measure.samples import Samples, draw_players, grow
+from lightning_interactions.measure.samples import Samples, crop, draw_players, grow
 from lightning_interactions.measure.values import score_rows
 from lightning_interactions.model.batch import Batch, Field
 from lightning_interactions.model.call import Call
@@ -23,7 +23,16 @@ from lightning_interactions.model.model import Model, find_model
 from lightning_interactions.model.score import ScoreFn, logits_leaf, read_logits, read_whole
 from lightning_interactions.model.task import Target, Task, find_task
 from lightning_interactions.model.tree import Path, same
-from lightning_interactions.players import Players, of_layer, player_counts, suited_players, two_rows
+from lightning_interactions.players import (
+    Players,
+    names_of,
+    of_layer,
+    picture_of,
+    player_counts,
+    suited_players,
+    two_rows,
+)
+from lightning_interactions.players.picture import Picture
 
 SAME = 0.03
 """Two answers are the same if they differ by less than this fraction of the largest: half precision has two digits."""
@@ -60,6 +69,52 @@ class Game:
     def player_counts(self) -> Tensor:
         """Long ``(B,)``: how many players each sample has; where it has fewer than ``n``, the others do nothing."""
         return player_counts(self.labels)
+
+    def sample(self, index: int) -> tuple[Tensor, Tensor]:
+        """One sample and its players, without what was padded."""
+        inputs, labels, sizes = self.samples.inputs[[index]], self.labels[[index]], self.samples.sizes
+        if sizes is not None:
+            shape = sizes[index].tolist()
+            inputs, labels = crop(inputs, shape), crop(labels, shape)
+        return inputs[0], labels[0]
+
+
+class Games(dict[str, Game]):
+    """The games of all splits, and how their samples look."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pictures: dict[str, list[Picture]] = {}
+
+    def deal(
+        self, rules: Rules, watched: Mapping[str, Samples], num_players: int, chunk_size: int | None = None
+    ) -> list[str]:
+        """Draw players for samples that are seen for the first time; return the splits that have new games.
+
+        Only what is learned from a layer's output has to be learned again each time.
+        """
+        fresh = []
+        with rules.model.quiet():
+            for split, samples in watched.items():
+                game = self.get(split)
+                if game is None or game.samples is not samples:
+                    self[split] = Game.draw(rules.model, samples, copy.deepcopy(rules.players), num_players, chunk_size)
+                    self._pictures.pop(split, None)
+                    fresh.append(split)
+                else:
+                    game.refit(rules.model, chunk_size)
+        return fresh
+
+    def picture(self, split: str, index: int, *, shown: bool) -> Picture | None:
+        """How a watched sample looks; what it contains only if that may be ``shown``. ``None`` without its game."""
+        game = self.get(split)
+        if game is None:
+            return None
+        if not shown:
+            return Picture(names_of(game.players, game.sample(index)[1]))
+        if split not in self._pictures:
+            self._pictures[split] = [picture_of(game.players, *game.sample(i)) for i in range(len(game.samples))]
+        return self._pictures[split][index]
 
 
 def _masked(model: Model, samples: Samples, chunk_size: int | None) -> Samples:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, replace
 from html import escape
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from lightning_interactions.functional import (
     order_strength,
     reconstruct_values,
     salience_threshold,
+    salient_interactions,
     value_scale,
 )
 from lightning_interactions.functional.coalitions import check_num_players, coalition_masks
@@ -25,12 +26,20 @@ from lightning_interactions.measure.keys import content_keys
 from lightning_interactions.measure.reading import Reading
 from lightning_interactions.measure.samples import Samples
 from lightning_interactions.measure.values import evaluate_coalitions
+from lightning_interactions.metrics.drawing import showing_itself
 from lightning_interactions.model.batch import Batch, read_batch
 from lightning_interactions.model.function import as_module
 from lightning_interactions.model.quiet import device_of
 from lightning_interactions.model.score import ScoreFn, resolve_score
 from lightning_interactions.model.task import Target, check_target_option
-from lightning_interactions.players import Players, check_players, player_counts
+from lightning_interactions.pictures.card import STYLE, card
+from lightning_interactions.pictures.exhibit import Exhibit, choose
+from lightning_interactions.pictures.figure import samples_figure
+from lightning_interactions.players import Players, check_players, picture_of, player_counts
+from lightning_interactions.players.picture import Picture
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NOTEBOOK_SAMPLES = 4
 
@@ -53,6 +62,7 @@ class Interactions:
         or_: Float64 ``(B, 2**n)``: OR interactions; those of one player are folded into ``and_``.
         gap: Float64 ``(B,)``: certified relative distance of the split from the sparsest one.
         players: Long ``(B, ...)``: who the players are; -1 is background.
+        game: The samples and the kind of players, to be drawn; ``None`` where they are not known.
     """
 
     values: Tensor
@@ -60,6 +70,7 @@ class Interactions:
     or_: Tensor
     gap: Tensor
     players: Tensor
+    game: Game | None = field(default=None, repr=False, compare=False)
 
     @property
     def num_players(self) -> int:
@@ -109,18 +120,46 @@ class Interactions:
         gap = float(known.max()) if len(known) else float("nan")
         return f"Interactions(samples={batch}, num_players={self.num_players}, largest certified gap={gap:.2%})"
 
+    def plot(self, index: int = 0, salience: float = 0.07, scale: str = "std") -> Figure:
+        """Draw one sample: its strongest interactions, and where in it they are.
+
+        Args:
+            index: Which sample.
+            salience: As for `strength`: weaker interactions do not count.
+            scale: Likewise.
+
+        Raises:
+            ArgumentError: If there is no such sample.
+
+        Example:
+            >>> from lightning_interactions.players import TabularFeatures
+            >>> names = TabularFeatures("zero", names=["age", "hours"])
+            >>> found = compute_interactions(lambda x: x[:, 0] * x[:, 1], torch.ones(1, 2), torch.ones(1), names)
+            >>> found.plot().savefig("sample.png")  # doctest: +SKIP
+        """
+        if not is_whole(index) or not -len(self.values) <= index < len(self.values):
+            raise bad_argument("index", f"that of one of the {len(self.values)} samples", index)
+        return showing_itself(samples_figure([self._exhibit(index % len(self.values), salience, scale)]))
+
+    def _exhibit(self, index: int, salience: float = 0.07, scale: str = "std") -> Exhibit:
+        threshold = salience_threshold(self.values, salience, scale)
+        found = salient_interactions(self.and_[index], self.or_[index], threshold).cpu()
+        shown, _ = choose(found)
+        names = [f"player {i}" for i in range(self.num_players)]
+        return Exhibit(
+            f"sample {index}",
+            Picture(names) if self.game is None else picture_of(self.game.players, *self.game.sample(index)),
+            shown,
+            count=int((found != 0).sum()),
+            strength=float(found.abs().sum()),
+            ends=(float(self.values[index, 0]), float(self.values[index, -1])),
+        )
+
     def _repr_html_(self) -> str:
         """Show the strongest interactions of the first samples in a notebook."""
-        few = min(len(self.values), NOTEBOOK_SAMPLES)
-        first = replace(self, **{f.name: getattr(self, f.name)[:few] for f in fields(self)})
-        rows = "".join(
-            f"<tr><td>{sample}</td><td>{found.kind}</td><td>{', '.join(map(str, found.players))}</td>"
-            f"<td>{found.value:+.3g}</td></tr>"
-            for sample, strongest in enumerate(first.top_k(5))
-            for found in strongest
-        )
-        head = "<tr><th>sample</th><th>kind</th><th>players</th><th>effect on the score</th></tr>"
-        return f"<table><caption>{escape(repr(self))}</caption>{head}{rows}</table>"
+        few = range(min(len(self.values), NOTEBOOK_SAMPLES))
+        cards = "".join(card(self._exhibit(i), anchor=f"sample-{id(self)}-{i}") for i in few)
+        return f"<style>{STYLE}</style><p>{escape(repr(self))}</p>{cards}"
 
 
 def compute_interactions(
@@ -208,7 +247,7 @@ def compute_interactions(
             chunk_size=chunk_size, cut=asked.cut,
         )  # fmt: skip
     split = Reading(noise_bound).split(values, value_scale(values, scale))
-    return Interactions(values, split.and_, split.or_, split.gap, game.labels)
+    return Interactions(values, split.and_, split.or_, split.gap, game.labels, game)
 
 
 def _tell_of(game: Game, num_players: int) -> None:

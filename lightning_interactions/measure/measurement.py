@@ -82,6 +82,8 @@ class Measurement:
     target: Tensor  # (B,), see `Task.truth`
     prediction: Tensor  # (B,), see `Task.predict`
     followed: Tensor  # (B,), see `Task.followed`
+    salient: Tensor  # float32 (B, 2, 2**n): the salient AND and OR interactions, 0 in the place of the others
+    ends: Tensor  # (B, 2): the score of the empty and of the whole sample
 
     @property
     def skipped(self) -> int:
@@ -263,6 +265,7 @@ def _add_up(values: Tensor, answers: Tensor, ranks: Ranks, reading: Reading) -> 
         salient_count(split.and_, split.or_, threshold).unsqueeze(1),
         split.gap.unsqueeze(1),
         answers[share],
+        own[:, [0, -1]],
     ]
     rows = torch.cat([part.to(values) for part in table], 1)
     metrics.update(
@@ -278,7 +281,7 @@ def _read(metrics: MetricCollection, game: Game, values: Tensor, reading: Readin
     found = metrics.compute()
     mean, rows, noise, histogram = found["strength"].cpu(), found["rows"].cpu(), noise.cpu(), found["histogram"].cpu()
     n = mean.shape[-1]
-    both, tail, energy, rest = rows.split([2 * n, 2 * n, n, 5], 1)
+    both, tail, energy, rest, ends = rows.split([2 * n, 2 * n, n, 5, 2], 1)
     count, gap, target, prediction, followed = rest.T
     strength, tail = both.reshape(-1, *mean.shape), tail.reshape(-1, *mean.shape)
     lower, upper = mean_order_interval(strength)
@@ -304,7 +307,10 @@ def _read(metrics: MetricCollection, game: Game, values: Tensor, reading: Readin
         if bool(floor.isfinite()):
             numbers[f"noise_floor/order_{order:02d}"] = floor
     plain = dict(zip(numbers, map(float, numbers.values()), strict=True))
-    return Measurement(strength, mean, plain, histogram, edges, energy, tail, gap, noise, target, prediction, followed)
+    return Measurement(
+        strength, mean, plain, histogram, edges, energy, tail, gap, noise, target, prediction, followed,
+        salient=found["salient"].cpu(), ends=ends,
+    )  # fmt: skip
 
 
 def _exchange(ranks: Ranks) -> Exchange | None:

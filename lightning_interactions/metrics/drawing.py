@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -94,3 +98,32 @@ def draw_histogram(ax: Axes, counts: Tensor, edges: Tensor) -> None:
     ax.set_xlabel("interaction, as a fraction of |v(N) - v(empty)|")
     ax.set_ylabel(ORDER_LABEL)
     ax.figure.colorbar(mesh, ax=ax, label="interactions counted")
+
+
+def pixels(figure: Figure) -> NDArray[np.uint8]:
+    """Draw a figure as ``(H, W, 3)``; other ways would go through pyplot and its global state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas: Any = FigureCanvasAgg(figure)  # matplotlib types it only in part
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def png(image: NDArray[np.uint8]) -> bytes:
+    """Encode pixels as PNG, fast: a drawing has large plain areas, on which more effort would hardly save space."""
+    from PIL import Image  # comes with matplotlib
+
+    encoded = io.BytesIO()
+    Image.fromarray(image).save(encoded, format="PNG", compress_level=1)
+    return encoded.getvalue()
+
+
+def png_of(figure: Figure) -> bytes:
+    """Draw a figure as PNG."""
+    return png(pixels(figure))
+
+
+def showing_itself(figure: Figure) -> Figure:
+    """Let a notebook show a figure that is the value of a cell; it does so by itself only where pyplot is in use."""
+    figure._repr_png_ = partial(png_of, figure)  # type: ignore[attr-defined]
+    return figure

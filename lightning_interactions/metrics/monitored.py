@@ -9,11 +9,14 @@ import torch
 from torch import Tensor
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
+from lightning_interactions.functional.changes import salient_interactions
 from lightning_interactions.metrics.base import accumulation_dtype
 from lightning_interactions.metrics.histogram import InteractionHistogram
 from lightning_interactions.metrics.strength import Cancellation, MeanOrder, OrderStrength
 
-__all__ = ["Exchange", "Metric", "MetricCollection", "SampleRows", "interaction_metrics", "loss_metric"]
+__all__ = [
+    "Exchange", "Metric", "MetricCollection", "SalientInteractions", "SampleRows", "interaction_metrics", "loss_metric",
+]  # fmt: skip
 
 Exchange = Callable[[Tensor], Sequence[Tensor]]  # this rank's tensor -> those of all ranks, which may differ in length
 
@@ -37,8 +40,17 @@ class SampleRows(Metric):
         return torch.cat(self.rows) if isinstance(self.rows, list) else self.rows
 
 
+class SalientInteractions(SampleRows):
+    """The salient interactions of every sample themselves, in the order of `SampleRows`."""
+
+    def update(self, and_: Tensor, or_: Tensor, threshold: Tensor) -> None:  # type: ignore[override]
+        """Add the interactions ``(b, 2**n)`` of a batch."""
+        # Single precision is enough to show and compare them, and half the memory.
+        self.rows.append(salient_interactions(and_.detach(), or_.detach(), threshold).float())
+
+
 def interaction_metrics(num_players: int, smallest: float, exchange: Exchange | None = None) -> MetricCollection:
-    """Return the metrics of watched samples: ``strength``, ``mean_order``, ``cancellation``, ``histogram``, ``rows``.
+    """Return the metrics of watched samples: by name: strengths, their histogram, what there is of each.
 
     The bins of the histogram begin at ``smallest``, a fraction of its scale, and span two decades. ``exchange`` gives
     every rank the states of all of them; it is ``None`` where there is one.
@@ -51,9 +63,10 @@ def interaction_metrics(num_players: int, smallest: float, exchange: Exchange | 
             "cancellation": Cancellation(num_players, **over),
             "histogram": InteractionHistogram(num_players, smallest=smallest, largest=100 * smallest, **over),
             "rows": SampleRows(**over),
+            "salient": SalientInteractions(**over),
         },
         # The first three have the same state: the sum of the strengths, and the number of samples.
-        compute_groups=[["strength", "mean_order", "cancellation"], ["histogram"], ["rows"]],
+        compute_groups=[["strength", "mean_order", "cancellation"], ["histogram"], ["rows"], ["salient"]],
     )
 
 

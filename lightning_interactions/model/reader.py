@@ -15,7 +15,7 @@ from lightning_interactions.model.batch import TARGET_KEYS, Batch, ask, describe
 from lightning_interactions.model.plan import Plan, between, make_plan, model_calls
 from lightning_interactions.model.seen import Recorder, SeenCall, can_be_seen, sizes_of
 from lightning_interactions.model.targets import MISSING, known_rows
-from lightning_interactions.model.tree import copied, same, tensors
+from lightning_interactions.model.tree import copied, rebuild, same, tensors
 
 
 @dataclass
@@ -29,6 +29,11 @@ class Sighting:
     def __len__(self) -> int:
         """Number of samples."""
         return next(iter(sizes_of(self.batch)), 0)
+
+    def to(self, device: torch.device) -> Sighting:
+        """Move the tensors of a batch that waited."""
+        batch = rebuild(self.batch, lambda _, leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf)
+        return replace(self, batch=batch)
 
 
 class Sight:

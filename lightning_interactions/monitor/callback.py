@@ -98,8 +98,17 @@ class TwoPhaseMonitor(Base, Results):
             1 (multi-label), or numbers (regression); ``nan``, or -100 among whole numbers, are missing. By default what
             a loss or metric module was given, what has a usual name (``labels``, ``target``, ``y``, ...), or a tensor
             of the batch that the model was not given.
-        log_key_prefix: Start of all logged keys.
+        log_key_prefix: Start of the logged keys that are read first; that of all others is made of it:
+            ``interactions_detail/``, or of ``mon_`` ``mon_detail_``.
+        one_group: Log all scalars under ``log_key_prefix``, as version 0.1 did, instead of the less read ones under
+            ``..._detail/``.
         log_figures: Draw figures for loggers that can show them.
+        show_samples: Show watched samples as they are, in figures, in the report and in the ``interactions.json`` it is
+            made of. ``False``, for private data, never stores nor draws any input: players have names or numbers then.
+        reference: A trained model to compare with, of another architecture if you like, or the path of a checkpoint of
+            this one (it is unpickled: use only those you trust). Logged is the share of the strength that it has too,
+            of the same interactions with the same sign. It is copied, and asked once for the same masked inputs. Not
+            with ``layer``.
         seed: Seed of the choice of samples and players; independent of the global one.
         on_error: ``"warn"``: a fault in the monitor, or data it cannot read, is told once and training goes on;
             ``"raise"``: for debugging.
@@ -123,29 +132,40 @@ class TwoPhaseMonitor(Base, Results):
         StateError: If a checkpoint was written by a monitor with other settings.
 
     Note:
-        Logged keys, with the prefix: ``mean_order``, ``mean_order_lower``, ``mean_order_upper`` (95 % confidence
-        interval over the watched samples), ``mean_degree`` (of the scores, without a split), ``effect_order`` and
-        ``roughness`` (of the exact split), ``scale`` and ``effect`` (in units of the score), ``low_order_share``
-        (orders 1 to 3), ``high_order_share`` (orders from n/2), ``cancellation``, ``salient_count``,
-        ``strength/order_01_pos`` ... ``strength/order_10_neg`` (all averaged over the watched samples), ``train_loss``,
-        ``val_loss``, ``loss_gap`` (where a logged validation loss is judged instead, ``val_loss`` is that one,
-        ``train_loss`` that of its name, or ``nan``), ``phase`` (1 or 2), ``suspected`` (1 while phase 2 may have begun,
-        but is not confirmed, else 0), ``boundary_evidence`` (how strongly the curves say that they rise: decimal
-        logarithm of an e-value, which noise brings to 2 in less than one run of a hundred; a boundary needs 1.3; -6
-        stands for all that is below), ``boundary_epoch`` (-1 while there is none), ``overfitting_risk`` (0 to 1: chance
-        to be overfit at the end of the training, or after twice the epochs where ``max_epochs`` and ``max_steps`` leave
-        that open), ``val_loss_before_alarm`` (``val_loss``; ``nan`` from an overfitting event on, until it is
-        retracted), ``solver_gap`` (largest certified relative gap), ``noise_floor/order_01`` ... (what rounding noise
-        could add to an order's strength), ``onset/turned`` (share of the watched samples whose own mean order has
-        turned and risen), ``onset/q10``, ``onset/q50``, ``onset/q90`` (epoch by which a tenth, half, nine tenths of
-        them had; -1 while fewer have; none of the four with ``resample=True``), ``skipped_samples``, ``mean_players``
-        (texts may have fewer than ``num_players``), ``seconds`` (all the monitor took since the record before:
-        measuring, logging, drawing). With ``watch="both"`` those of the interactions and onsets have a part ``train/``
-        or ``val/``. Loggers that can take them also get histograms (``histogram/order_01``, ...,
-        ``order_distribution``), figures (``run``, ``strength_by_order``; at records 1, 2, 4, 8, ..., at events and at
-        the end) and the events with their evidence (``events``), all at the step of the scalars; TensorBoard the three
-        charts of *Custom Scalars* too, with ``boundary_line``. Those that keep files get ``interactions.json``, which
-        `write_report` reads.
+        Logged keys. With the prefix ``interactions/``: ``mean_order``, ``low_order_share`` (orders 1 to 3),
+        ``high_order_share`` (orders from n/2), ``cancellation`` (all averaged over the watched samples),
+        ``train_loss``, ``val_loss``, ``loss_gap`` (where a logged validation loss is judged instead, ``val_loss`` is
+        that one, ``train_loss`` that of its name, or ``nan``), ``phase`` (1 or 2), ``boundary_epoch`` (-1 while there
+        is none), ``overfitting_risk`` (0 to 1: chance to be overfit at the end of the training, or after twice the
+        epochs where ``max_epochs`` and ``max_steps`` leave that open), ``val_loss_before_alarm`` (``val_loss``; ``nan``
+        from an overfitting event on, until it is retracted).
+
+        With ``interactions_detail/`` (unless ``one_group=True``): ``mean_order_lower``, ``mean_order_upper`` (95 %
+        confidence interval over the watched samples), ``mean_degree`` (of the scores, without a split),
+        ``effect_order`` and ``roughness`` (of the exact split), ``scale`` and ``effect`` (in units of the score),
+        ``salient_count``, ``strength/order_01_pos`` ... ``strength/order_10_neg`` (averaged over the samples too),
+        ``suspected`` (1 while phase 2 may have begun, but is not confirmed, else 0), ``boundary_evidence`` (how
+        strongly the curves say that they rise: decimal logarithm of an e-value, which noise brings to 2 in less than
+        one run of a hundred; a boundary needs 1.3; -6 stands for all that is below), ``solver_gap`` (largest certified
+        relative gap), ``noise_floor/order_01`` ... (what rounding noise could add to an order's strength),
+        ``onset/turned`` (share of the watched samples whose own mean order has turned and risen), ``onset/q10``,
+        ``onset/q50``, ``onset/q90`` (epoch by which a tenth, half, nine tenths of them had; -1 while fewer have),
+        ``change/preserved_share``, ``change/emerged_share``, ``change/removed_share`` (share of the strength),
+        ``..._order`` (mean order) and ``..._ratio`` (``|sum I| / sum |I|``: how much does not cancel), each with
+        ``_lower`` and ``_upper`` (95 % interval): preserved are the interactions that were salient with the same sign
+        at every record since the first one, emerged all others that are salient now, removed those that were at first
+        and are not now (with their values of then), ``reference/shared_share``, with its bounds (share of the strength
+        in interactions that the network given as ``reference=`` has too, with the same sign), ``skipped_samples``,
+        ``mean_players`` (texts may have fewer than ``num_players``), ``seconds`` (all the monitor took since the record
+        before: measuring, logging, drawing). No onsets and changes with ``resample=True``.
+
+        With ``watch="both"`` keys of the interactions, onsets and changes have a part ``train/`` or ``val/``. Loggers
+        that can take them also get histograms (``order_distribution``; ``histogram/order_01``, ... in the second
+        group), figures (``run``, ``strength_by_order``, ``samples``, the three with the most cancelling high-order
+        strength; at records 1, 2, 4, 8, ..., at events and at the end) and the events with their evidence (``events``),
+        all at the step of the scalars; TensorBoard the three charts of *Custom Scalars* too, with ``boundary_line``.
+        Those that keep files get ``interactions.json``, which `write_report` reads. Keys of the history have no prefix
+        and no group.
 
         Records inside of epochs are logged at the step of their batch, without losses that are judged at validations
         only, or not known before the first one. Users who log a ``step`` of their own have no place for them on that
@@ -195,7 +215,10 @@ class TwoPhaseMonitor(Base, Results):
         forward_fn: Callable[[Any, Any], Any] | None = None,
         target_fn: Callable[[Any], Tensor] | None = None,
         log_key_prefix: str = "interactions/",
+        one_group: bool = False,
         log_figures: bool = True,
+        show_samples: bool = True,
+        reference: Any = None,  # not `nn.Module | ...`: the command line would look for all there are
         seed: int = 0,
         on_error: Literal["warn", "raise"] = "warn",
         verbose: bool = True,
@@ -209,7 +232,8 @@ class TwoPhaseMonitor(Base, Results):
             max_overhead=max_overhead, detector=detector, monitor=monitor, loss_fn=loss_fn,
             on_event=on_event, stop_on=stop_on, chunk_size=chunk_size, precision=precision, input=input,
             input_fn=input_fn, forward_fn=forward_fn, target_fn=target_fn, log_key_prefix=log_key_prefix,
-            log_figures=log_figures, seed=seed, on_error=on_error, verbose=verbose,
+            one_group=one_group, log_figures=log_figures,
+            show_samples=show_samples, reference=reference, seed=seed, on_error=on_error, verbose=verbose,
         )  # fmt: skip
         self._loop = InteractionMonitor(self.options)
         self.run = self._loop.run
@@ -218,6 +242,9 @@ class TwoPhaseMonitor(Base, Results):
     def __getstate__(self) -> dict[str, Any]:
         """Leave the session behind: it belongs to one fit, and would take Trainer and model along."""
         return self.__dict__ | {"_session": None}
+
+    def _home(self) -> InteractionMonitor:
+        return self._loop
 
     # -- policy, for subclasses --------------------------------------------------------------------------------------
 

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import nn
 
 from lightning_interactions.errors import ArgumentError, BatchError, InteractionsError, sentence, warn
-from lightning_interactions.measure.games import Game, Rules, covers, find_rules
+from lightning_interactions.measure.games import Games, Rules, covers, find_rules
 from lightning_interactions.measure.measurement import measure
 from lightning_interactions.measure.ranks import Ranks
+from lightning_interactions.measure.reference import Reference
 from lightning_interactions.measure.watchlist import KINDS, Watchlist
 from lightning_interactions.model.chunks import ChunkSize
 from lightning_interactions.model.keep import Kept
 from lightning_interactions.model.quiet import device_of
 from lightning_interactions.model.reader import Sight, Sighting, defines_forward, learn, seeing
-from lightning_interactions.model.tree import rebuild
 from lightning_interactions.monitor.intake import Intake
 from lightning_interactions.monitor.notes import doubts, shortages
 from lightning_interactions.monitor.options import Options
@@ -30,6 +28,7 @@ from lightning_interactions.monitor.run import Record, Run
 from lightning_interactions.monitor.state import STATE_VERSION, check_state
 from lightning_interactions.monitor.tasks import Tasks
 from lightning_interactions.phases import PhaseEvent
+from lightning_interactions.players.picture import Picture
 
 HANDFUL = 8
 """A loss on fewer samples decides on nothing."""
@@ -54,6 +53,7 @@ class InteractionMonitor(Results):
         rules: What the first batch showed: the way the model is called, the players. ``None`` until then.
 
     Example:
+        >>> import torch
         >>> net = nn.Linear(4, 2)
         >>> monitor = InteractionMonitor(Options(num_samples=2, num_players=4))
         >>> for epoch in range(2):
@@ -82,14 +82,17 @@ class InteractionMonitor(Results):
         self.__dict__.update(state)
         self._new_intake()
         self._new_tasks()
+        self._new_reference()
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle as new: what was learned belongs to one run, and the rules would take the whole model along."""
         new: dict[str, Any] = {
             "rules": None,
+            "_reference": None,
+            "live": None,
             "ranks": Ranks(),
             "_chunks": None,
-            "_games": {},
+            "games": Games(),
             "tasks": None,
             "intake": None,
             "start": None,
@@ -99,11 +102,12 @@ class InteractionMonitor(Results):
     def begin_fit(self) -> None:
         """Forget how the model is called and who plays; the record and the watched samples stay."""
         self.rules: Rules | None = None
+        self._new_reference()
         self._new_tasks()
         self.start: Kept | None = None  # the state of the model before the step that was seen first in this pass
         self.intake.forget()
         self._chunks: ChunkSize | None = None
-        self._games: dict[str, Game] = {}
+        self.games = Games()
 
     def watch(self, split: str) -> None:
         """Watch another split than was asked for."""
@@ -131,6 +135,9 @@ class InteractionMonitor(Results):
 
     def _new_tasks(self) -> None:
         self.tasks = Tasks(self.options, self.run, lambda text: self.tell(text))
+
+    def _new_reference(self) -> None:
+        self._reference = Reference(self.options.reference, lambda text: self.tell(text))
 
     # -- measuring ---------------------------------------------------------------------------------------------------
 
@@ -161,13 +168,15 @@ class InteractionMonitor(Results):
             wanted=options.input, input_fn=options.input_fn, target_fn=options.target_fn, forward_fn=options.forward_fn,
             has_forward=defines_forward(model),
         )  # fmt: skip
+        first = reader.first(options.splits[0], seen)
         self.rules = find_rules(
-            model, reader.first(options.splits[0], seen), call=reader.plan,
+            model, first, call=reader.plan,
             players=options.players, num_players=options.num_players, layer=options.layer, score=options.score,
             target=options.target, forward_fn=options.forward_fn, loss_fn=options.loss_fn, seed=options.seed,
             precision=precision, fallback=fallback, start=self.start,
             tokenizer=tokenizer if tokenizer is not None else getattr(model, "tokenizer", None),
         )  # fmt: skip
+        self._reference.prepare(self.rules, first)
         self.intake.reader = reader
         if reader.plan is not None:
             reader.plan.slim()
@@ -182,6 +191,7 @@ class InteractionMonitor(Results):
         """See how the model is called in a step on a batch, and consider its samples; instead of `observe`.
 
         Example:
+            >>> import torch
             >>> net, monitor = nn.Linear(4, 2), InteractionMonitor(Options(num_samples=2, num_players=4))
             >>> batch = 255 * torch.eye(4), torch.tensor([0, 1, 0, 1])
             >>> with monitor.step("val", net, batch):
@@ -246,6 +256,7 @@ class InteractionMonitor(Results):
                 last_epoch,
             )
             self.run.keep(record)
+            self.refresh()
             self.end_epoch()
             self.watchlist.recurrence.begin_epoch()
         except ArgumentError:  # the epoch goes back, for example: the caller's own mistake
@@ -279,12 +290,13 @@ class InteractionMonitor(Results):
             self.tasks.compare(rules, self.watchlist, logged, self.ranks)
         self._chunks = self._chunks or ChunkSize(self.options.chunk_size)
         with self.ranks.together():
-            self._games = self._deal(rules)
+            self._deal(rules)
         found, losses, each = measure(
-            rules.model, self._games, self.watchlist.losses, self.ranks,
+            rules.model, self.games, self.watchlist.losses, self.ranks,
             tasks=self.tasks.by_split, reading=self.options.reading,
             chunks=self._chunks, progress=progress,
         )  # fmt: skip
+        shared = self._reference.compare(found, self.games, self.ranks, self.tasks.by_split, self.options.reading)
         samples = dict(self.watchlist.watched)
         self.watchlist.renew()
         self._tell(doubts(found, rules, self.options.reading, trained=epoch >= 0))
@@ -292,7 +304,9 @@ class InteractionMonitor(Results):
         if few:
             self.tell(f"only {len(self.watchlist.losses['val'])} val samples are in the loss, too few for an alarm")
         val_losses = (self.watchlist.losses["val"].keys, each["val"]) if "val" in each else None
-        return Record(epoch, step, found, samples, losses, time.perf_counter() - started, few, inside, val_losses)
+        record = Record(epoch, step, found, samples, losses, time.perf_counter() - started, few, inside, val_losses)
+        record.scalars |= shared
+        return record
 
     def prepare(self, module: nn.Module, kinds: Sequence[str] = KINDS) -> Rules:
         """Choose the samples of these kinds, if that is to be done, and decide what is asked of the model."""
@@ -355,7 +369,7 @@ class InteractionMonitor(Results):
         """Make sure that all ranks have seen the same kind of batches; each looked at the first of its own."""
         first = self.intake.first_waiting(self.options.splits[0])
         if self.rules is None and first is not None:
-            self.look(module, _to(first, device_of(module)))
+            self.look(module, first.to(device_of(module)))
         if self.rules is not None and self.rules.model.module is not module:
             self.rules = replace(self.rules, model=self.rules.model.of(module))
         if self.rules is not None:
@@ -366,21 +380,17 @@ class InteractionMonitor(Results):
         self.intake.take_waiting(self.rules)
         return self.rules
 
-    def _deal(self, rules: Rules) -> dict[str, Game]:
-        """Players are drawn when a sample is first seen; only a layer's output has to be fitted again each time."""
-        games = {}
+    def _deal(self, rules: Rules) -> None:
         rows = self._chunks.rows or None if self._chunks is not None else None
-        with rules.model.quiet():
-            for split, samples in self.watchlist.watched.items():
-                game = self._games.get(split)
-                if game is None or game.samples is not samples:
-                    players = copy.deepcopy(rules.players)
-                    game = Game.draw(rules.model, samples, players, self.options.num_players, rows)
-                    self._tell(shortages(split, game, self.options))
-                else:
-                    game.refit(rules.model, rows)
-                games[split] = game
-        return games
+        for split in self.games.deal(rules, self.watchlist.watched, self.options.num_players, rows):
+            self._tell(shortages(split, self.games[split], self.options))
+
+    def _home(self) -> InteractionMonitor:
+        return self
+
+    def picture(self, split: str, index: int) -> Picture | None:
+        """See `Games.picture`; its contents only where the options allow to show them."""
+        return self.games.picture(split, index, shown=self.options.show_samples)
 
     # -- state -------------------------------------------------------------------------------------------------------
 
@@ -403,9 +413,3 @@ class InteractionMonitor(Results):
 
 def _warn(text: str) -> None:
     warn(sentence(f"InteractionMonitor: {text}"))
-
-
-def _to(seen: Sighting, device: torch.device) -> Sighting:
-    """Move the tensors of a batch that waited."""
-    batch = rebuild(seen.batch, lambda _, leaf: leaf.to(device) if isinstance(leaf, torch.Tensor) else leaf)
-    return replace(seen, batch=batch)

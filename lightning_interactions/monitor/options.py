@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_interactions.errors import bad_argument, is_number, is_whole
 from lightning_interactions.functional.coalitions import check_num_players
@@ -17,12 +17,14 @@ from lightning_interactions.measure.fingerprint import fingerprint
 from lightning_interactions.measure.interactions import check_chunk_size
 from lightning_interactions.measure.measurement import part_of
 from lightning_interactions.measure.reading import Reading
+from lightning_interactions.measure.reference import Given, check_reference
 from lightning_interactions.model.plan import check_input_option
 from lightning_interactions.model.score import ScoreFn, resolve_score
 from lightning_interactions.model.task import Target, check_target_option
 from lightning_interactions.phases import PhaseDetector
 from lightning_interactions.players import Players, check_players
 from lightning_interactions.report.alerts import describe_alerts, resolve_alerts
+from lightning_interactions.report.names import Names
 
 _CHOICES: dict[str, tuple[object, ...]] = {
     "watch": ("val", "train", "both"),
@@ -32,7 +34,9 @@ _CHOICES: dict[str, tuple[object, ...]] = {
     "precision": ("32-true", "inherit"),
     "on_error": ("warn", "raise"),
     "resample": (True, False),
+    "one_group": (True, False),
     "log_figures": (True, False),
+    "show_samples": (True, False),
     "verbose": (True, False),
 }
 
@@ -91,7 +95,10 @@ class Options:
     forward_fn: Callable[[Any, Any], Any] | None = None
     target_fn: Callable[[Any], Any] | None = None
     log_key_prefix: str = "interactions/"
+    one_group: bool = False
     log_figures: bool = True
+    show_samples: bool = True
+    reference: Given | None = None
     seed: int = 0
     on_error: str = "warn"
     verbose: bool = True
@@ -114,6 +121,7 @@ class Options:
             if not isinstance(getattr(self, name), (str, type(None))):
                 raise bad_argument(name, "a string or None", getattr(self, name))
         check_input_option(self.input)
+        check_reference(self.reference, self.layer)
         for name in ("input_fn", "forward_fn", "target_fn", "loss_fn"):
             if getattr(self, name) is not None and not callable(getattr(self, name)):
                 raise bad_argument(name, "a callable or None", getattr(self, name))
@@ -155,7 +163,18 @@ class Options:
     @property
     def chosen(self) -> list[str]:
         """Names of the options by which the user said how data and model are read."""
-        named = "players", "layer", "input", "input_fn", "forward_fn", "target_fn", "loss_fn", "target", "score"
+        named = (
+            "players",
+            "layer",
+            "input",
+            "input_fn",
+            "forward_fn",
+            "target_fn",
+            "loss_fn",
+            "target",
+            "score",
+            "reference",
+        )
         return [f.name for f in fields(self) if f.name in named and getattr(self, f.name) != f.default]
 
     @property
@@ -167,6 +186,11 @@ class Options:
     def parts(self) -> tuple[str, ...]:
         """The parts of the logged keys that name these splits, see `part_of`."""
         return tuple(part_of(split, self.splits) for split in self.splits)
+
+    @cached_property
+    def names(self) -> Names:
+        """How logged keys are named."""
+        return Names(self.log_key_prefix, self.one_group)
 
     @property
     def loss_splits(self) -> tuple[str, ...]:
@@ -181,6 +205,8 @@ class Options:
 
 
 def _readable(value: Any) -> Any:
+    if isinstance(value, nn.Module):
+        return type(value).__qualname__
     if value is None or isinstance(value, (str, int, float)):
         return value
     return getattr(value, "__qualname__", None) or _ADDRESS.sub("", repr(value))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from lightning_interactions.errors import sentence
+from lightning_interactions.measure.changes import Changes
 from lightning_interactions.measure.measurement import Measurement, part_of
 from lightning_interactions.measure.onsets import SampleTracks
 from lightning_interactions.measure.samples import Samples
 from lightning_interactions.phases import PhaseDetector, PhaseEvent
 from lightning_interactions.phases.epochs import begin_with_epoch, whole_epoch
+from lightning_interactions.players.picture import Picture
 from lightning_interactions.report.history import History
 from lightning_interactions.report.record import RunRecord
 
@@ -71,7 +73,7 @@ class Run:
     def _start(self) -> None:
         self.history = History()
         self.events: list[PhaseEvent] = []
-        self._onsets = SampleTracks()
+        self._onsets, self._changes = SampleTracks(), Changes()
         self._keys = torch.zeros(0, dtype=torch.int64)
         self.seconds_after = 0.0  # spent since the last record
         self.judged = False  # whether the validation loss was compared with the logged one
@@ -165,7 +167,12 @@ class Run:
         table: list[dict[str, Any]] = []
         if self._follow:
             onsets, table = self._onsets.update(record.epoch, record.found, record.samples)
-            record.scalars |= onsets
+            turn = self.detector.evidence.get("trough_epoch", math.nan)
+            changes = self._changes.update(record.epoch, record.found, record.samples, turn)
+            record.scalars |= {**onsets, **changes}
+            boundary = None if self.boundary_epoch is None else turn
+            shown = {s: self._changes.describe(s, found, boundary) for s, found in record.found.items()}
+            table = [{**row, **shown[row["split"]][row["index"]]} for row in table]
         extra = {f"{s}/strength": found.mean_strength for s, found in record.found.items() if len(record.found) > 1}
         self.history.append(record.epoch, record.step, record.scalars, record.deciding.mean_strength, extra)
         self.history.samples = table
@@ -190,15 +197,26 @@ class Run:
         evidence, where = {"skipped_samples": float(skipped)}, whole_epoch(record.epoch)
         return [PhaseEvent("probe_failed", where, where, record.step, evidence, message)]
 
-    def record(self, settings: Mapping[str, Any], *, with_samples: bool) -> RunRecord:
-        """Return all that is known of the run, as plain values."""
+    def record(
+        self,
+        settings: Mapping[str, Any],
+        *,
+        with_samples: bool,
+        picture: Callable[[str, int], Picture | None] | None = None,
+    ) -> RunRecord:
+        """Return all that is known of the run, as plain values; ``picture`` says how a sample of a split looks."""
+        rows = self.history.samples if with_samples else []
+        for row in rows:
+            own = None if picture is None else picture(row["split"], row["index"])
+            if own is not None:
+                row["picture"] = own.to_dict()
         return RunRecord(
             self.history.to_dict(),
             list(self.events),
             self.boundary_epoch,
             self.detector.overfitting_epoch,
             dict(settings),
-            self.history.samples if with_samples else (),
+            rows,
             seconds_after=self.seconds_after,
         )
 
@@ -214,8 +232,8 @@ class Run:
         }
         if not with_samples:  # nor whose losses the detector has: those to come are compared with none of them
             return {**state, "loss_keys": None if self._loss_keys is None else self._loss_keys[:0].clone()}
-        samples = {"samples": self._onsets.state_dict(), "decided_on": self._keys, "loss_keys": self._loss_keys}
-        return {**state, **samples}
+        samples = {"samples": self._onsets.state_dict(), "changes": self._changes.state_dict()}
+        return {**state, **samples, "decided_on": self._keys, "loss_keys": self._loss_keys}
 
     def load_state_dict(self, state: Mapping[str, Any], split: str) -> None:
         """Continue from `state_dict`; what it lacks begins anew."""
@@ -227,6 +245,7 @@ class Run:
         if "detector" in state:
             self.detector.load_state_dict(state["detector"])
         self._onsets.load_state_dict(state.get("samples", {}))
+        self._changes.load_state_dict(state.get("changes", {}))
         # States of version 1 know the samples of the split that decides only by their onsets.
         keys = state.get("decided_on", self._onsets.keys_of(split))
         self._keys = torch.zeros(0, dtype=torch.int64) if keys is None else keys

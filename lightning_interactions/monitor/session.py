@@ -264,7 +264,7 @@ class Session:
         """Return the losses logged so far with which ours is to be compared."""
         if self._judge is not None or "val" not in self.options.loss_splits:
             return {}
-        return logged_losses(self.trainer, self._before, self.options.log_key_prefix)
+        return logged_losses(self.trainer, self._before, self.options.names)
 
     @property
     def _has_to_wait(self) -> bool:
@@ -363,7 +363,7 @@ class Session:
         self._writer.finish(self._contained)
         if self.options.verbose:
             with self._contained("summing up the run"):
-                say(self.trainer, "\n" + table("TwoPhaseMonitor", summary(self._writer.record())))
+                say(self.trainer, "\n" + table("TwoPhaseMonitor", summary(self._writer.record(pictures=False))))
         self._writer.write(self._contained, placed=False)
 
     @timed

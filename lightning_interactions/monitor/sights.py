@@ -12,7 +12,7 @@ from lightning_interactions.model.refusal import why_not
 from lightning_interactions.monitor.faults import Faults
 from lightning_interactions.monitor.loop import InteractionMonitor
 from lightning_interactions.monitor.terminal import say
-from lightning_interactions.monitor.trainer import loaders_of, own_rows, tokenizer_of
+from lightning_interactions.monitor.trainer import columns_of, loaders_of, own_rows, tokenizer_of
 
 
 def look_once(loop: InteractionMonitor, trainer: Any, module: Any, batch: Any) -> None:
@@ -23,6 +23,9 @@ def look_once(loop: InteractionMonitor, trainer: Any, module: Any, batch: Any) -
     precision, fallback = (own, None) if loop.options.precision == "inherit" else (None, own)
     tokenizer = tokenizer_of(trainer, module)
     chosen = loop.look(module, batch, tokenizer=tokenizer, precision=precision, fallback=fallback)
+    columns = columns_of(trainer, module) if loop.options.layer is None else None
+    if columns is not None and loop.rules is not None:
+        loop.rules.players.call_columns(columns)
     if loop.options.verbose:
         say(trainer, f"TwoPhaseMonitor: {chosen}.")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -24,12 +24,16 @@ from lightning_interactions.measure.ranks import Ranks
 from lightning_interactions.model.layer import LayerCut
 from lightning_interactions.model.reader import defines_forward
 from lightning_interactions.monitor.options import Options
+from lightning_interactions.report.names import Names
 
 UNSUPPORTED_STRATEGIES = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy", "XLAStrategy")
 """Strategies under which a rank does not hold the whole model, so that it cannot be called on its own."""
 
 LOSS_WORDS = {"nll", "ce", "bce", "mse", "mae", "xent", "elbo", "error", "objective"}
 """Words in the names of logged metrics that are losses, besides "loss"."""
+
+COLUMN_ATTRIBUTES = "feature_names", "column_names", "columns"
+"""What data sets call the names of their columns."""
 
 _NEEDS = "so the monitor cannot see what it should measure"
 
@@ -113,6 +117,28 @@ def tokenizer_of(trainer: Any, module: Any) -> Any:
     collators = [getattr(loader, "collate_fn", None) for loader in loaders_of(trainer).values()]
     owners = (module, getattr(trainer, "datamodule", None), *collators)
     return next((found for owner in owners if (found := getattr(owner, "tokenizer", None)) is not None), None)
+
+
+def columns_of(trainer: Any, module: Any) -> list[str] | None:
+    """Return the names of the columns that the data, the data module or the module has; ``None`` if none has any."""
+    data = [getattr(loader, "dataset", None) for loader in loaders_of(trainer).values()]
+    data += [inner for outer in data if (inner := getattr(outer, "dataset", None)) is not None]  # of a Subset
+    for owner in (*data, getattr(trainer, "datamodule", None), module):
+        for attribute in COLUMN_ATTRIBUTES:
+            found = _texts(owner, attribute)
+            if found:
+                return found
+    return None
+
+
+def _texts(owner: Any, attribute: str) -> list[str] | None:
+    """An attribute that is a list of texts; whatever else a user's object answers is none."""
+    try:
+        found = getattr(owner, attribute, None)
+        listed = list(found) if isinstance(found, Iterable) and not isinstance(found, (str, bytes, Mapping)) else []
+    except Exception:  # a property of the user's may raise anything
+        return None
+    return listed if all(isinstance(text, str) for text in listed) else None
 
 
 # -- where we are -----------------------------------------------------------------------------------------------------
@@ -239,13 +265,13 @@ def logged_value(trainer: Any, key: str) -> float | None:
     return float(values.sum() / present.sum()) if present.any() else None
 
 
-def logged_losses(trainer: Any, before: Mapping[str, Any], prefix: str) -> dict[str, float]:
+def logged_losses(trainer: Any, before: Mapping[str, Any], names: Names) -> dict[str, float]:
     """Return what may be validation losses among the metrics logged since ``before``, averaged over the ranks."""
     own = {}
     for key, value in trainer.callback_metrics.items():
         words = set(re.split(r"[^a-z]+", key.lower()))
         fresh = key not in before or not torch.equal(torch.as_tensor(before[key]), torch.as_tensor(value))
-        other = key.startswith(prefix) or words & {"train", "training"}
+        other = names.is_own(key) or words & {"train", "training"}
         if fresh and not other and math.isfinite(float(value)) and ("loss" in key.lower() or words & LOSS_WORDS):
             own[str(key)] = float(value)
     everyone = ranks_of(trainer).gather_objects(own)

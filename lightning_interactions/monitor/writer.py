@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -45,7 +45,7 @@ class Writer:
     def __init__(self, trainer: Any, module: Any, loop: InteractionMonitor, budget: Budget, faults: Faults) -> None:
         self.trainer, self.module, self.loop, self.budget, self.faults = trainer, module, loop, budget, faults
         self.options = loop.options
-        self._loggers = Loggers(trainer.loggers, self.options.log_key_prefix, self.options.log_figures)
+        self._loggers = self._loggers_of(trainer.loggers)
         self._waiting: list[_Entry] = []
         self._own_axis: bool | None = None  # whether users log a step of their own; `None` while that is not known
         self._homeless: list[PhaseEvent] = []  # events without a place on that axis, until there is one
@@ -112,7 +112,11 @@ class Writer:
         self._untold.append(event)
 
     def _named(self, scalars: Mapping[str, float]) -> dict[str, float]:
-        return {self.options.log_key_prefix + key: value for key, value in scalars.items()}
+        return {self.options.names.full(key): value for key, value in scalars.items()}
+
+    def _loggers_of(self, loggers: Iterable[Any]) -> Loggers:
+        options = self.options
+        return Loggers(loggers, options.log_key_prefix, options.log_figures, options.one_group)
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
@@ -142,8 +146,10 @@ class Writer:
             at = self._place_of(waiting[-1].record)
             if at is not None:
                 self._wants_figures = False
-                with contained("drawing the run"):
-                    self._draw(at)
+                self._draw(contained, at)
+        if waiting and self.loop.live is not None and self.writes:
+            with contained("drawing the live figure"):
+                self.loop.refresh()
         self._write_faults(placed)
 
     def _is_to_be_drawn(self, entry: _Entry) -> bool:
@@ -151,8 +157,9 @@ class Writer:
         return bool(entry.events) or entry.number & (entry.number - 1) == 0
 
     def _keep(self, contained: Callable[[str], AbstractContextManager[None]]) -> None:
-        with contained("keeping the history"):
-            self._loggers.keep(self.record())
+        if self._loggers.sinks:
+            with contained("keeping the history"):
+                self._loggers.keep(self.record())
 
     def _place_of(self, record: Record) -> int | None:
         """Where a record is on the x axis; ``None`` if it has no place there."""
@@ -173,23 +180,27 @@ class Writer:
         for event in events:
             loggers.event(event, step)
         if any("boundary" in (event.kind, event.retracts) for event in events):
-            loggers.mark_boundary(self.record(), self._place)
+            loggers.mark_boundary(self.record(pictures=False), self._place)
 
     def _place(self, step: int) -> int | None:
         """Where the record of a step is on the x axis; ``None``: it is from before a resume, on an axis of the user."""
         shifts = {place - at for at, place in self._places.items()}
         return self._places.get(step, step + shifts.pop() if shifts in ({0}, {-1}) else None)
 
-    def _draw(self, at: int) -> None:
+    def _draw(self, contained: Callable[[str], AbstractContextManager[None]], at: int) -> None:
         # Not on a thread of its own: matplotlib holds the interpreter, so that beside a small training it takes a tenth
         # longer by the clock, and more of the CPU.
         self._drawn = len(self.loop.history)
-        self._loggers.draw(self.record(), at)
+        if self._loggers.takes_figures:
+            with contained("drawing the run"):
+                self._loggers.draw(self.record(pictures=False), at)
+            with contained("drawing samples"):
+                self._loggers.draw_samples(self.record(), at)
 
-    def record(self) -> RunRecord:
+    def record(self, *, pictures: bool = True) -> RunRecord:
         """Return the record of the run, with what was spent since its last measurement."""
         self.loop.run.seconds_after = self.budget.unrecorded
-        return self.loop.record()
+        return self.loop.record(pictures=pictures)
 
     def _write_faults(self, placed: bool) -> None:
         """Write the faults a warning has told; what fails here becomes no event, or each would make another one."""
@@ -198,7 +209,7 @@ class Writer:
         untold, self._untold = self._untold, []
         for logger in self.trainer.loggers if untold else ():
             try:
-                one = Loggers([logger], self.options.log_key_prefix, self.options.log_figures)
+                one = self._loggers_of([logger])
                 for event in untold:
                     one.event(event, scalar_step(self.trainer, event.step) if placed else event.step)
                 one.keep(self.record())
@@ -209,12 +220,13 @@ class Writer:
 
     def finish(self, contained: Callable[[str], AbstractContextManager[None]]) -> None:
         """Draw the run once more if that was not done since its last record, and keep it."""
-        with contained("drawing the run"):
-            if self._drawn != len(self.loop.history) and self.loop.history.last is not None:
-                step = int(self.loop.history.last["step"])
-                last = max(self._places.values(), default=step)
-                self._draw(self._places.get(step, last if self._own_axis else step))
+        if self._drawn != len(self.loop.history) and self.loop.history.last is not None:
+            step = int(self.loop.history.last["step"])
+            last = max(self._places.values(), default=step)
+            self._draw(contained, self._places.get(step, last if self._own_axis else step))
         self._keep(contained)
+        with contained("drawing the live figure"):
+            self.loop.refresh(last=True)
 
     def interrupt(self, contained: Callable[[str], AbstractContextManager[None]], *, keeps: bool) -> None:
         """Forget what belongs to a validation that was interrupted; write all else, which waits no more."""

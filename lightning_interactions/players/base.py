@@ -15,6 +15,7 @@ from lightning_interactions.errors import ArgumentError, BatchError, bad_argumen
 from lightning_interactions.functional.coalitions import MIN_PLAYERS
 from lightning_interactions.model.batch import Padding
 from lightning_interactions.model.quiet import memory_format_of
+from lightning_interactions.players.picture import Picture, numbered
 
 BACKGROUND = -1
 """Region id of elements that belong to no player: they always stay."""
@@ -32,6 +33,9 @@ class Players(ABC):
     region ids, of any shape that suits the kind. `mask` puts regions to their baseline. Everything else is inherited:
     the package draws ``n`` of the regions as players of that sample, renumbers them ``0 .. n-1``, gives all other
     regions the id -1 (background: always present), and keeps the result for the whole run.
+
+    Where people look at samples, `names` says what the players are called and `picture` how a sample looks. Without
+    them the players are numbered, and a sample is a list of bars.
 
     Example:
         The two halves of every row are the players, and an absent half is replaced by noise-free zeros:
@@ -168,6 +172,32 @@ class Players(ABC):
         chosen = regions[torch.randperm(len(regions), generator=generator)[:num_players]].sort().values
         place = torch.searchsorted(chosen, labels).clamp(max=len(chosen) - 1)
         return torch.where(chosen[place] == labels, place, BACKGROUND)
+
+    def call_columns(self, names: Sequence[str]) -> None:  # noqa: B027
+        """Take note of what the data calls its columns; only kinds that have columns do so."""
+
+    def names(self, players: Tensor) -> list[str]:
+        """Say what the players of one sample are called, without any of its content, which may be private.
+
+        Args:
+            players: What `draw` returned for the sample.
+
+        Returns:
+            A word or two for each of the players ``0 .. n-1``.
+        """
+        return numbered(players)
+
+    def picture(self, sample: Tensor, players: Tensor) -> Picture:
+        """Show how a sample looks, and where in it the players are; by default only their names.
+
+        It must not change anything. What cannot be shown is no error, but a picture with a `Picture.note`.
+
+        Args:
+            sample: One input of the model, on the CPU, not masked. Where the output of a layer is masked it is not
+                that output, and may have another shape.
+            players: What `draw` returned for what is masked.
+        """
+        return Picture(self.names(players))
 
     def describe(self) -> str:
         """Say in a few words who the players are, with what was found from model and data; for people to read."""

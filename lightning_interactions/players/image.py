@@ -11,12 +11,11 @@ from torch import Generator, Tensor, nn
 from lightning_interactions.errors import BatchError, bad_argument, is_whole
 from lightning_interactions.players.base import BACKGROUND, Baseline, RegionPlayers, mean_of_finite
 from lightning_interactions.players.evidence import first_channels, image_channels
+from lightning_interactions.players.picture import Picture
+from lightning_interactions.players.pixels import COLOURS, channel_ranges, picture_of_image
 
 DEFAULT_GRID = 8
 """The papers cut the masked map into 8 x 8 patches and draw the players from the central 6 x 6 (arXiv 2407.19198)."""
-
-COLOURS = (1, 3, 4)
-"""Channels of an image as it comes from a file: gray, red with green and blue, and these with transparency."""
 
 
 class ImagePatches(RegionPlayers):
@@ -73,6 +72,7 @@ class ImagePatches(RegionPlayers):
         self._first: int | None = None  # channels that the model's first convolution takes
         self._known: set[int] = set()  # all numbers of channels in its convolutions
         self._last = False  # whether the channels were found there, for people to read
+        self._ranges: Tensor | None = None  # of the channels, for people to see
 
     def suit(self, model: nn.Module, fields: Sequence[str] = (), tokenizer: Any = None) -> None:
         """Find out which numbers of channels the model's convolutions take and give."""
@@ -89,6 +89,48 @@ class ImagePatches(RegionPlayers):
     def takes(self, samples: Tensor) -> bool:
         """See `RegionPlayers.takes`: bytes too, which a model makes numbers of itself."""
         return super().takes(samples) or samples.dtype == torch.uint8
+
+    def fit(self, samples: Tensor) -> None:
+        """Learn from which value to which the channels go too, see `picture`."""
+        super().fit(samples)
+        last = samples.ndim == 4 and self._channels_are_last(samples.shape[1:])
+        self._ranges = channel_ranges(samples, last=last)
+
+    def names(self, players: Tensor) -> list[str]:
+        """Call each patch by its row and column in the whole grid with its margin; ``patch 1,1`` is at the top left.
+
+        Where the players are not whole patches of the grid they have numbers.
+
+        Example:
+            >>> patches = ImagePatches(grid=4, margin=1)
+            >>> patches.names(patches.draw(torch.zeros(1, 8, 8), 4, torch.Generator()))
+            ['patch 2,2', 'patch 2,3', 'patch 3,2', 'patch 3,3']
+        """
+        names, labels = super().names(players), _plane(players)
+        grid = self._grid_of(labels)
+        if grid is None:
+            return names
+        (rows, columns), patches = grid
+        sizes = patches.flatten().bincount(minlength=rows * columns)
+        pairs = ((labels + 1) * rows * columns + patches).flatten()
+        shared = pairs.bincount(minlength=(len(names) + 1) * rows * columns).view(-1, rows * columns)[1:]  # of players
+        for player, pixels in enumerate(shared):
+            own = pixels.nonzero().flatten().tolist()
+            if len(own) > 1 or not torch.equal(pixels[own], sizes[own]):
+                return super().names(players)
+            for patch in own:  # one, or none where the player has no pixels
+                names[player] = f"patch {patch // columns + 1},{patch % columns + 1}"
+        return names
+
+    def picture(self, sample: Tensor, players: Tensor) -> Picture:
+        """Show the image, of 1, 3 or 4 channels.
+
+        Values in [0, 1] or [0, 255] are taken for colours; others go, channel by channel, from the lowest to the
+        highest of the watched samples. Patches of a layer's map are stretched over the image.
+        """
+        return picture_of_image(
+            self.names(players), sample, _plane(players), self._ranges, last=_last_in_picture(sample, players)
+        )
 
     def partition(self, sample: Tensor, generator: Generator) -> Tensor:
         """Number the patches row by row; -1 in the margin.
@@ -119,6 +161,17 @@ class ImagePatches(RegionPlayers):
         # Smaller than height and width: a feature map of a deep layer is (512, 4, 4).
         return last in COLOURS and last < min(shape[:2]) and unlike
 
+    def _grid_of(self, labels: Tensor) -> tuple[tuple[int, int], Tensor] | None:
+        """Find rows and columns of the grid, and the patch of every pixel, with the margin; ``None``: no grid."""
+        if labels.ndim != 2 or not labels.numel():
+            return None
+        height, width = labels.shape
+        try:
+            rows, columns = self._sides(height, width)
+        except BatchError:
+            return None
+        return (rows, columns), _patch_of(height, rows, 0).unsqueeze(1) * columns + _patch_of(width, columns, 0)
+
     def _sides(self, height: int, width: int) -> tuple[int, int]:
         if self.grid is None:
             return min(DEFAULT_GRID, height), min(DEFAULT_GRID, width)
@@ -136,6 +189,22 @@ class ImagePatches(RegionPlayers):
         if self._channels_are_last(samples.shape[1:]):
             return mean_of_finite(samples, (0, 1, 2))
         return mean_of_finite(samples, (0, 2, 3)).view(-1, 1, 1)
+
+
+def _plane(players: Tensor) -> Tensor:
+    """Players ``(H, W)``, also of those ``(H, W, 1)``."""
+    return players.squeeze(-1) if players.ndim == 3 else players
+
+
+def _last_in_picture(sample: Tensor, players: Tensor) -> bool:
+    """Whether the channels of what is shown are its last dimension; it need not be what is masked."""
+    if sample.ndim != 3:
+        return False
+    if players.ndim == 3 and players.shape[:2] == sample.shape[:2]:
+        return True
+    if players.ndim == 2 and players.shape == sample.shape[1:]:
+        return False
+    return sample.shape[0] not in COLOURS and sample.shape[2] in COLOURS
 
 
 def _is_pair(sides: object) -> bool:

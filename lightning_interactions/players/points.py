@@ -8,6 +8,8 @@ from torch import Generator, Tensor
 from lightning_interactions.errors import BatchError, bad_argument, is_whole
 from lightning_interactions.functional.coalitions import MIN_PLAYERS
 from lightning_interactions.players.base import MaskedRegions
+from lightning_interactions.players.picture import Picture, count_of
+from lightning_interactions.players.view import picture_of_points
 
 COORDINATES = 3
 MAX_ROUNDS = 50
@@ -72,6 +74,28 @@ class PointClusters(MaskedRegions):
             )
         half = len(torch.unique(points, dim=0)) // 2
         return kmeans(points, min(self.num_clusters, max(half, MIN_PLAYERS)), generator).unsqueeze(axis)
+
+    def names(self, players: Tensor) -> list[str]:
+        """Number the clusters that play, from ``cluster 0`` on: they have nothing else to be called by.
+
+        Example:
+            >>> PointClusters().names(torch.tensor([[0], [1], [-1]]))
+            ['cluster 0', 'cluster 1']
+        """
+        return [f"cluster {i}" for i in range(count_of(players))]
+
+    def picture(self, sample: Tensor, players: Tensor) -> Picture:
+        """Show the cloud from one side, a little from above; y is taken for the height."""
+        names = self.names(players)
+        try:
+            axis = self._axis_of(sample.shape) if sample.ndim == 2 and not sample.is_complex() else None
+        except ValueError:  # with two dimensions of size 3, or none
+            axis = None
+        if axis is None or players.numel() != sample.shape[1 - axis]:
+            shapes = f"shape {tuple(sample.shape)}, players {tuple(players.shape)}"
+            return Picture(names, None, f"not shown as a cloud of points: {shapes}")
+        points = (sample if axis == 1 else sample.T)[:, :COORDINATES]
+        return picture_of_points(names, points, players.flatten())
 
     def absent(self, samples: Tensor, players: Tensor) -> Tensor:
         """See `MaskedRegions.absent`: the mean of the point's own cluster."""

@@ -10,6 +10,12 @@ from torch import Generator, Tensor
 
 from lightning_interactions.errors import BatchError, bad_argument
 from lightning_interactions.players.base import BACKGROUND, Baseline, RegionPlayers
+from lightning_interactions.players.picture import Picture, RowsContent
+from lightning_interactions.players.pixels import channel_ranges, picture_of_image
+from lightning_interactions.players.rows import first_rows, number
+
+SHOWN_VALUES = 3
+"""Values of a region that are shown, at most."""
 
 
 class FeatureMask(RegionPlayers):
@@ -39,6 +45,44 @@ class FeatureMask(RegionPlayers):
             expected = "an integer tensor with at least 2 different ids from 0 on (-1 is background)"
             raise bad_argument("mask", expected, ids)
         self.mask_ids: Tensor = ids.cpu().long().clamp(min=BACKGROUND)
+        self._ranges: Tensor | None = None  # of the channels, for people to see
+
+    def fit(self, samples: Tensor) -> None:
+        """Learn from which value to which the channels go too, where the samples can be images."""
+        super().fit(samples)
+        self._ranges = channel_ranges(samples)
+
+    def names(self, players: Tensor) -> list[str]:
+        """Call each region by its id in the mask.
+
+        Example:
+            >>> FeatureMask([0, 0, 7, -1]).names(torch.tensor([0, 0, 1, -1]))
+            ['region 0', 'region 7']
+        """
+        names = super().names(players)
+        if players.shape != self.mask_ids.shape:
+            return names
+        return [f"region {int(self.mask_ids[players == i][0])}" if bool((players == i).any()) else name
+                for i, name in enumerate(names)]  # fmt: skip
+
+    def picture(self, sample: Tensor, players: Tensor) -> Picture:
+        """Show an image, see `ImagePatches.picture`, or the values of a sample with one dimension.
+
+        The channels of an image come first, or there are none, and the regions are the same in all of them.
+        """
+        names = self.names(players)
+        try:
+            labels = torch.broadcast_to(players, sample.shape)
+        except RuntimeError:
+            fits = f"regions {tuple(players.shape)} do not fit a sample of shape {tuple(sample.shape)}"
+            return Picture(names, None, fits)
+        if sample.ndim == 1:
+            return Picture(names, RowsContent(first_rows(_rows(names, sample, labels))))
+        if sample.ndim == 3:
+            if not torch.equal(labels, labels[:1].expand_as(labels)):
+                return Picture(names, None, "not shown as an image: the regions differ from channel to channel")
+            labels = labels[0]
+        return picture_of_image(names, sample, labels, self._ranges)
 
     def partition(self, sample: Tensor, generator: Generator) -> Tensor:
         """Return the regions given at construction; they must broadcast to the sample."""
@@ -50,6 +94,17 @@ class FeatureMask(RegionPlayers):
                 f"{tuple(sample.shape)}. Give a mask of the sample's shape (or of its last dimensions)."
             ) from None
         return self.mask_ids
+
+
+def _rows(names: Sequence[str], sample: Tensor, labels: Tensor) -> list[tuple[str, str, int]]:
+    """One row for each region that plays, then one for each other column."""
+    rows = []
+    for player, name in enumerate(names):
+        values = [number(value) for value in sample[labels == player].tolist()]
+        more = ["..."] if len(values) > SHOWN_VALUES else []
+        rows.append((name, ", ".join(values[:SHOWN_VALUES] + more), player))
+    others = (labels < 0).nonzero().flatten().tolist()
+    return rows + [(f"column {i}", number(sample[i].item()), BACKGROUND) for i in others]
 
 
 def _tensor_of(mask: Any) -> Any:

@@ -12,6 +12,15 @@ from lightning_interactions.errors import BatchError, bad_argument, is_whole
 from lightning_interactions.functional.coalitions import MIN_PLAYERS
 from lightning_interactions.model.batch import ATTENTION_KEY, SPECIAL_KEY, Padding
 from lightning_interactions.players.base import BACKGROUND, MaskedRegions
+from lightning_interactions.players.picture import ATTACHED, Picture, WordsContent, count_of
+from lightning_interactions.players.rows import shorten
+from lightning_interactions.players.spelling import Speller
+
+MOST_PARTS = 200
+"""Tokens of a text that are shown, at most."""
+
+AROUND = 3
+"""Tokens on either side of a player that are shown before others."""
 
 
 class Tokens(MaskedRegions):
@@ -56,6 +65,7 @@ class Tokens(MaskedRegions):
         self._pad: int | None = None
         self._vocabulary: int | None = None
         self._rows: tuple[str, ...] = ()
+        self._speller = Speller()
 
     def suit(self, model: nn.Module, fields: Sequence[str] = (), tokenizer: Any = None) -> None:
         """Find the mask, padding and special tokens, and the size of the vocabulary."""
@@ -70,6 +80,7 @@ class Tokens(MaskedRegions):
         self._special = sorted({*self._special, *(x for x in known if is_whole(x, 0))})
         self._vocabulary = max((table.num_embeddings for table in tables), default=None)
         self._rows = tuple(fields)
+        self._speller = Speller(tokenizer)
 
     def fit(self, samples: Tensor) -> None:
         """Check that these are token ids, and that the mask token is known and within the vocabulary."""
@@ -92,6 +103,37 @@ class Tokens(MaskedRegions):
         if sample.ndim == 1:
             return labels
         return torch.cat([labels.unsqueeze(0), torch.full_like(sample[1:], BACKGROUND)])
+
+    def names(self, players: Tensor) -> list[str]:
+        """Call each token by its position in the sequence, from ``token 1`` on; padding before it counts.
+
+        Example:
+            >>> Tokens().names(torch.tensor([-1, 0, -1, 1]))
+            ['token 2', 'token 4']
+        """
+        labels = players.reshape(-1, players.shape[-1])[0]  # row 0 has the ids
+        places = [(labels == i).nonzero().flatten().tolist() for i in range(count_of(labels))]
+        return [f"token {found[0] + 1}" if found else f"player {i}" for i, found in enumerate(places)]
+
+    def picture(self, sample: Tensor, players: Tensor) -> Picture:
+        """Show the text without its padding, by the tokenizer where there is one, else as ids.
+
+        Of a long text the beginning is shown, and what stands next to players.
+        """
+        names = self.names(players)
+        if players.shape != sample.shape or sample.ndim > 2 or sample.is_floating_point():
+            told = f"{str(sample.dtype).removeprefix('torch.')} of shape {tuple(sample.shape)}"
+            return Picture(names, None, f"not shown as a text: {told}, players {tuple(players.shape)}")
+        ids, labels = (sample[0], players[0]) if sample.ndim == 2 else (sample, players)
+        counts = torch.ones_like(ids, dtype=torch.bool)
+        if self.padding is not None and self.padding.packed == (sample.ndim == 2):
+            counts = self.padding.present(sample)
+        owners = labels[counts].tolist()
+        texts = self._speller.parts(ids[counts].tolist(), special=self._special)
+        for text, player in zip(texts, owners, strict=True):
+            if player >= 0:
+                names[player] = shorten(text.removeprefix(ATTACHED))
+        return Picture(names, WordsContent(_parts(texts, owners)))
 
     def playable(self, samples: Tensor) -> Tensor:
         """Tell which texts have at least 2 tokens that can play."""
@@ -126,6 +168,20 @@ class Tokens(MaskedRegions):
         if packed and SPECIAL_KEY in self._rows:
             plays &= samples[:, self._rows.index(SPECIAL_KEY)] == 0
         return plays
+
+
+def _parts(texts: Sequence[str], owners: Sequence[int]) -> list[tuple[str, int]]:
+    """Texts and their players; of a long text some, with dots where others are left out."""
+    near = [i for i, player in enumerate(owners) if player >= 0]
+    around = [j for i in near for j in range(max(i - AROUND, 0), min(i + AROUND + 1, len(texts)))]
+    kept = sorted(list(dict.fromkeys([*near, *around, *range(len(texts))]))[:MOST_PARTS])
+    parts, before = [], -1
+    for i in kept:
+        if i > before + 1:
+            parts.append(("...", BACKGROUND))
+        parts.append((texts[i] if i == before + 1 else texts[i].removeprefix(ATTACHED), owners[i]))
+        before = i
+    return [*parts, ("...", BACKGROUND)] if before + 1 < len(texts) else parts
 
 
 def _check_ids(samples: Tensor, dimensions: int) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_interactions.errors import ArgumentError
 from lightning_interactions.functional.strength import low_order_share, mean_order, order_distribution
 from lightning_interactions.metrics import drawing
-from lightning_interactions.metrics.drawing import BLUE, VERMILLION
+from lightning_interactions.metrics.drawing import BLUE, GREEN, ORANGE, VERMILLION
 from lightning_interactions.phases.epochs import begin_with_epoch, tell_epoch
 from lightning_interactions.report.axis import EpochAxis
 from lightning_interactions.report.record import RunRecord, lowest_index, middle_record
@@ -123,6 +123,40 @@ def curves_figure(run: RunRecord) -> Figure:
     axis.scale(risk)
     orders.set_title("Phase 1: the mean order falls. Phase 2: it rises and the loss gap widens", fontsize=11)
     _label_events(gap, known, axis)
+    return figure
+
+
+def changes_figure(run: RunRecord) -> Figure:
+    """Draw what training kept, added and took away of the interactions: how much, of which order, how cancelling.
+
+    Every curve has its 95 % confidence band. See `interaction_changes` for what the numbers are.
+    """
+    from matplotlib.figure import Figure
+
+    axis = EpochAxis(run)
+    place, known = axis.place.numpy(), _events(run, axis)
+    figure = Figure(figsize=(10, 6.5), dpi=100, layout="constrained")
+    panels = figure.subplots(3, 1, sharex=True, height_ratios=[1.5, 1, 1])
+    rows = {"share": ("share of strength (%)", 100), "order": ("mean order", 1), "ratio": ("not cancelled (%)", 100)}
+    looks = {"preserved": (GREEN, "-"), "emerged": (ORANGE, "--"), "removed": ("0.35", ":")}
+    for axes, (key, (label, unit)) in zip(panels, rows.items(), strict=True):
+        for name, (colour, style) in looks.items():
+            value, *band = (unit * _curve(run, f"change/{name}_{key}{end}") for end in ("", "_lower", "_upper"))
+            axes.fill_between(place, *(end.numpy() for end in band), color=colour, alpha=0.18, linewidth=0)
+            marker = "o" if value.isfinite().sum() < 3 else None
+            axes.plot(place, value.numpy(), color=colour, linestyle=style, linewidth=2.2, marker=marker, label=name)
+        axes.set_ylabel(label)
+        axes.grid(axis="y", color="0.9")
+        for event, at, style, _ in known:
+            axes.axvline(at, color="black", linestyle=style, linewidth=1.4, gid=event)
+    panels[0].set_ylim(-2, 102)  # room for lines at the ends
+    panels[2].set_ylim(-2, 102)
+    panels[2].set_xlabel(axis.label)
+    if axis.logarithmic:
+        panels[2].set_xlim(*axis.limits([at for _, at, _, _ in known]))
+    axis.scale(panels[2])
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
+    _label_events(panels[0], known, axis)
     return figure
 
 

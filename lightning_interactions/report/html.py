@@ -11,18 +11,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_interactions.errors import ArgumentError
-from lightning_interactions.metrics.drawing import BLUE, GREEN, ORANGE, VERMILLION
+from lightning_interactions.metrics.drawing import GREEN, ORANGE, VERMILLION
 from lightning_interactions.phases.epochs import begin_with_epoch
-from lightning_interactions.report.figures import curves_figure, run_figure
+from lightning_interactions.pictures.card import STYLE, card
+from lightning_interactions.pictures.exhibit import exhibit_of
+from lightning_interactions.report.figures import changes_figure, curves_figure, run_figure
 from lightning_interactions.report.history import count_records, span, write_whole
 from lightning_interactions.report.record import RunRecord, find_run, middle_record
 from lightning_interactions.report.words import finite, summary, verdict
 
 if TYPE_CHECKING:
+    from markupsafe import Markup
     from matplotlib.figure import Figure
 
 MOST_FRAMES = 400
 """Epochs the slider offers; of longer runs every second, third, ... one."""
+
+IN_TITLES = ("split", "index", "target", "prediction")
+"""Columns of a sample that the title of its card tells."""
+
+NOT_TOLD = ("key", "picture", "interactions", "epochs")
+"""Columns of a sample that are no numbers to read."""
 
 
 def write_report(
@@ -33,8 +42,9 @@ def write_report(
 ) -> Path:
     """Write a run as one self-contained HTML file; return where it was written.
 
-    Verdict in words, boundary, risk over time, the order distribution at every measured epoch (a slider), the watched
-    samples, events with their evidence, cost, solver gaps, noise floor, settings and versions.
+    Verdict in words, boundary, risk over time, the order distribution at every measured epoch (a slider), what changed
+    since the first record, the watched samples with their interactions, events with their evidence, cost, solver gaps,
+    noise floor, settings and versions.
 
     Args:
         run: A run, or the folder it logged to (or the ``interactions.json`` in there).
@@ -73,19 +83,32 @@ def render_report(run: RunRecord, title: str) -> str:
         f"{run.versions.get('lightning-interactions', '')}",
         verdict=verdict(run),
         colour=colour,
-        positive=BLUE,
-        negative=VERMILLION,
+        card_style=STYLE,
         summary=summary(run),
         run_figure=_png(run_figure(run)),
         curves=_png(curves_figure(run)),
+        changes=_png(changes_figure(run)) if finite(run.column("change/emerged_share")) else None,
         frames=_frames(run),
         events=run.events,
-        samples=[{name: value for name, value in row.items() if name != "key"} for row in run.samples],
+        samples=[{name: value for name, value in row.items() if name not in NOT_TOLD} for row in run.samples],
+        cards=_cards(run),
         trust=_trust(run),
         noise=_noise(run),
         settings=run.settings,
         versions=run.versions,
     )
+
+
+def _cards(run: RunRecord) -> list[Markup]:
+    """The watched samples as people see them; none where nothing is known of their interactions."""
+    if not any(row.get("interactions") for row in run.samples):
+        return []
+    return [card(exhibit_of(row), anchor=f"sample-{i}", facts=_facts(row)) for i, row in enumerate(run.samples)]
+
+
+def _facts(row: Mapping[str, Any]) -> dict[str, str]:
+    told = {name: value for name, value in row.items() if name not in (*IN_TITLES, *NOT_TOLD)}
+    return {name.replace("_", " "): _cell(value) for name, value in told.items() if value is not None}
 
 
 def _png(figure: Figure) -> str:

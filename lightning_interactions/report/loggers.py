@@ -15,19 +15,26 @@ from torch import Tensor
 
 from lightning_interactions.errors import bad_argument, warn
 from lightning_interactions.phases.event import PhaseEvent
+from lightning_interactions.pictures.exhibit import exhibit_of
+from lightning_interactions.pictures.figure import samples_figure
 from lightning_interactions.report.figures import order_distribution_figure, run_figure
+from lightning_interactions.report.names import Names
 from lightning_interactions.report.record import RunRecord
 from lightning_interactions.report.sinks import Charts, sink_of
 from lightning_interactions.report.words import event_markdown
 
+FEW_SAMPLES = 3
+"""Samples that are drawn for the loggers: those with the most cancelling strength."""
+
 
 class Loggers:
-    """The loggers of a run: each gets what it can take, all under one prefix. For rank 0 only."""
+    """The loggers of a run: each gets what it can take, named as `Names` says. For rank 0 only."""
 
-    def __init__(self, loggers: Iterable[Any], prefix: str, figures: bool = True) -> None:
+    def __init__(self, loggers: Iterable[Any], prefix: str, figures: bool = True, one_group: bool = False) -> None:
         self.sinks = [sink_of(logger) for logger in loggers]
-        self.prefix = prefix
+        self.prefix, self.names = prefix, Names(prefix, one_group)
         self.figures = figures
+        self._line: int | None = None  # where the boundary is drawn
 
     @property
     def takes_figures(self) -> bool:
@@ -46,15 +53,15 @@ class Loggers:
 
         The parts of the keys name the watched splits: ``""`` where there is one.
         """
-        orders = [f"{self.prefix}{part}mean_order" for part in parts]
+        full, ends = self.names.full, ("", "_lower", "_upper")
         losses = "loss_gap", "train_loss", "val_loss"
         charts: Charts = {
             "Mean order (95 % band; line: boundary)": [
-                *((tag, f"{tag}_lower", f"{tag}_upper") for tag in orders),
-                (f"{self.prefix}boundary_line",),
+                *(tuple(full(f"{part}mean_order{end}") for end in ends) for part in parts),
+                (full("boundary_line"),),
             ],
-            "Loss gap, training and validation loss": [(f"{self.prefix}{name}",) for name in losses],
-            "Overfitting risk (0 to 1)": [(f"{self.prefix}overfitting_risk",)],
+            "Loss gap, training and validation loss": [(full(name),) for name in losses],
+            "Overfitting risk (0 to 1)": [(full("overfitting_risk"),)],
         }
         for sink in self.sinks:
             sink.charts(self._name, charts)
@@ -71,13 +78,15 @@ class Loggers:
         decades = (positive / positive[0]).log10().double()
         axis = np.concatenate([-decades.flip(0).numpy(), decades[1:].numpy()])
         salient = torch.cat([counts[:, : len(decades) - 1], counts[:, len(decades) :]], 1).double()
-        found = {f"histogram/order_{order:02d}": (row.numpy(), axis) for order, row in enumerate(salient, start=1)}
+        named = enumerate(salient, start=1)
+        found = {self.names.full(f"{part}histogram/order_{order:02d}"): (row.numpy(), axis) for order, row in named}
         if bool(share.isfinite().all()):
-            found["order_distribution"] = share.double().numpy(), np.arange(len(share) + 1, dtype=np.float64) + 0.5
+            borders = np.arange(len(share) + 1, dtype=np.float64) + 0.5
+            found[f"{self.prefix}{part}order_distribution"] = share.double().numpy(), borders
         for sink in self.sinks:
             if sink.shows_histograms:
-                for name, (values, borders) in found.items():
-                    sink.histogram(f"{self.prefix}{part}{name}", values, borders, step)
+                for tag, (values, borders) in found.items():
+                    sink.histogram(tag, values, borders, step)
 
     def event(self, event: PhaseEvent, step: int) -> None:
         """Write the sentence of an event and the numbers behind it."""
@@ -87,20 +96,22 @@ class Loggers:
     def mark_boundary(self, run: RunRecord, place: Callable[[int], int | None] = int) -> None:
         """Draw the boundary, found or withdrawn just now, into the chart of the mean order.
 
-        Where the record of a step is on the x axis ``place`` says, or ``None``: then no line is drawn.
+        Where the record of a step is on the x axis ``place`` says, or ``None``: then no line is drawn. One that was
+        withdrawn vanishes, unless it is from before a resume.
         """
         epochs, orders = run.history["epoch"], [x for x in run.column("mean_order") if math.isfinite(x)]
         if run.boundary_epoch is None:
-            # A gap, or a line would join the boundary that was withdrawn to the next one.
-            step, ends = run.history["step"][-1], (math.nan, math.nan)
+            # The line is written over: what comes last at a step is shown.
+            at, ends = self._line, (math.nan, math.nan)
         elif run.boundary_place in epochs and orders:
             step, ends = run.history["step"][epochs.index(run.boundary_place)], (min(orders), max(orders))
+            at = place(step)
         else:
             return
-        at = place(step)
+        self._line = at
         if at is not None:
             for sink in self.sinks:
-                sink.line(f"{self.prefix}boundary_line", at, ends)
+                sink.line(self.names.full("boundary_line"), at, ends)
 
     def keep(self, run: RunRecord) -> None:
         """Leave all that is known of the run where the loggers keep files."""
@@ -117,6 +128,15 @@ class Loggers:
         for sink in self.sinks:
             for name, figure in figures.items():
                 sink.figure(f"{self.prefix}{name}", figure, step)
+
+    def draw_samples(self, run: RunRecord, step: int) -> None:
+        """Draw the few samples with the most cancelling high-order strength, if any are known."""
+        exhibits = [exhibit_of(row) for row in run.samples[:FEW_SAMPLES]]
+        if not self.takes_figures or not exhibits:
+            return
+        figure = samples_figure(exhibits)
+        for sink in self.sinks:
+            sink.figure(f"{self.prefix}samples", figure, step)
 
     @property
     def _name(self) -> str:

@@ -6,7 +6,6 @@ The class is asked by name: ``fast_dev_run`` and ranks above 0 bring dummies tha
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_interactions.metrics.drawing import pixels, png
 from lightning_interactions.report.history import write_whole
 
 if TYPE_CHECKING:
@@ -114,8 +114,9 @@ class _TensorBoardSink(_FolderSink):
         self.logger.experiment.file_writer.add_summary(Summary(value=[value]))
 
     def line(self, tag: str, step: int, ends: tuple[float, float]) -> None:
-        for end in ends:
-            self.logger.experiment.add_scalar(tag, end, step)
+        # At neighbouring steps: of two points at one step its charts draw only the second, as a dot.
+        for i, end in enumerate(ends):
+            self.logger.experiment.add_scalar(tag, end, step + i)
 
 
 class _WandbSink(Sink):
@@ -226,21 +227,3 @@ def sink_of(logger: Any) -> Sink:
     """Return what a logger, or anything else, can take."""
     known = (_SINKS[cls.__name__] for cls in type(logger).__mro__ if cls.__name__ in _SINKS)
     return next(known, Sink)(logger)
-
-
-def pixels(figure: Figure) -> NDArray[np.uint8]:
-    """Draw a figure as ``(H, W, 3)``; other ways would go through pyplot and its global state."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    canvas: Any = FigureCanvasAgg(figure)  # matplotlib types it only in part
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
-
-
-def png(image: NDArray[np.uint8]) -> bytes:
-    """Encode pixels as PNG, fast: a drawing has large plain areas, on which more effort would hardly save space."""
-    from PIL import Image  # comes with matplotlib
-
-    encoded = io.BytesIO()
-    Image.fromarray(image).save(encoded, format="PNG", compress_level=1)
-    return encoded.getvalue()

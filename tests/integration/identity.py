@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+OURS = ("interactions/", "interactions_detail/")
+
 
 class Spy(L.Callback):
     """Collects what a user sees during training."""
@@ -32,7 +34,7 @@ class Spy(L.Callback):
         self.losses.append(outputs)
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        seen = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith("interactions/")}
+        seen = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith(OURS)}
         self.metrics.append(seen)
 
 

@@ -110,8 +110,9 @@ def test_a_monitor_that_fails_does_not_stop_the_run_through_a_checkpoint_callbac
         f"{part}mean_order", "phase", "suspected", "boundary_evidence", "boundary_epoch", "overfitting_risk",
         "val_loss_before_alarm",
     )  # fmt: skip
-    keep = [ModelCheckpoint(tmp_path / str(i), monitor=f"interactions/{key}") for i, key in enumerate(keys)]
     monitor = small_monitor(score=fails, on_error="warn", **options)
+    names = map(monitor.options.names.full, keys)
+    keep = [ModelCheckpoint(tmp_path / str(i), monitor=name) for i, name in enumerate(names)]
     data = {"train_dataloaders": loaders()["train_dataloaders"]} if options.get("watch") == "train" else None
     with listening() as told:
         trainer = fit(monitor, data=data, callbacks=tuple(keep), enable_checkpointing=True)
@@ -401,7 +402,7 @@ def test_the_history_lists_the_watched_samples(watch: str, tmp_path: Path) -> No
         with torch.no_grad():
             answers = trainer.lightning_module.eval()(probe.inputs).argmax(1)
         assert [row["prediction"] for row in rows] == answers.tolist()
-    prefix = "interactions/val/" if watch == "both" else "interactions/"
+    prefix = "interactions_detail/val/" if watch == "both" else "interactions_detail/"
     assert f"{prefix}onset/q50" in trainer.callback_metrics
 
 

@@ -83,7 +83,7 @@ def test_an_alarm_that_is_withdrawn_leaves_the_line_of_the_boundary_alone(tmp_pa
     trainer = fit(monitor, max_epochs=5, logger=TensorBoardLogger(tmp_path))
     assert [event.kind for event in monitor.events] == ["boundary", "overfitting", "retracted"]
     line = EventAccumulator(str(trainer.log_dir), size_guidance={"scalars": 0}).Reload()
-    assert len(line.Scalars("interactions/boundary_line")) == 2, "drawn once, from its lower to its upper end"
+    assert len(line.Scalars("interactions_detail/boundary_line")) == 2, "drawn once, from its lower to its upper end"
 
 
 # -- a boundary that is suspected --------------------------------------------------------------------------------------
@@ -123,7 +123,7 @@ def test_what_is_suspected_is_logged_and_kept_but_nobody_is_alerted(
     assert evidence == pytest.approx([math.log10(max(e, 1e-6)) for _, e in detector.seen])
     assert max(evidence) > math.log10(20) > min(evidence)
     assert set(monitor.history.column("phase")) == {1.0, 2.0}
-    assert float(trainer.callback_metrics["interactions/boundary_evidence"]) == pytest.approx(evidence[-1])
+    assert float(trainer.callback_metrics["interactions_detail/boundary_evidence"]) == pytest.approx(evidence[-1])
     kept = json.loads((Path(logger.log_dir) / "interactions.json").read_text())
     assert [event["kind"] for event in kept["events"]] == ["suspected", "boundary"]
     assert [text.split("**")[1] for text in texts_of(Path(logger.log_dir))] == ["suspected", "boundary"]

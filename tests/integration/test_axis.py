@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from lightning_interactions import InteractionsWarning
 
 EPOCHS = 3
+LINE = "interactions_detail/boundary_line"
 
 
 class AtEnd(ColumnNet):
@@ -58,10 +59,10 @@ def steps(trainer: L.Trainer) -> dict[str, list[int]]:
     read = {
         "mean_order": events.Scalars("interactions/mean_order"),
         "distribution": events.Histograms("interactions/order_distribution"),
-        "histogram": events.Histograms("interactions/histogram/order_01"),
+        "histogram": events.Histograms("interactions_detail/histogram/order_01"),
         "run": events.Images("interactions/run"),
         "events": [event for tag in texts for event in events.Tensors(tag)],
-        "line": events.Scalars("interactions/boundary_line") if "interactions/boundary_line" in tags["scalars"] else [],
+        "line": events.Scalars(LINE) if LINE in tags["scalars"] else [],
     }
     found = {name: [event.step for event in kept] for name, kept in read.items()}
     if "val_loss" in tags["scalars"]:
@@ -73,7 +74,7 @@ def assert_one_axis(found: dict[str, list[int]], expected: list[int]) -> None:
     for name in {"val_loss", "mean_order", "distribution", "histogram", "run"} & set(found):
         assert sorted(set(found[name])) == expected, name
     assert found["events"] == expected[1:]
-    assert found["line"] == [expected[1]] * 2
+    assert found["line"] == [expected[1], expected[1] + 1], "two points at one step would make no line"
 
 
 def monitored(folder: Path, model: type[ColumnNet], options: dict[str, Any] | None = None, **fitting: Any) -> Any:
@@ -115,7 +116,7 @@ def test_the_line_of_a_boundary_before_a_resume_is_drawn_only_where_its_place_is
             self.boundary_epoch = 0 if self.boundary_epoch is not None else None
             return events
 
-    for model, expected in ((ColumnNet, [3, 3]), (AtEnd, [])):
+    for model, expected in ((ColumnNet, [3, 4]), (AtEnd, [])):
         folder = tmp_path / model.__name__
         options: dict[str, Any] = {"detector": Late(boundary=2), "on_event": None}
         first = fit(small_monitor(**options), folder, model=model, max_epochs=2, enable_checkpointing=True)

@@ -62,7 +62,7 @@ def test_01_sanity_validation_leaves_nothing() -> None:
     class Look(L.Callback):
         def on_sanity_check_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
             kept = [c.result() for c in monitor._loop.watchlist._pools.values()]
-            ours = [key for key in trainer.callback_metrics if key.startswith("interactions/")]
+            ours = [key for key in trainer.callback_metrics if key.startswith("interactions")]
             seen.append((len(monitor.history), monitor.events, kept, ours, len(monitor._loop.watchlist.watched)))
 
     monitor = small_monitor(detector=ScriptedDetector(), on_event=told.append)

@@ -197,7 +197,7 @@ MONITOR = some(
     score=["logit", "probability", lambda z, y: z.sum(1), lambda z, y: z], target=["predicted", 0, 7],
     monitor=["val_loss", "unknown"], precision=["inherit"], seed=[5],
     players=[TabularFeatures("zero"), Tokens(mask_token_id=1)], log_figures=[False],
-    log_key_prefix=["interactions/other/"],
+    log_key_prefix=["interactions/other/"], one_group=[True],
 )  # fmt: skip
 
 

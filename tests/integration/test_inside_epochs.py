@@ -287,7 +287,7 @@ def test_records_inside_of_epochs_are_logged_at_their_own_steps(tmp_path: Path) 
     trainer = fit(monitor, logger=TensorBoardLogger(tmp_path))
     events, steps = events_of(trainer), monitor.history.column("step")
     for tag in ("mean_order", "phase", "seconds"):
-        logged = events.Scalars(f"interactions/{tag}")
+        logged = events.Scalars(monitor.options.names.full(tag))
         assert [event.step for event in logged] == steps
         assert [event.value for event in logged] == pytest.approx(monitor.history.column(tag), rel=1e-6)
     assert [event.step for event in events.Scalars("interactions/val_loss")] == steps[4:], "none that is not known"

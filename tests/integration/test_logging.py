@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lightning_interactions import InteractionsWarning
 from lightning_interactions.monitor import budget
+from lightning_interactions.monitor.trainer import logged_losses
 
 KEYS = {
     "mean_order", "low_order_share", "high_order_share", "cancellation", "salient_count", "loss_gap", "phase",
@@ -24,6 +25,17 @@ KEYS = {
     "mean_order_lower", "mean_order_upper", "mean_degree", "effect_order", "roughness", "scale", "effect",
     *(f"strength/order_{k:02d}_{sign}" for k in range(1, 5) for sign in ("pos", "neg")),
     *(f"noise_floor/order_{k:02d}" for k in range(1, 5)),
+    *(
+        f"change/{what}_{of}{end}"
+        for what in ("preserved", "emerged", "removed")
+        for of in ("share", "order", "ratio")
+        for end in ("", "_lower", "_upper")
+    ),
+}  # fmt: skip
+
+READ = {
+    "mean_order", "low_order_share", "high_order_share", "cancellation", "train_loss", "val_loss", "loss_gap", "phase",
+    "boundary_epoch", "overfitting_risk", "val_loss_before_alarm",
 }  # fmt: skip
 
 
@@ -46,7 +58,8 @@ def test_tensorboard_gets_scalars_histograms_and_figures(tmp_path: Path) -> None
     trainer = fit(monitor, logger=TensorBoardLogger(tmp_path))
     events = EventAccumulator(trainer.log_dir, size_guidance={"histograms": 0, "scalars": 0, "images": 0}).Reload()
     tags = events.Tags()
-    assert {f"interactions/{key}" for key in KEYS} <= set(tags["scalars"])
+    assert {f"interactions/{key}" for key in READ} == {x for x in tags["scalars"] if x.startswith("interactions/")}
+    assert {f"interactions_detail/{key}" for key in KEYS - READ} <= set(tags["scalars"])
     logged = [event.value for event in events.Scalars("interactions/mean_order")]
     assert logged == pytest.approx(monitor.history.column("mean_order"), rel=1e-6)
     steps = [event.step for event in events.Scalars("val_loss")]
@@ -54,8 +67,8 @@ def test_tensorboard_gets_scalars_histograms_and_figures(tmp_path: Path) -> None
     spindle = events.Histograms("interactions/order_distribution")
     assert [event.step for event in spindle] == monitor.history.column("step")
     assert sum(spindle[0].histogram_value.bucket) == pytest.approx(1)
-    assert any(tag.startswith("interactions/histogram/order_0") for tag in tags["histograms"])
-    assert set(tags["images"]) == {"interactions/run", "interactions/strength_by_order"}
+    assert any(tag.startswith("interactions_detail/histogram/order_0") for tag in tags["histograms"])
+    assert set(tags["images"]) == {f"interactions/{name}" for name in ("run", "strength_by_order", "samples")}
     assert events.Images("interactions/run")[-1].width >= 800
 
 
@@ -97,10 +110,26 @@ def test_prefix_is_used(prefix: str) -> None:
     assert f"{prefix}mean_order" in trainer.callback_metrics
 
 
+def test_one_group_brings_all_scalars_under_the_prefix(tmp_path: Path) -> None:
+    trainer = fit(small_monitor(one_group=True), logger=TensorBoardLogger(tmp_path))
+    tags = EventAccumulator(trainer.log_dir).Reload().Tags()
+    assert {f"interactions/{key}" for key in KEYS} <= set(trainer.callback_metrics) & set(tags["scalars"])
+    assert "interactions/histogram/order_01" in tags["histograms"]
+    assert not any("detail" in tag for kind in ("scalars", "histograms", "images", "tensors") for tag in tags[kind])
+
+
+def test_no_key_of_ours_passes_for_a_loss_of_the_users() -> None:
+    monitor = small_monitor(log_key_prefix="loss/")
+    trainer = fit(monitor)
+    assert "loss_detail/salient_count" in trainer.callback_metrics
+    assert set(logged_losses(trainer, {}, monitor.options.names)) == {"val_loss"}
+
+
 def test_both_splits_are_told_apart() -> None:
     monitor = small_monitor(watch="both")
     trainer = fit(monitor)
     assert {"interactions/val/mean_order", "interactions/train/mean_order"} <= set(trainer.callback_metrics)
+    assert {"interactions_detail/val/scale", "interactions_detail/train/scale"} <= set(trainer.callback_metrics)
     history = monitor.history.to_dict()
     assert history["strength"] == history["val/strength"] != history["train/strength"]
 

@@ -7,9 +7,11 @@ import math
 import re
 import shutil
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -18,6 +20,8 @@ from models import fit, small_monitor
 from lightning_interactions import ArgumentError, PhaseEvent, RunRecord, StateError, write_report
 from lightning_interactions.__main__ import main
 from lightning_interactions.functional import mean_order
+from lightning_interactions.players.picture import ImageContent, Picture, WordsContent
+from lightning_interactions.report.figures import changes_figure
 from lightning_interactions.report.record import find_run
 from lightning_interactions.report.words import summary, verdict
 
@@ -165,10 +169,10 @@ def test_the_page_has_everything_and_needs_nothing(tmp_path: Path) -> None:
     assert len(page) < 1_000_000
     for part in (
         verdict(run), "Run &lt;7&gt;", "Epoch 14: &lt;it&gt; ended &amp; rose.", "3.21", "0.40%", "45.0 s in all",
-        "num_samples", "noise floor", "1e-05", "<th>onset</th>", run.versions["lightning-interactions"],
+        "num_samples", "noise floor", "1e-05", '<th scope="col">onset</th>', run.versions["lightning-interactions"],
     ):  # fmt: skip
         assert part in page, part
-    assert not re.search(r"""(?:src|href)=["'](?!data:)""", page)
+    assert not re.search(r"""(?:src|href)=["'](?!data:|#)""", page)
     assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", page)
     assert "@import" not in page
 
@@ -191,6 +195,115 @@ def test_long_runs_stay_small(tmp_path: Path) -> None:
     assert frames["epochs"][frames["marks"]["Boundary"]] == 10
     total = [sum(map(sum, shares)) for shares in frames["shares"]]
     assert total == pytest.approx([100] * len(total), abs=0.05)
+
+
+# -- its cards --------------------------------------------------------------------------------------------------------
+
+
+def row(index: int, picture: Any = None, **columns: Any) -> dict[str, Any]:
+    """A row of `history.samples`, as the monitor writes it."""
+    strongest = {"kind": "and", "players": [0, 1], "now": 2.0, "boundary": 0.0, "start": 0.0}
+    gone = {"kind": "or", "players": [1, 2], "now": 0.0, "boundary": 1.0, "start": 1.0}
+    known: dict[str, Any] = {
+        "split": "val", "index": index, "key": 987654321, "target": 1, "prediction": 0, "strength": 4.0,
+        "mean_order": 2.25, "onset_epoch": None, "salient_count": 7, "score_of_nothing": -1.0, "score": 2.0,
+        "epochs": {"start": 0, "boundary": 10, "now": 29}, "interactions": [strongest, gone],
+    }  # fmt: skip
+    return known | ({} if picture is None else {"picture": picture}) | columns
+
+
+def page_of(tmp_path: Path, **options: Any) -> str:
+    run = RunRecord.from_json(example(**options).to_json())
+    return write_report(run, tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_watched_samples_are_cards(tmp_path: Path) -> None:
+    picture = Picture(["not", "good", "it"], WordsContent([("not", 0), ("good", 1), ("it", 2)]))
+    page = page_of(tmp_path, samples=[row(5, picture.to_dict()), row(3)])
+    titles = re.findall(r'<details class="card" id="sample-(\d)">\s*<summary>\s*<h3>(.*?)</h3>', page)
+    assert titles == [("0", "val sample 5: target 1, predicted 0"), ("1", "val sample 3: target 1, predicted 0")]
+    assert '<mark class="positive">not</mark> <mark class="positive">good</mark> it' in page
+    assert "player 0 AND player 1" in page
+    assert page.count('<th scope="row">mean order</th><td>2.25</td>') == 2
+    for hidden in ("987654321", "onset epoch", "<td>987", "{&#39;kind", "epochs</th>", "picture</th>"):
+        assert hidden not in page, hidden
+    identities = re.findall(r'\bid="(.*?)"', page)
+    assert len(identities) == len(set(identities))
+    levels = [int(level) for level in re.findall(r"<h([1-6])", page)]
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+
+
+@pytest.mark.parametrize(
+    "picture", [{}, {"names": 3}, "no", {"names": ["a"], "note": "", "content": {"kind": "smell"}}]
+)
+def test_a_picture_that_cannot_be_read_is_left_out(picture: Any, tmp_path: Path) -> None:
+    assert "player 0 AND player 1" in page_of(tmp_path, samples=[row(0, picture)])
+
+
+def test_rows_of_old_runs_still_tell_something(tmp_path: Path) -> None:
+    old = {"sample": 3, "strength": 1.5, "picture": {"names": []}}
+    page = page_of(tmp_path, samples=[old, {"sample": 4}])
+    assert '<details class="card"' not in page
+    assert '<th scope="col">strength</th>' in page
+    assert "<td>3</td><td>1.5</td>" in page
+    assert "<td>4</td><td></td>" in page
+    mixed = page_of(tmp_path, samples=[row(0), old, row(1, interactions=[], strength=None)])
+    assert mixed.count('<details class="card"') == 3
+    assert mixed.count("no salient interactions") == 2
+    assert "<h3>sample</h3>" in mixed
+
+
+def test_photographs_leave_the_page_small(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    side = np.arange(128) // 32
+    players = (4 * side[:, None] + side).astype(np.int16)
+    samples = []
+    for index in range(32):
+        noise = generator.integers(0, 256, (128, 128, 3), dtype=np.uint8)
+        picture = Picture([f"patch {i}" for i in range(16)], ImageContent(noise, players))
+        shown = [{"kind": "and", "players": [i, i + 4, i + 9], "now": 2.0 - i / 4} for i in range(5)]
+        samples.append(row(index, picture.to_dict(), interactions=shown))
+    page = page_of(tmp_path, samples=samples)
+    assert page.count("data:image/jpeg") == 32
+    assert len(page.encode()) < 2_000_000
+
+
+# -- what changed -----------------------------------------------------------------------------------------------------
+
+
+def changing(part: str = "") -> RunRecord:
+    run = example()
+    columns = {}
+    for name, share in (("preserved", 0.6), ("emerged", 0.4), ("removed", 0.3)):
+        for key, value in (("share", share), ("order", 2.0 + share), ("ratio", share / 2)):
+            for end, off in (("", 0.0), ("_lower", -0.05), ("_upper", 0.05)):
+                columns[f"{part}change/{name}_{key}{end}"] = [math.nan, *[value + off] * 29]
+    return RunRecord({**run.history, **columns}, run.events, 10)
+
+
+@pytest.mark.parametrize("part", ["", "val/"])
+def test_what_changed_is_drawn_where_it_is_known(part: str, tmp_path: Path) -> None:
+    shares, orders, ratios = changes_figure(changing(part)).axes
+    for axes, values in ((shares, [60, 40, 30]), (orders, [2.6, 2.4, 2.3]), (ratios, [30, 20, 15])):
+        curves = {line.get_label(): line.get_ydata()[5] for line in axes.lines if line.get_gid() is None}
+        assert curves == pytest.approx(dict(zip(("preserved", "emerged", "removed"), values, strict=True)))
+        assert [line.get_xdata()[0] for line in axes.lines if line.get_gid() == "boundary"] == [10]
+    band = shares.collections[0].get_paths()[0].vertices[:, 1]
+    assert (band.min(), band.max()) == pytest.approx((55, 65))
+    page = write_report(changing(part), tmp_path / "report.html").read_text()
+    assert "<h2>What changed</h2>" in page
+    assert "<h2>What changed</h2>" not in write_report(example(), tmp_path / "report.html").read_text()
+
+
+def test_the_page_has_a_dark_side_and_a_strict_policy(tmp_path: Path) -> None:
+    page = write_report(example(), tmp_path / "report.html").read_text()
+    assert "color-scheme: light dark" in page
+    assert page.count("@media (prefers-color-scheme: dark)") == 2  # the page's and the cards'
+    policy = re.search(r'Content-Security-Policy" content="(.*?)"', page)
+    assert policy is not None
+    assert policy[1].startswith("default-src 'none'; img-src data:;")
+    assert "#000" not in page[page.index("<script>") :], "lines of the chart would be black on black"
 
 
 @pytest.mark.parametrize("empty", ["one epoch", "no losses", "no strength"])

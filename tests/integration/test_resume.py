@@ -108,7 +108,7 @@ def test_state_loads_with_weights_only(tmp_path: Path) -> None:
     torch.save(monitor.state_dict(), tmp_path / "state.pt")
     restored = small_monitor(watch="both")
     restored.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-    assert restored.history.to_dict() == monitor.history.to_dict()
+    assert str(restored.history.to_dict()) == str(monitor.history.to_dict())
     assert str(restored.state_dict()) == str(monitor.state_dict())
 
 

@@ -215,6 +215,8 @@ def measurement(strength: Tensor) -> Measurement:
         target=torch.arange(size) % 3 + gap,
         prediction=torch.tensor([0.0, 2.5, 2.0, 1.0])[:size] + gap,
         followed=torch.arange(size) % 2 + gap,
+        salient=torch.zeros(size, 2, 2**N),
+        ends=torch.zeros(size, 2),
     )
 
 

@@ -13,7 +13,13 @@ import torch.distributed as dist
 from models import on_ranks
 from torch import Tensor
 
-from lightning_interactions.functional import cancellation, interaction_histogram, mean_order, order_strength
+from lightning_interactions.functional import (
+    cancellation,
+    interaction_histogram,
+    mean_order,
+    order_strength,
+    salient_interactions,
+)
 from lightning_interactions.measure.ranks import Ranks
 from lightning_interactions.metrics.monitored import Exchange, SampleRows, interaction_metrics, loss_metric
 
@@ -58,6 +64,8 @@ def test_the_numbers_are_those_of_the_functions() -> None:
     assert float(edges[edges > 0].topk(2).values[1]) == pytest.approx(100 * SMALLEST), "two decades"
     assert torch.equal(found["histogram"], interaction_histogram(and_, or_, SCALE, edges).sum(0).long())
     assert torch.equal(found["rows"], table.double())
+    salient = salient_interactions(and_, or_, THRESHOLD).float()
+    torch.testing.assert_close(found["salient"], salient, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("batches", [1, 3])
@@ -65,9 +73,9 @@ def test_the_numbers_are_those_of_the_functions() -> None:
 def test_ranks_have_the_numbers_of_one(counts: tuple[int, ...], batches: int) -> None:
     whole, parts = found_of(slice(0, 7)), slices(counts)
     for found in on_ranks(len(counts), lambda ranks: found_of(parts[ranks.rank], ranks.exchange, batches)):
-        assert set(found) == set(whole) == {"strength", "mean_order", "cancellation", "histogram", "rows"}
+        assert set(found) == set(whole) == {"strength", "mean_order", "cancellation", "histogram", "rows", "salient"}
         for name, value in found.items():
-            torch.testing.assert_close(value, whole[name], rtol=1e-12, atol=1e-12, msg=name)
+            torch.testing.assert_close(value, whole[name], rtol=1e-12, atol=1e-12, equal_nan=True, msg=name)
         assert torch.equal(found["rows"], whole["rows"]), "in the order of the ranks"
         assert torch.equal(found["histogram"], whole["histogram"])
 
@@ -164,7 +172,8 @@ def test_nothing_goes_through_a_process_group(
     own = exchange if exchanged else None
     found = found_of(slice(0, 7), own), loss_of(slice(0, 7), own)
     assert found[1] == expected[1]
-    assert all(torch.equal(value, expected[0][name]) for name, value in found[0].items())
+    for name, value in found[0].items():
+        torch.testing.assert_close(value, expected[0][name], rtol=0, atol=0, equal_nan=True, msg=name)
     assert bool(asked) is exchanged
 
 

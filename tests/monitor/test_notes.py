@@ -46,6 +46,7 @@ def measured(
         mean.expand(2, 2, n), mean, {"effect": effect}, torch.zeros(n, 3).long(), torch.ones(4), torch.ones(2, n),
         mean.expand(2, 2, n), none if gap is None else gap,
         torch.full((n,), torch.nan) if noise is None else noise, none, none, none,
+        torch.zeros(2, 2, 2**n), torch.zeros(2, 2),
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_interactions import (
     ArgumentError,
@@ -30,7 +30,10 @@ from lightning_interactions.monitor.trainer import check_forward, check_trainer,
 
 BAD: dict[str, list[Any]] = {
     "resample": ["yes", None, 2],
+    "one_group": ["yes", None, 1],
     "log_figures": ["png", None],
+    "show_samples": ["no", None, 0],
+    "reference": ["nowhere.ckpt", 3],
     "verbose": [1, "no"],
     "players": ["images", None, ImagePatches, 3],
     "num_players": [1, 17, 0, -3, 10.0, True, "10", None],
@@ -93,7 +96,10 @@ GOOD: dict[str, list[Any]] = {
     "forward_fn": [lambda module, x: x],
     "target_fn": [lambda batch: batch],
     "log_key_prefix": ["x/"],
+    "one_group": [True],
     "log_figures": [False],
+    "show_samples": [False],
+    "reference": [None, nn.Linear(2, 2), __file__],
     "seed": [0, 2**40],
     "on_error": ["warn", "raise"],
     "verbose": [False],

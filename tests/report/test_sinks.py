@@ -50,9 +50,10 @@ def test_histograms_survive(board: TensorBoardLogger) -> None:
     to.histograms("", COUNTS, EDGES, NO_SHARE, step=7)
     to.histograms("", 2 * COUNTS, EDGES, NO_SHARE, step=9)
     found = read(board)  # no distribution of orders: it does not exist
-    assert sorted(found.Tags()["histograms"]) == [f"interactions/histogram/order_0{order}" for order in (1, 2, 3)]
+    tags = [f"interactions_detail/histogram/order_{order:02d}" for order in (1, 2, 3)]
+    assert sorted(found.Tags()["histograms"]) == tags
     for order in (1, 2, 3):
-        events = found.Histograms(f"interactions/histogram/order_{order:02d}")
+        events = found.Histograms(tags[order - 1])
         assert [event.step for event in events] == [7, 9]
         for factor, event in zip((1, 2), events, strict=True):
             counts = [factor * float(COUNTS[order - 1, i]) for i in (0, 1, 3, 4)]
@@ -69,8 +70,8 @@ def test_histograms_survive(board: TensorBoardLogger) -> None:
 def test_the_monitors_own_bins_fit(board: TensorBoardLogger, smallest: float) -> None:
     edges = symlog_edges(smallest, 100 * smallest)
     counts = torch.arange(float(len(edges) - 1)).unsqueeze(0)
-    Loggers([board], "").histograms("", counts, edges, NO_SHARE, step=0)
-    value = read(board).Histograms("histogram/order_01")[0].histogram_value
+    Loggers([board], "x/").histograms("", counts, edges, NO_SHARE, step=0)
+    value = read(board).Histograms("x_detail/histogram/order_01")[0].histogram_value
     centre = len(edges) // 2 - 1
     assert list(value.bucket) == [*counts[0, :centre].tolist(), *counts[0, centre + 1 :].tolist()]
     limits = [math.copysign(math.log10(abs(float(edge)) / smallest), float(edge)) for edge in edges]
@@ -132,10 +133,10 @@ def test_the_boundary_is_a_vertical_line_and_can_be_withdrawn(board: TensorBoard
         to.mark_boundary(run(boundary, orders))
     to.mark_boundary(run(5, [1.0]))  # of an epoch that was not measured
     to.mark_boundary(run(0, [math.nan]))
-    points = [(event.step, event.value) for event in read(board).Scalars("x/boundary_line")]
-    assert points[:2] == [(7, 1.5), (7, 3.5)]
-    assert all(step == 9 and math.isnan(value) for step, value in points[2:4])
-    assert points[4:] == [(8, 1.0), (8, 2.0)]
+    points = [(event.step, event.value) for event in read(board).Scalars("x_detail/boundary_line")]
+    assert points[:2] == [(7, 1.5), (8, 3.5)]
+    assert [step for step, value in points[2:4] if math.isnan(value)] == [7, 8], "written over where it was"
+    assert points[4:] == [(8, 1.0), (9, 2.0)]
 
 
 @pytest.mark.thorough
