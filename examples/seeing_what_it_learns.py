@@ -32,7 +32,7 @@ class Case:
 
 def monitor_of(options: Options, **settings: object) -> TwoPhaseMonitor:
     fast = {"num_samples": 4, "num_players": 5, "every_n_epochs": 1} if options.fast else {"num_samples": 16}
-    return TwoPhaseMonitor(**(fast | settings))
+    return TwoPhaseMonitor(max_overhead=None, **(fast | settings))
 
 
 def digit(options: Options) -> Case:

@@ -30,46 +30,61 @@ class Moment(NamedTuple):
     epoch: float
     place: Tensor  # int32: where they are in the flat tensor
     value: Tensor  # float32
+    unknown: Tensor  # boolean (B,): samples that were not finite
     shape: tuple[int, ...]
 
     @classmethod
     def of(cls, epoch: float, salient: Tensor) -> Moment:
-        """Keep those of a record; of samples that are not finite nothing."""
+        """Keep those of a record."""
+        unknown = salient.isnan().flatten(1).any(1)
         flat = salient.nan_to_num(0.0).flatten()
         place = flat.nonzero().flatten()
-        return cls(epoch, place.int(), flat[place].float(), tuple(salient.shape))
+        return cls(epoch, place.int(), flat[place].float(), unknown, tuple(salient.shape))
 
     @property
     def salient(self) -> Tensor:
-        """The whole tensor."""
+        """The whole tensor; ``nan`` of samples that were not finite."""
         flat = torch.zeros(math.prod(self.shape))
         flat[self.place.long()] = self.value
-        return flat.view(self.shape)
+        whole = flat.view(self.shape)
+        whole[self.unknown] = math.nan
+        return whole
 
 
 class ChangeTrack:
-    """Follows the interactions of the watched samples of one split."""
+    """Follows the interactions of the watched samples of one split.
+
+    Each sample begins with the first record at which it is finite.
+    """
 
     def __init__(self) -> None:
-        self.keys = torch.zeros(0, dtype=torch.int64)
-        self.first = torch.zeros(0)  # (B, 2, 2**n): of every sample those at the first record where it was finite
-        self.preserved = torch.zeros(0, dtype=torch.bool)
-        self.start = math.nan  # epoch of the first record
-        self.moments: list[Moment] = []  # where the boundary is, or may be
+        self._begin(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 2, 2))
 
-    def update(self, epoch: float, salient: Tensor, keys: Tensor) -> dict[str, float]:
+    def _begin(self, keys: Tensor, salient: Tensor) -> None:
+        self.keys, self.first = keys.clone(), torch.full_like(salient, math.nan)
+        self.since = torch.full((len(salient),), math.nan, dtype=torch.float64)  # epochs of the first records
+        self.preserved = torch.ones_like(salient, dtype=torch.bool)
+        self.turn = math.nan  # where the boundary is, or would be as far as is known
+        self.moments: list[Moment] = []  # of the record there, and of the latest ones
+
+    def update(self, epoch: float, salient: Tensor, keys: Tensor, turn: float = math.nan) -> dict[str, float]:
         """Take the salient interactions ``(B, 2, 2**n)`` of a record; with other ``keys`` it all begins anew.
 
-        Returned are the scalars to log. A sample that is not finite stays as it was, and does not count this time.
+        The boundary is now thought to be at ``turn``; ``nan``: where it was before. Returned are the scalars to log. A
+        sample that is not finite stays as it was, and does not count this time.
         """
         if not torch.equal(keys, self.keys) or self.first.shape != salient.shape:
-            self.keys, self.start, self.moments = keys.clone(), epoch, []
-            self.first, self.preserved = torch.full_like(salient, math.nan), torch.ones_like(salient, dtype=torch.bool)
-        finite = salient.isfinite().all(-1).all(-1).view(-1, 1, 1)
-        fresh = finite & self.first.isnan()
-        self.first = torch.where(fresh, salient, self.first)
-        self.preserved = torch.where(finite, still_preserved(self.preserved, self.first, salient), self.preserved)
+            self._begin(keys, salient)
+        finite = salient.isfinite().all(-1).all(-1)
+        fresh = finite & self.since.isnan()
+        self.since[fresh] = epoch
+        self.first = torch.where(fresh.view(-1, 1, 1), salient, self.first)
+        still = still_preserved(self.preserved, self.first, salient)
+        self.preserved = torch.where(finite.view(-1, 1, 1), still, self.preserved)
+        self.turn = self.turn if math.isnan(turn) else turn
         self.moments.append(Moment.of(epoch, salient))
+        older = [moment for moment in self.moments[:-RECENT] if moment.epoch == self.turn]
+        self.moments = [*older[-1:], *self.moments[-RECENT:]]
         found = interaction_changes(self.first, self.preserved, salient)
         return {
             f"change/{name}{end}": value
@@ -77,29 +92,20 @@ class ChangeTrack:
             for end, value in zip(("", "_lower", "_upper"), estimate, strict=True)
         }
 
-    def settle(self, turn: float) -> None:
-        """Let go of the records that are not, and will not be, where the boundary is, if that is now at ``turn``."""
-        nearest = self._nearest(turn)
-        recent = max(len(self.moments) - RECENT, 0)
-        self.moments = [moment for i, moment in enumerate(self.moments) if i >= recent or moment is nearest]
-
-    def moment(self, place: float | None) -> Moment | None:
-        """The record nearest to a place; ``None`` without a place."""
-        return None if place is None else self._nearest(place)
-
-    def _nearest(self, place: float) -> Moment | None:
-        if math.isnan(place):
-            return None
-        return min(self.moments, key=lambda moment: abs(moment.epoch - place), default=None)
+    @property
+    def at_turn(self) -> Moment | None:
+        """The record at the turn; ``None`` where these samples were not watched then."""
+        return next((moment for moment in reversed(self.moments) if moment.epoch == self.turn), None)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything as builtin containers and tensors."""
-        first = Moment.of(self.start, self.first)
+        first = Moment.of(math.nan, self.first)
         return {
             "keys": self.keys.clone(),
             "first": tuple(first),
-            "unknown": self.first.isnan().flatten(1).any(1) if self.first.ndim > 1 else self.preserved.clone(),
+            "since": self.since.clone(),
             "preserved": self.preserved.flatten()[first.place.long()],
+            "turn": self.turn,
             "moments": [tuple(moment) for moment in self.moments],
         }
 
@@ -109,12 +115,11 @@ class ChangeTrack:
         track = cls()
         try:
             first = Moment(*state["first"])
-            track.keys, track.start = state["keys"].clone(), first.epoch
-            track.first, track.moments = first.salient, [Moment(*moment) for moment in state["moments"]]
-            track.preserved = torch.zeros(math.prod(first.shape), dtype=torch.bool)
-            track.preserved[first.place.long()] = state["preserved"]
-            track.preserved = track.preserved.view(first.shape)
-            track.first[state["unknown"]], track.preserved[state["unknown"]] = math.nan, True
+            track._begin(state["keys"], first.salient)
+            track.first, track.since, track.turn = first.salient, state["since"].clone(), float(state["turn"])
+            track.preserved = first.unknown.view(-1, 1, 1).expand(first.shape).clone()
+            track.preserved.view(-1)[first.place.long()] = state["preserved"]
+            track.moments = [Moment(*moment) for moment in state["moments"]]
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
             raise StateError(f"Expected the state of a ChangeTrack, but it cannot be read: {error!r}.") from error
         return track
@@ -129,36 +134,31 @@ class Changes:
     def update(
         self, epoch: float, found: Mapping[str, Measurement], samples: Mapping[str, Samples], turn: float
     ) -> dict[str, float]:
-        """Take the measurements of a record; the boundary is, or as far as is known will be, at ``turn``."""
+        """Take the measurements of a record; for ``turn`` see `ChangeTrack.update`."""
         scalars: dict[str, float] = {}
         for split, measurement in found.items():
             track = self._tracks.setdefault(split, ChangeTrack())
-            own = track.update(epoch, measurement.salient, samples[split].keys)
-            track.settle(turn)
+            own = track.update(epoch, measurement.salient, samples[split].keys, turn)
             scalars |= {part_of(split, found) + key: value for key, value in own.items()}
         return scalars
 
-    def describe(self, split: str, measurement: Measurement, boundary: float | None) -> list[dict[str, Any]]:
-        """Return for every sample what its row tells of interactions: see `sample_table`."""
+    def describe(self, split: str, measurement: Measurement, *, turned: bool) -> list[dict[str, Any]]:
+        """Return for every sample what its row tells of interactions: see `sample_table`.
+
+        ``turned``: the boundary is told, so that the turn is one of the moments.
+        """
         track = self._tracks[split]
-        middle = track.moment(boundary)
-        first, then = track.first.nan_to_num(0.0), None if middle is None else middle.salient
-        now = track.moments[-1].epoch
-        epochs = {"start": track.start, **({} if middle is None else {"boundary": middle.epoch}), "now": now}
-        rows = []
-        for i, salient in enumerate(measurement.salient):
-            known = bool(salient.isfinite().all())
-            shown = choose(salient, None if then is None else then[i], first[i] if now > track.start else None)
-            rows.append(
-                {
-                    "salient_count": int((salient != 0).sum()) if known else None,
-                    "score_of_nothing": _finite(measurement.ends[i, 0]),
-                    "score": _finite(measurement.ends[i, 1]),
-                    "epochs": dict(epochs),
-                    "interactions": interactions_of(*shown) if known else [],
-                }
+        middle, now = track.at_turn if turned else None, track.moments[-1].epoch
+        then = None if middle is None else middle.salient
+        return [
+            _row(
+                salient,
+                measurement.ends[i],
+                {"start": float(track.since[i]), "boundary": math.nan if middle is None else middle.epoch, "now": now},
+                {"start": track.first[i], "boundary": None if then is None else then[i]},
             )
-        return rows
+            for i, salient in enumerate(measurement.salient)
+        ]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of all tracks, by split."""
@@ -167,6 +167,24 @@ class Changes:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from :meth:`state_dict`; a track that cannot be read is a `StateError`, and nothing is changed."""
         self._tracks = {split: ChangeTrack.from_state(own) for split, own in state.items()}
+
+
+def _row(now: Tensor, ends: Tensor, epochs: Mapping[str, float], before: Mapping[str, Tensor | None]) -> dict[str, Any]:
+    """What is told of one sample: its salient interactions ``(2, 2**n)`` now, and at moments before."""
+    known = bool(now.isfinite().all())
+    told = {
+        name: salient
+        for name, salient in before.items()
+        if salient is not None and not bool(salient.isnan().any()) and epochs[name] < epochs["now"]
+    }
+    shown = choose(now, told.get("boundary"), told.get("start")) if known else ((), ())
+    return {
+        "salient_count": int((now != 0).sum()) if known else None,
+        "score_of_nothing": _finite(ends[0]),
+        "score": _finite(ends[1]),
+        "epochs": {name: epoch for name, epoch in epochs.items() if name in told or name == "now"},
+        "interactions": interactions_of(*shown),
+    }
 
 
 def _finite(value: Tensor) -> float | None:

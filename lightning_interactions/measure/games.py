@@ -20,6 +20,7 @@ from lightning_interactions.model.call import Call
 from lightning_interactions.model.hooks import has_foreign_hooks
 from lightning_interactions.model.keep import Kept
 from lightning_interactions.model.model import Model, find_model
+from lightning_interactions.model.quiet import same_random_numbers
 from lightning_interactions.model.score import ScoreFn, logits_leaf, read_logits, read_whole
 from lightning_interactions.model.task import Target, Task, find_task
 from lightning_interactions.model.tree import Path, same
@@ -85,6 +86,7 @@ class Games(dict[str, Game]):
     def __init__(self) -> None:
         super().__init__()
         self._pictures: dict[str, list[Picture]] = {}
+        self._device = torch.device("cpu")
 
     def deal(
         self, rules: Rules, watched: Mapping[str, Samples], num_players: int, chunk_size: int | None = None
@@ -93,7 +95,7 @@ class Games(dict[str, Game]):
 
         Only what is learned from a layer's output has to be learned again each time.
         """
-        fresh = []
+        fresh, self._device = [], rules.model.device
         with rules.model.quiet():
             for split, samples in watched.items():
                 game = self.get(split)
@@ -110,10 +112,11 @@ class Games(dict[str, Game]):
         game = self.get(split)
         if game is None:
             return None
-        if not shown:
-            return Picture(names_of(game.players, game.sample(index)[1]))
-        if split not in self._pictures:
-            self._pictures[split] = [picture_of(game.players, *game.sample(i)) for i in range(len(game.samples))]
+        with same_random_numbers(self._device):  # a user's own kind, or tokenizer, may draw some
+            if not shown:
+                return Picture(names_of(game.players, game.sample(index)[1]))
+            if split not in self._pictures:
+                self._pictures[split] = [picture_of(game.players, *game.sample(i)) for i in range(len(game.samples))]
         return self._pictures[split][index]
 
 

@@ -32,7 +32,7 @@ from lightning_interactions.model.function import as_module
 from lightning_interactions.model.quiet import device_of
 from lightning_interactions.model.score import ScoreFn, resolve_score
 from lightning_interactions.model.task import Target, check_target_option
-from lightning_interactions.pictures.card import STYLE, card
+from lightning_interactions.pictures.card import STYLE, card, new_anchor
 from lightning_interactions.pictures.exhibit import Exhibit, choose
 from lightning_interactions.pictures.figure import samples_figure
 from lightning_interactions.players import Players, check_players, picture_of, player_counts
@@ -62,7 +62,7 @@ class Interactions:
         or_: Float64 ``(B, 2**n)``: OR interactions; those of one player are folded into ``and_``.
         gap: Float64 ``(B,)``: certified relative distance of the split from the sparsest one.
         players: Long ``(B, ...)``: who the players are; -1 is background.
-        game: The samples and the kind of players, to be drawn; ``None`` where they are not known.
+        game: The inputs and the kind of players, to be drawn; ``None``, or of other samples, where they are not known.
     """
 
     values: Tensor
@@ -146,11 +146,12 @@ class Interactions:
         found = salient_interactions(self.and_[index], self.or_[index], threshold).cpu()
         shown, _ = choose(found)
         names = [f"player {i}" for i in range(self.num_players)]
+        game = self.game if self.game is not None and torch.equal(self.game.labels, self.players.cpu()) else None
         return Exhibit(
             f"sample {index}",
-            Picture(names) if self.game is None else picture_of(self.game.players, *self.game.sample(index)),
+            picture_of(game.players, *game.sample(index)) if game is not None else Picture(names),
             shown,
-            count=int((found != 0).sum()),
+            count=int((found != 0).sum()) if bool(found.isfinite().all()) else None,
             strength=float(found.abs().sum()),
             ends=(float(self.values[index, 0]), float(self.values[index, -1])),
         )
@@ -158,7 +159,7 @@ class Interactions:
     def _repr_html_(self) -> str:
         """Show the strongest interactions of the first samples in a notebook."""
         few = range(min(len(self.values), NOTEBOOK_SAMPLES))
-        cards = "".join(card(self._exhibit(i), anchor=f"sample-{id(self)}-{i}") for i in few)
+        cards = "".join(card(self._exhibit(i), anchor=new_anchor()) for i in few)
         return f"<style>{STYLE}</style><p>{escape(repr(self))}</p>{cards}"
 
 

@@ -20,16 +20,20 @@ from lightning_interactions.measure.ranks import Ranks
 from lightning_interactions.measure.reading import Reading
 from lightning_interactions.measure.samples import Samples
 from lightning_interactions.model.batch import Batch
+from lightning_interactions.model.chunks import ChunkSize
 from lightning_interactions.model.model import Model, find_model
-from lightning_interactions.model.task import Task
+from lightning_interactions.model.task import Target, Task
 from lightning_interactions.players import two_rows
 
 Given = nn.Module | str | os.PathLike[str]
 """A model, trained elsewhere; or a checkpoint of the model that is being trained."""
 
 
-def check_reference(reference: Any, layer: str | None) -> None:
-    """Raise an `ArgumentError` unless it is a model, a file that exists, or ``None``; with a layer it must be none."""
+def check_reference(reference: Any, layer: str | None, target: Target = "label") -> None:
+    """Raise an `ArgumentError` unless it is a model, a file that exists, or ``None``.
+
+    With a layer, or the score of the predicted class, which need not be the same in both networks, it must be ``None``.
+    """
     if reference is None:
         return
     if isinstance(reference, (str, os.PathLike)):
@@ -42,16 +46,22 @@ def check_reference(reference: Any, layer: str | None) -> None:
             "Expected argument `reference` to be None with `layer=`: two networks can be compared on the same masked "
             "inputs, not inside of one of them."
         )
+    if target == "predicted":
+        raise ArgumentError(
+            'Expected argument `reference` to be None with `target="predicted"`: two networks can be compared on the '
+            "score of the same class."
+        )
 
 
 class Reference:
     """The network of ``reference=``, a copy of its own, asked about the samples and players of the watched one.
 
-    ``None`` is compared with nothing. ``tell`` takes the text of a problem that comes up later.
+    ``None`` is compared with nothing. ``tell`` takes the text of a problem that comes up later; ``chunk_size`` is the
+    largest number of masked inputs in one forward pass.
     """
 
-    def __init__(self, given: Given | None, tell: Callable[[str], object]) -> None:
-        self._given, self._tell = given, tell
+    def __init__(self, given: Given | None, tell: Callable[[str], object], chunk_size: int | None = None) -> None:
+        self._given, self._tell, self._chunks = given, tell, ChunkSize(chunk_size)
         self._model: Model | None = None
         self._found: dict[str, tuple[Samples, Tensor]] = {}  # by split: the samples, and their salient interactions
 
@@ -66,7 +76,15 @@ class Reference:
         if self._given is None:
             return
         own, few = rules.model, batch.rows(two_rows(batch, rules.players))
-        module = self._copy(own.module)
+        try:
+            module = self._copy(own.module)
+        except ArgumentError:
+            raise
+        except Exception as error:  # a module, or a file, may refuse in any manner
+            raise ArgumentError(
+                f"Expected argument `reference` to be a model that can be copied, or a checkpoint that loads, but got "
+                f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no reason'}."
+            ) from error
         with own.quiet():
             expected = own.logits(few.inputs, None, few.carried).shape
         problem = ""
@@ -124,7 +142,7 @@ class Reference:
         known = {split: samples for split, (samples, _) in self._found.items()}
         fresh = {split: game for split, game in games.items() if known.get(split) is not game.samples}
         if fresh:
-            measured, _, _ = measure(model, fresh, {}, ranks, tasks=tasks, reading=reading)
+            measured, _, _ = measure(model, fresh, {}, ranks, tasks=tasks, reading=reading, chunks=self._chunks)
             self._found |= {split: (games[split].samples, own.salient) for split, own in measured.items()}
 
     def _copy(self, trained: nn.Module) -> nn.Module:

@@ -162,6 +162,14 @@ class _Call(nn.Module):
         return self.run(self.model, *inputs)
 
 
+@contextmanager
+def same_random_numbers(device: torch.device) -> Iterator[None]:
+    """Put the states of all random generators back at the end: what is drawn inside changes nothing."""
+    with ExitStack() as undo:
+        _keep_random_states(device, undo)
+        yield
+
+
 def _keep_random_states(device: torch.device, undo: ExitStack) -> None:
     accelerator = getattr(torch, device.type, None) if device.type != "cpu" else None
     if accelerator is not None:

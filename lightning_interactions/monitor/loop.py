@@ -137,13 +137,14 @@ class InteractionMonitor(Results):
         self.tasks = Tasks(self.options, self.run, lambda text: self.tell(text))
 
     def _new_reference(self) -> None:
-        self._reference = Reference(self.options.reference, lambda text: self.tell(text))
+        self._reference = Reference(self.options.reference, lambda text: self.tell(text), self.options.chunk_size)
 
     # -- measuring ---------------------------------------------------------------------------------------------------
 
     def look(
-        self, model: nn.Module, batch: Any, *, tokenizer: Any = None, precision: Any = None, fallback: Any = None
-    ) -> str:
+        self, model: nn.Module, batch: Any, *, tokenizer: Any = None, precision: Any = None, fallback: Any = None,
+        trial: bool = False,
+    ) -> str:  # fmt: skip
         """Try everything that depends on the data on a first batch, so that a mistake shows before training.
 
         Args:
@@ -152,6 +153,7 @@ class InteractionMonitor(Results):
             tokenizer: The tokenizer of a text model; by default the model's attribute of that name.
             precision: As for `Model`.
             fallback: As for `find_rules`.
+            trial: The batch is one for training, whose call may differ: the reference is not tried on it.
 
         Returns:
             What was chosen, in one sentence without a full stop.
@@ -176,7 +178,8 @@ class InteractionMonitor(Results):
             precision=precision, fallback=fallback, start=self.start,
             tokenizer=tokenizer if tokenizer is not None else getattr(model, "tokenizer", None),
         )  # fmt: skip
-        self._reference.prepare(self.rules, first)
+        if not trial:
+            self._reference.prepare(self.rules, first)
         self.intake.reader = reader
         if reader.plan is not None:
             reader.plan.slim()

@@ -121,12 +121,14 @@ class Options:
             if not isinstance(getattr(self, name), (str, type(None))):
                 raise bad_argument(name, "a string or None", getattr(self, name))
         check_input_option(self.input)
-        check_reference(self.reference, self.layer)
+        check_reference(self.reference, self.layer, self.target)
         for name in ("input_fn", "forward_fn", "target_fn", "loss_fn"):
             if getattr(self, name) is not None and not callable(getattr(self, name)):
                 raise bad_argument(name, "a callable or None", getattr(self, name))
         if not isinstance(self.log_key_prefix, str) or not self.log_key_prefix:
             raise bad_argument("log_key_prefix", 'a string such as "interactions/"', self.log_key_prefix)
+        if not self.show_samples and self.keep_samples == "inputs":
+            raise bad_argument("keep_samples", '"keys" or "nothing" where show_samples=False', self.keep_samples)
         if self.detector is not None and not isinstance(self.detector, PhaseDetector):
             raise bad_argument("detector", "a PhaseDetector or None", self.detector)
         # Of what was given, not of what became of it: a function may count its calls.
@@ -163,18 +165,7 @@ class Options:
     @property
     def chosen(self) -> list[str]:
         """Names of the options by which the user said how data and model are read."""
-        named = (
-            "players",
-            "layer",
-            "input",
-            "input_fn",
-            "forward_fn",
-            "target_fn",
-            "loss_fn",
-            "target",
-            "score",
-            "reference",
-        )
+        named = "players", "layer", "input", "input_fn", "forward_fn", "target_fn", "loss_fn", "target", "score"
         return [f.name for f in fields(self) if f.name in named and getattr(self, f.name) != f.default]
 
     @property

@@ -11,7 +11,7 @@ from lightning_interactions.metrics.drawing import showing_itself
 from lightning_interactions.monitor.options import Options
 from lightning_interactions.monitor.run import Run
 from lightning_interactions.phases import PhaseDetector, PhaseEvent
-from lightning_interactions.pictures.card import card
+from lightning_interactions.pictures.card import card, new_anchor
 from lightning_interactions.pictures.exhibit import Exhibit, exhibit_of
 from lightning_interactions.pictures.figure import samples_figure
 from lightning_interactions.players.picture import Picture
@@ -90,7 +90,8 @@ class Results:
         name = type(self).__name__
         if not len(self.history):
             return f"<p>{name}: nothing measured so far</p>"
-        cards = [card(self._exhibit(row), anchor=f"monitor-{id(self)}") for row in self.history.samples[:1]]
+        rows = self.history.samples[:1] if self.options.keep_samples != "nothing" else []
+        cards = [card(self._exhibit(row), anchor=new_anchor()) for row in rows]
         return run_html(name, self.record(pictures=False), cards)
 
     def show(self, sample: int = 0) -> Figure:

@@ -170,8 +170,8 @@ class Run:
             turn = self.detector.evidence.get("trough_epoch", math.nan)
             changes = self._changes.update(record.epoch, record.found, record.samples, turn)
             record.scalars |= {**onsets, **changes}
-            boundary = None if self.boundary_epoch is None else turn
-            shown = {s: self._changes.describe(s, found, boundary) for s, found in record.found.items()}
+            turned = self.boundary_epoch is not None
+            shown = {s: self._changes.describe(s, found, turned=turned) for s, found in record.found.items()}
             table = [{**row, **shown[row["split"]][row["index"]]} for row in table]
         extra = {f"{s}/strength": found.mean_strength for s, found in record.found.items() if len(record.found) > 1}
         self.history.append(record.epoch, record.step, record.scalars, record.deciding.mean_strength, extra)

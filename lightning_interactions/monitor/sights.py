@@ -23,9 +23,9 @@ def look_once(loop: InteractionMonitor, trainer: Any, module: Any, batch: Any) -
     precision, fallback = (own, None) if loop.options.precision == "inherit" else (None, own)
     tokenizer = tokenizer_of(trainer, module)
     chosen = loop.look(module, batch, tokenizer=tokenizer, precision=precision, fallback=fallback)
-    columns = columns_of(trainer, module) if loop.options.layer is None else None
-    if columns is not None and loop.rules is not None:
-        loop.rules.players.call_columns(columns)
+    if loop.rules is not None and loop.options.layer is None:
+        for names in columns_of(trainer, module):
+            loop.rules.players.call_columns(names)
     if loop.options.verbose:
         say(trainer, f"TwoPhaseMonitor: {chosen}.")
 
@@ -85,7 +85,8 @@ class Sights:
         except Exception as error:
             if isinstance(error, EmptyBatchError) and not last:
                 return
-            early = self.strict and self.trainer.global_step == 0 and self._is_about(error, options.chosen)
+            blamed = [*options.chosen, *(["reference"] if options.reference is not None else [])]
+            early = self.strict and self.trainer.global_step == 0 and self._is_about(error, blamed)
             if options.on_error == "raise" or early:
                 raise
             ours = isinstance(error, InteractionsError)
@@ -115,7 +116,7 @@ class Sights:
         """
         self._tried = True
         try:
-            self.loop.look(self.module, seen, tokenizer=tokenizer_of(self.trainer, self.module))
+            self.loop.look(self.module, seen, tokenizer=tokenizer_of(self.trainer, self.module), trial=True)
         except InteractionsError as error:
             if self._is_about(error, [name for name in self.loop.options.chosen if not name.endswith("_fn")]):
                 raise

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -34,6 +34,9 @@ LOSS_WORDS = {"nll", "ce", "bce", "mse", "mae", "xent", "elbo", "error", "object
 
 COLUMN_ATTRIBUTES = "feature_names", "column_names", "columns"
 """What data sets call the names of their columns."""
+
+MOST_COLUMNS = 10_000
+"""More names than that are not listed."""
 
 _NEEDS = "so the monitor cannot see what it should measure"
 
@@ -119,26 +122,32 @@ def tokenizer_of(trainer: Any, module: Any) -> Any:
     return next((found for owner in owners if (found := getattr(owner, "tokenizer", None)) is not None), None)
 
 
-def columns_of(trainer: Any, module: Any) -> list[str] | None:
-    """Return the names of the columns that the data, the data module or the module has; ``None`` if none has any."""
-    data = [getattr(loader, "dataset", None) for loader in loaders_of(trainer).values()]
-    data += [inner for outer in data if (inner := getattr(outer, "dataset", None)) is not None]  # of a Subset
-    for owner in (*data, getattr(trainer, "datamodule", None), module):
-        for attribute in COLUMN_ATTRIBUTES:
-            found = _texts(owner, attribute)
-            if found:
-                return found
-    return None
+def columns_of(trainer: Any, module: Any) -> list[list[str]]:
+    """Return lists of names that the data, the data module or the module has for columns, the likeliest first."""
+    data = [_attribute(loader, "dataset") for loader in loaders_of(trainer).values()]
+    data += [_attribute(outer, "dataset") for outer in data]  # of a Subset
+    owners = (*data, getattr(trainer, "datamodule", None), module)
+    found = [_texts(_attribute(owner, name)) for owner in owners for name in COLUMN_ATTRIBUTES]
+    return [names for names in found if names]
 
 
-def _texts(owner: Any, attribute: str) -> list[str] | None:
-    """An attribute that is a list of texts; whatever else a user's object answers is none."""
+def _attribute(owner: Any, name: str) -> Any:
     try:
-        found = getattr(owner, attribute, None)
-        listed = list(found) if isinstance(found, Iterable) and not isinstance(found, (str, bytes, Mapping)) else []
+        return getattr(owner, name, None)
     except Exception:  # a property of the user's may raise anything
         return None
-    return listed if all(isinstance(text, str) for text in listed) else None
+
+
+def _texts(found: Any) -> list[str]:
+    """Different texts, if that is what some object of the user's holds, and not too many to be names."""
+    try:
+        sized = (
+            isinstance(found, Sized) and isinstance(found, Iterable) and not isinstance(found, (str, bytes, Mapping))
+        )
+        listed = list(found) if sized and len(found) <= MOST_COLUMNS else []
+    except Exception:
+        return []
+    return listed if all(isinstance(text, str) for text in listed) and len(set(listed)) == len(listed) else []
 
 
 # -- where we are -----------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_interactions.phases.epochs import tell_epoch
-from lightning_interactions.pictures.exhibit import Exhibit, Shown
+from lightning_interactions.pictures.exhibit import Exhibit, Shown, signed
 from lightning_interactions.players.picture import (
     ATTACHED,
     EXACT_SIDE,
@@ -73,6 +74,11 @@ def card(exhibit: Exhibit, *, anchor: str, facts: Mapping[str, str] | None = Non
         facts=facts or {},
     )
     return Markup(html)  # the template escapes what it is given
+
+
+def new_anchor() -> str:
+    """Return an id that no other card has: a notebook may show the same thing in several cells."""
+    return f"card-{uuid.uuid4().hex}"
 
 
 @cache
@@ -152,16 +158,6 @@ def _moment(exhibit: Exhibit, name: str, value: float, longest: float) -> _Momen
         left=round(50 - width * (value < 0), 1),
         width=round(width, 1),
     )
-
-
-def signed(value: float) -> str:
-    """Write an effect with its sign, and small ones with digits that tell something.
-
-    Example:
-        >>> [signed(value) for value in (2.314, -0.0123, 0.0)]
-        ['+2.31', '-0.012', '+0.00']
-    """
-    return f"{value:+.2f}" if abs(value) >= 0.095 or not value else f"{value:+.2g}"
 
 
 # -- what can be drawn ------------------------------------------------------------------------------------------------

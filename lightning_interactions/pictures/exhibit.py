@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
@@ -64,7 +64,7 @@ class Exhibit:
         picture: How it looks.
         shown: The strongest interactions now, strongest first.
         gone: The strongest ones of before that are not salient any more.
-        count: How many salient interactions it has now.
+        count: How many salient interactions it has now; ``None`` where its scores are not finite.
         strength: Sum of their absolute values, in units of the score.
         ends: Score of the empty and of the whole sample; ``None`` where that is not known.
         epochs: Epoch of each moment: ``"start"``, ``"boundary"`` (where there is one), ``"now"``. Empty if only the
@@ -75,7 +75,7 @@ class Exhibit:
     picture: Picture
     shown: Sequence[Shown]
     gone: Sequence[Shown] = ()
-    count: int = 0
+    count: int | None = 0
     strength: float = math.nan
     ends: tuple[float, float] | None = None
     epochs: Mapping[str, float] = field(default_factory=dict)
@@ -93,6 +93,8 @@ class Exhibit:
             >>> Exhibit("sample 0", Picture(["a", "b", "c"]), shown, count=9, strength=8.0, ends=(-1.0, 2.0)).caption
             '2 of 9 salient interactions have 50 % of the strength; together +2.00 of +3.00, the effect of all parts'
         """
+        if self.count is None:
+            return "its scores are not finite, so that nothing is known of its interactions"
         if not self.shown:
             return "no salient interactions"
         of = f"{len(self.shown)} of {self.count} salient interactions have" if self.count > len(self.shown) else (
@@ -104,7 +106,17 @@ class Exhibit:
         if self.ends is None:
             return told
         total, effect = sum(one.now for one in self.shown), self.ends[1] - self.ends[0]
-        return f"{told}; together {total:+.2f} of {effect:+.2f}, the effect of all parts"
+        return f"{told}; together {signed(total)} of {signed(effect)}, the effect of all parts"
+
+
+def signed(value: float) -> str:
+    """Write an effect with its sign, and small ones with digits that tell something.
+
+    Example:
+        >>> [signed(value) for value in (2.314, -0.0123, 0.0)]
+        ['+2.31', '-0.012', '+0.00']
+    """
+    return f"{value:+.2f}" if abs(value) >= 0.095 or not value else f"{value:+.2g}"
 
 
 def choose(now: Tensor, boundary: Tensor | None = None, start: Tensor | None = None) -> tuple[list[Shown], list[Shown]]:
@@ -153,7 +165,7 @@ def exhibit_of(row: Mapping[str, Any], picture: Picture | None = None) -> Exhibi
 
     Without a picture, or with one that cannot be read, its players have numbers.
     """
-    found = [Shown(**{**one, "players": tuple(one["players"])}) for one in row.get("interactions", ())]
+    found = _own_interactions(row)
     count = 1 + max((player for one in found for player in one.players), default=-1)
     ends = (row.get("score_of_nothing"), row.get("score"))
     return Exhibit(
@@ -161,11 +173,23 @@ def exhibit_of(row: Mapping[str, Any], picture: Picture | None = None) -> Exhibi
         picture=picture or _own_picture(row) or Picture([f"player {i}" for i in range(count)]),
         shown=[one for one in found if one.now],
         gone=[one for one in found if not one.now],
-        count=row.get("salient_count") or 0,
+        count=row.get("salient_count", 0),
         strength=math.nan if row.get("strength") is None else float(row["strength"]),
         ends=None if ends[0] is None or ends[1] is None else (float(ends[0]), float(ends[1])),
-        epochs=row.get("epochs", {}),
+        epochs=row.get("epochs") or {},
     )
+
+
+def _own_interactions(row: Mapping[str, Any]) -> list[Shown]:
+    """Those of a row; what another version of the package wrote, and this one cannot read, is left out."""
+    names, found = {f.name for f in fields(Shown)}, []
+    try:
+        for one in row.get("interactions") or ():
+            known: dict[str, Any] = {name: value for name, value in one.items() if name in names}
+            found.append(Shown(**{**known, "players": tuple(known["players"])}))
+    except (TypeError, AttributeError, KeyError):
+        return []
+    return found
 
 
 def _own_picture(row: Mapping[str, Any]) -> Picture | None:

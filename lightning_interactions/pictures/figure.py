@@ -15,8 +15,9 @@ from lightning_interactions.pictures.matrix import draw_matrix
 from lightning_interactions.pictures.panels import draw_panels
 from lightning_interactions.pictures.sentences import draw_sentences
 from lightning_interactions.pictures.sheet import GRAY, MARGIN, WIDTH, Sheet
-from lightning_interactions.pictures.texts import drawable, shorten
+from lightning_interactions.pictures.texts import drawable
 from lightning_interactions.players.picture import ImageContent, PointsContent, RowsContent, WordsContent
+from lightning_interactions.players.rows import shorten
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,7 +13,7 @@ from lightning_interactions.pictures.telling import (
     tell_value,
     value_of,
 )
-from lightning_interactions.pictures.texts import shorten
+from lightning_interactions.players.rows import shorten
 
 LEFT, LENGTH, ROW = 3.7, 3.3, 0.34
 

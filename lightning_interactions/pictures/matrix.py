@@ -9,8 +9,8 @@ from lightning_interactions.pictures.bars import Frame, draw_bars, draw_key
 from lightning_interactions.pictures.exhibit import Exhibit, Shown
 from lightning_interactions.pictures.sheet import MARGIN, Sheet
 from lightning_interactions.pictures.telling import colour_of, drawn_of, tell_share, tell_value, value_of
-from lightning_interactions.pictures.texts import shorten
 from lightning_interactions.players.picture import RowsContent
+from lightning_interactions.players.rows import shorten
 
 LEFT, PITCH, ROW = 3.4, 0.92, 0.22
 PALE = "#D9D9D9"

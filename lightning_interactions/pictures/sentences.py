@@ -13,8 +13,8 @@ from lightning_interactions.pictures.bars import Frame, draw_bars, draw_key
 from lightning_interactions.pictures.exhibit import Exhibit, Shown
 from lightning_interactions.pictures.sheet import GRAY, MARGIN, Sheet
 from lightning_interactions.pictures.telling import colour_of, drawn_of, is_timed, tell_share, tell_value, value_of
-from lightning_interactions.pictures.texts import shorten
 from lightning_interactions.players.picture import ATTACHED, WordsContent
+from lightning_interactions.players.rows import shorten
 
 MONO = "DejaVu Sans Mono"
 # A whole number of pixels for each character, as hinting makes it anyway; the font's characters are 0.602 em wide.

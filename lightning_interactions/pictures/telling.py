@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from lightning_interactions.metrics.drawing import BLUE, VERMILLION
-from lightning_interactions.pictures.exhibit import Exhibit, Shown
+from lightning_interactions.pictures.exhibit import Exhibit, Shown, signed
 from lightning_interactions.pictures.sheet import GRAY
 
 
@@ -55,7 +55,7 @@ def tell_value(one: Shown) -> str:
         >>> tell_value(Shown("and", (0, 1), -1.5)), tell_value(Shown("or", (2,), 0.0, start=0.5))
         ('AND -1.50', 'alone (+0.50)')
     """
-    kind, value = one.kind.upper() if len(one.players) > 1 else "alone", f"{value_of(one):+.2f}"
+    kind, value = one.kind.upper() if len(one.players) > 1 else "alone", signed(value_of(one))
     return f"{kind} {value if one.now else f'({value})'}"
 
 

@@ -1,19 +1,8 @@
-"""Texts that can be drawn: no longer than there is room for, and of characters that a font has."""
+"""Texts that can be drawn: of characters that a font has."""
 
 from __future__ import annotations
 
 from functools import lru_cache
-
-
-def shorten(text: str, room: int) -> str:
-    """Bring a text onto one line of at most so many characters; what is too much is left out of its middle.
-
-    Example:
-        >>> shorten("a  cat and a dog", 20), shorten("a cat and a dog", 10)
-        ('a cat and a dog', 'a cat… dog')
-    """
-    text, end = " ".join(text.split()), (room - 1) // 2
-    return text if len(text) <= room else f"{text[: room - 1 - end]}\u2026{text[len(text) - end :]}"
 
 
 def drawable(text: str, family: str = "") -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -20,6 +20,9 @@ EXACT_SIDE = 64
 
 LONGEST_NOTE = 200
 """Characters of what is said of an error, at most."""
+
+TURNS = dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)])
+"""Characters that turn the direction of writing, as `str.translate` takes them."""
 
 ATTACHED = "\u2060"
 """A part of a text that begins with it (the word joiner, which is not seen) has no space before it."""
@@ -200,7 +203,7 @@ def picture_of(players: Shows, sample: Tensor, labels: Tensor) -> Picture:
     except Exception as error:  # the user's own code may do anything
         wrong = f"{type(error).__name__}: {error}"
     if not wrong:
-        return picture
+        return replace(picture, names=list(map(one_way, picture.names)), content=_one_way_content(picture.content))
     told = " ".join(f"{type(players).__name__}.picture: {wrong}".split())
     return Picture(names_of(players, labels), None, told[:LONGEST_NOTE])
 
@@ -219,8 +222,26 @@ def names_of(players: Shows, labels: Tensor) -> list[str]:
     except Exception:  # the user's own code may do anything
         names = []
     if len(names) == count_of(labels) and all(isinstance(name, str) for name in names):
-        return names
+        return list(map(one_way, names))
     return numbered(labels)
+
+
+def one_way(text: str) -> str:
+    r"""Leave out the characters that turn the direction of what follows, which would reach into other texts.
+
+    Example:
+        >>> one_way("age\u202e")
+        'age'
+    """
+    return text.translate(TURNS)
+
+
+def _one_way_content(content: Content | None) -> Content | None:
+    if isinstance(content, RowsContent):
+        return RowsContent([(one_way(name), one_way(value), player) for name, value, player in content.rows])
+    if isinstance(content, WordsContent):
+        return WordsContent([(one_way(text), player) for text, player in content.parts])
+    return content
 
 
 def _wrong(picture: object, count: int) -> str:

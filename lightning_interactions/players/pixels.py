@@ -76,11 +76,15 @@ def channel_ranges(images: Tensor, *, last: bool = False) -> Tensor | None:
         return None
     if images.is_complex() or images.dtype == torch.uint8:
         return None
-    values = planes.detach().transpose(0, 1).flatten(1)
+    ranges = torch.stack([_range(image.detach().flatten(1)) for image in planes])  # one at a time: they may be large
+    return torch.stack([ranges[..., 0].amin(0), ranges[..., 1].amax(0)], 1)
+
+
+def _range(values: Tensor) -> Tensor:
+    """Lowest and highest finite value ``(C, 2)`` of channels ``(C, pixels)``."""
     values = values if values.is_floating_point() else values.double()
     finite = values.isfinite()
-    low = torch.where(finite, values, math.inf).amin(1)
-    high = torch.where(finite, values, -math.inf).amax(1)
+    low, high = torch.where(finite, values, math.inf).amin(1), torch.where(finite, values, -math.inf).amax(1)
     return torch.stack([low, high], 1).double()
 
 

@@ -16,12 +16,13 @@ Row = tuple[str, str, int]
 
 
 def shorten(text: str, longest: int = LONGEST_NAME) -> str:
-    """Leave out the middle of a text that is too long.
+    """Bring a text onto one line, and leave out the middle of one that is too long.
 
     Example:
         >>> shorten("good"), shorten("antidisestablishmentarianism")
         ('good', 'antidisesta...ntarianism')
     """
+    text = " ".join(text.split())
     if len(text) <= longest:
         return text
     end = (longest - 3) // 2

@@ -69,7 +69,7 @@ class TabularFeatures(RegionPlayers):
         self._groups = _check_groups(groups)
         self._group_names = [str(name) for name in groups] if isinstance(groups, Mapping) else []
         self._given = _check_names(names)  # no setting: it changes nothing that is measured
-        self._found: list[str] = []
+        self._found: list[list[str]] = []
         self._embedded = 0  # ids from here on are in no embedding of the model
 
     def suit(self, model: nn.Module, fields: Sequence[str] = (), tokenizer: Any = None) -> None:
@@ -86,8 +86,8 @@ class TabularFeatures(RegionPlayers):
             )
 
     def call_columns(self, names: Sequence[str]) -> None:
-        """Take the names for those of the columns, where the user gave none and they are as many."""
-        self._found = [str(name) for name in names]
+        """Take the first names that are as many as the columns, where the user gave none."""
+        self._found.append(list(names))
 
     def names(self, players: Tensor) -> list[str]:
         """Call each player by its column, or by its group.
@@ -164,8 +164,8 @@ class TabularFeatures(RegionPlayers):
         return labels
 
     def _column(self, column: int, size: int) -> str:
-        known = self._found if self._given is None else self._given
-        return known[column] if len(known) == size else f"column {column}"
+        known = self._found if self._given is None else [self._given]
+        return next((names[column] for names in known if len(names) == size), f"column {column}")
 
     def _name(self, columns: list[int], size: int) -> str:
         """Name a player that has these columns, of so many."""

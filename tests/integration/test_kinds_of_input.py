@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from lightning_interactions import ArgumentError, BatchError, FeatureMask, ImagePatches, Tokens
 from lightning_interactions.errors import InteractionsError
 
+SEEDED = torch.Generator().manual_seed(0)
 TOKENIZER = SimpleNamespace(mask_token_id=4, pad_token_id=0, all_special_ids=[0, 1, 2, 4])
 
 
@@ -249,17 +250,18 @@ def test_a_transformer_on_images(layer: str | None, players: Any) -> None:
 @pytest.mark.parametrize(
     ("outputs", "targets", "loss", "options"),
     [
-        (1, torch.rand(24, 1) * 9, F.mse_loss, {}),
-        (4, (torch.rand(24, 4) < 0.4).float(), F.binary_cross_entropy_with_logits, {}),
-        (4, (torch.rand(24, 4) < 0.4).float(), F.binary_cross_entropy_with_logits, {"target": 2}),
-        (1, torch.randint(0, 2, (24, 1)).float(), F.binary_cross_entropy_with_logits, {}),
+        (1, torch.rand(24, 1, generator=SEEDED) * 9, F.mse_loss, {}),
+        (4, (torch.rand(24, 4, generator=SEEDED) < 0.4).float(), F.binary_cross_entropy_with_logits, {}),
+        (4, (torch.rand(24, 4, generator=SEEDED) < 0.4).float(), F.binary_cross_entropy_with_logits, {"target": 2}),
+        (1, torch.randint(0, 2, (24, 1), generator=SEEDED).float(), F.binary_cross_entropy_with_logits, {}),
         (3, F.one_hot(torch.arange(24) % 3).float(), F.cross_entropy, {}),
         (3, torch.arange(24) % 3, F.cross_entropy, {"target": "predicted"}),
-        (3, torch.randn(24, 3), F.mse_loss, {"score": "output", "target": 1}),
+        (3, torch.randn(24, 3, generator=SEEDED), F.mse_loss, {"score": "output", "target": 1}),
     ],
     ids=["regression", "multi-label", "one label", "binary", "one-hot", "predicted", "several outputs"],
 )
 def test_tasks(outputs: int, targets: Tensor, loss: Any, options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
     model = TaskNet(nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, outputs)), loss)
     monitor = small_monitor(**options)
     fit(monitor, model=model, data=tensor_loaders(torch.randn(24, 5), targets), max_epochs=2)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
+import random
 import re
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from lightning_interactions import ArgumentError, InteractionsWarning, TwoPhaseMonitor, write_report
-from lightning_interactions.players import ImagePatches, Players, TabularFeatures
+from lightning_interactions import (
+    ArgumentError,
+    InteractionsWarning,
+    TwoPhaseMonitor,
+    compute_interactions,
+    write_report,
+)
+from lightning_interactions.players import ImagePatches, Players, TabularFeatures, picture_of
 
 SECRET = 7421.5
 FOUND = re.compile(r"(?<![\d.])74(19|2[0-4])(\.\d+)?(?![\d.])")
@@ -67,7 +76,12 @@ def table_net() -> nn.Module:
 
 
 def fit(
-    monitor: TwoPhaseMonitor, logger: Any = False, data: Dataset[Any] | None = None, net: nn.Module | None = None
+    monitor: TwoPhaseMonitor,
+    logger: Any = False,
+    data: Dataset[Any] | None = None,
+    net: nn.Module | None = None,
+    module: L.LightningModule | None = None,
+    shuffle: bool = False,
 ) -> L.Trainer:
     torch.manual_seed(0)
     data = data or Table()
@@ -75,7 +89,8 @@ def fit(
         max_epochs=5, callbacks=[monitor], logger=logger, enable_checkpointing=False, accelerator="cpu",
         enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
     )  # fmt: skip
-    trainer.fit(Net(net or table_net()), DataLoader(data, 8), DataLoader(data, 24))
+    loaders = DataLoader(data, 8, shuffle=shuffle), DataLoader(data, 24)
+    trainer.fit(module or Net(net or table_net()), *loaders)
     return trainer
 
 
@@ -167,6 +182,92 @@ def test_a_picture_that_fails_costs_nothing(tmp_path: Path) -> None:
     assert not [event for event in monitor.events if event.kind == "probe_failed"]
     assert "no idea" in texts_of(monitor.show())
     assert images("interactions/samples", logger.log_dir)
+
+
+class Dicing(TabularFeatures):
+    """Its picture and its names draw random numbers."""
+
+    def names(self, players: Tensor) -> list[str]:
+        torch.rand(1), np.random.rand(), random.random()
+        return super().names(players)
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_random_numbers_drawn_for_a_picture_change_nothing(shown: bool, tmp_path: Path) -> None:
+    weights = []
+    for kind in (TabularFeatures, Dicing):
+        monitor = TwoPhaseMonitor(kind("zero"), show_samples=shown, **SMALL)
+        trainer = fit(monitor, TensorBoardLogger(tmp_path), shuffle=True)
+        weights.append(trainer.lightning_module.state_dict())
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+def odd_table(columns: Any) -> Table:
+    class Odd(Table):
+        feature_names: Any = columns
+
+    return Odd()
+
+
+class Raising(Table):
+    @property
+    def feature_names(self) -> Any:  # type: ignore[override]
+        raise RuntimeError("not today")
+
+    @property
+    def dataset(self) -> Any:
+        raise RuntimeError("not today either")
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (odd_table(np.array(["a", "b", "c", "d", "e"])), "c"),
+        (odd_table(["a", "b", "c"]), "column 2"),
+        (odd_table(["a", "a", "c", "d", "e"]), "column 2"),
+        (odd_table(itertools.count()), "column 2"),
+        (odd_table(torch.ones(5)), "column 2"),
+        (odd_table("abcde"), "column 2"),
+        (Raising(), "column 2"),
+    ],
+    ids=["array", "too few", "twice", "endless", "numbers", "a text", "raises"],
+)
+def test_names_of_columns_are_texts_as_many_as_there_are(data: Table, name: str) -> None:
+    monitor = TwoPhaseMonitor(TabularFeatures("zero"), show_samples=False, **SMALL)
+    fit(monitor, data=data)
+    picture = monitor.picture("val", 0)
+    assert picture is not None
+    assert picture.names[2] == name
+
+
+def test_the_names_of_the_module_serve_where_those_of_the_data_do_not_fit() -> None:
+    net = table_net()
+    monitor = TwoPhaseMonitor(TabularFeatures("zero"), show_samples=False, **SMALL)
+    module = Net(net)
+    module.feature_names = ["v", "w", "x", "y", "z"]  # type: ignore[assignment]
+    fit(monitor, data=odd_table(["features", "label"]), module=module)
+    picture = monitor.picture("val", 0)
+    assert picture is not None
+    assert picture.names == ["v", "w", "x", "y", "z"]
+
+
+def test_characters_that_turn_the_text_are_left_out() -> None:
+    picture = picture_of(TabularFeatures(names=["age\u202e", "pay"]), torch.ones(2), torch.tensor([0, 1]))
+    assert picture.names[0] == "age = 1"
+    assert "\u202e" not in json.dumps(picture.to_dict(), ensure_ascii=False)
+
+
+def test_inputs_that_may_not_be_shown_cannot_be_kept() -> None:
+    with pytest.raises(ArgumentError, match=r"`keep_samples`.*show_samples=False"):
+        TwoPhaseMonitor(show_samples=False, keep_samples="inputs")
+
+
+def test_other_rows_of_a_result_do_not_show_the_pictures_of_the_first() -> None:
+    x = torch.arange(1.0, 7).view(3, 2)
+    found = compute_interactions(lambda x: x[:, 0] * x[:, 1], x, torch.zeros(3), TabularFeatures("zero"), num_players=2)
+    last = replace(found, **{f.name: getattr(found, f.name)[2:] for f in fields(found) if f.name != "game"})
+    assert "column 0 = 5" in found._repr_html_()
+    assert "column 0" not in last._repr_html_()
 
 
 def test_a_figure_that_fails_costs_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,8 +29,7 @@ def follow(records: list[Tensor], turns: list[float] | None = None) -> tuple[Cha
     track = ChangeTrack()
     found = []
     for epoch, record in enumerate(records):
-        found.append(track.update(epoch, record, keys(2)))
-        track.settle(math.nan if turns is None else turns[epoch])
+        found.append(track.update(epoch, record, keys(2), math.nan if turns is None else turns[epoch]))
     return track, found
 
 
@@ -45,7 +44,7 @@ def test_at_first_everything_is_preserved() -> None:
 def test_other_samples_begin_anew() -> None:
     track, _ = follow([salient(0), salient(1)])
     assert track.update(2, salient(2), keys(2) + 1)["change/emerged_share"] == 0
-    assert track.start == 2
+    assert track.since.tolist() == [2, 2]
     assert len(track.moments) == 1
 
 
@@ -57,6 +56,7 @@ def test_a_sample_begins_with_its_first_finite_record() -> None:
     assert torch.equal(track.first[1], good[1])
     assert track.preserved[1][good[1] != 0].all()
     assert found[1]["change/emerged_share"] > 0, "of the other sample"
+    assert track.since.tolist() == [0, 1]
 
 
 def test_a_bad_record_changes_nothing() -> None:
@@ -78,10 +78,21 @@ def test_the_turning_point_is_kept_whenever_it_is_found() -> None:
     turns = [0.0, 0.0, 0.0, 1.0, 2.0, *[3.0] * 40]
     track, _ = follow([salient(i) for i in range(45)], turns)
     assert len(track.moments) == RECENT + 1
-    found = track.moment(3.0)
-    assert found is not None
-    assert torch.equal(found.salient, salient(3))
-    assert track.moment(None) is None
+    assert track.at_turn is not None
+    assert torch.equal(track.at_turn.salient, salient(3))
+
+
+def test_a_record_without_a_turn_leaves_it_where_it_was() -> None:
+    track, _ = follow([salient(i) for i in range(12)], [*[3.0] * 8, math.nan, *[3.0] * 3])
+    assert track.at_turn is not None
+    assert track.at_turn.epoch == 3
+
+
+def test_a_turn_at_which_others_were_watched_is_not_known() -> None:
+    track, _ = follow([salient(0)])
+    for epoch in range(5, 9):
+        track.update(epoch, salient(epoch), keys(2) + 1, turn=3.0)
+    assert track.at_turn is None
 
 
 def test_the_state_is_whole() -> None:
@@ -114,7 +125,7 @@ def described(*records: Tensor, boundary: float | None = None) -> list[dict[str,
     for epoch, record in enumerate(records):
         found = replace(found, salient=record)
         changes.update(epoch, {"val": found}, {"val": probe(2)}, math.nan if boundary is None else boundary)
-    return changes.describe("val", found, boundary)
+    return changes.describe("val", found, turned=boundary is not None)
 
 
 def test_a_row_tells_of_a_handful_over_time() -> None:
@@ -147,3 +158,13 @@ def test_a_sample_that_is_not_finite_shows_nothing() -> None:
     rows = described(bad)
     assert (rows[0]["interactions"], rows[0]["salient_count"]) == ([], None)
     assert rows[1]["salient_count"] > 0
+
+
+def test_of_a_sample_that_was_not_finite_at_a_moment_nothing_is_told_there() -> None:
+    bad = salient(1)
+    bad[0] = math.nan
+    rows = described(salient(0), bad, salient(2), boundary=1)
+    assert [set(row["epochs"]) for row in rows] == [{"start", "now"}, {"start", "boundary", "now"}]
+    assert {one["boundary"] for one in rows[0]["interactions"]} == {None}
+    rows = described(bad, salient(1), salient(2))
+    assert [row["epochs"]["start"] for row in rows] == [1, 0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,33 @@ def test_what_is_no_reference_is_an_error_in_the_constructor(reference: Any, lay
     check_reference(None, layer)
 
 
+def test_the_score_of_the_predicted_class_is_not_compared() -> None:
+    with pytest.raises(ArgumentError, match="score of the same class"):
+        TwoPhaseMonitor(reference=nn.Linear(1, 1), target="predicted")
+
+
+def test_one_that_cannot_be_copied_or_loaded_is_an_error_that_names_it(tmp_path: Path) -> None:
+    locked = nn.Linear(5, 2)
+    locked.lock = threading.Lock()  # type: ignore[assignment]
+    with pytest.raises(ArgumentError, match=r"`reference` to be a model that can be copied.*TypeError"):
+        watched(locked)
+    (tmp_path / "broken.ckpt").write_bytes(b"nothing of the kind")
+    with pytest.raises(ArgumentError, match=r"`reference`.*UnpicklingError"):
+        watched(tmp_path / "broken.ckpt")
+
+
+def test_the_chunk_size_holds_for_it_too() -> None:
+    rows: list[int] = []
+
+    class Counting(Sum):
+        def forward(self, x: Tensor) -> Tensor:
+            rows.append(len(x))
+            return super().forward(x)
+
+    watched(Counting((3.0, (0, 1))), chunk_size=4)
+    assert max(rows) == 4
+
+
 class Classifier(L.LightningModule):
     def __init__(self) -> None:
         super().__init__()
@@ -190,15 +218,17 @@ class Classifier(L.LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
-def fit(reference: Any, epochs: int = 2, **options: Any) -> tuple[TwoPhaseMonitor, L.Trainer]:
+def fit(
+    reference: Any, epochs: int = 2, module: L.LightningModule | None = None, sanity: int = 2, **options: Any
+) -> tuple[TwoPhaseMonitor, L.Trainer]:
     torch.manual_seed(0)
     monitor = TwoPhaseMonitor(num_samples=6, num_players=5, verbose=False, reference=reference, **options)
     loaders = [DataLoader(TensorDataset(X, Y), 4) for _ in range(2)]
     trainer = L.Trainer(
         max_epochs=epochs, callbacks=[monitor], logger=False, enable_checkpointing=False, accelerator="cpu",
-        enable_progress_bar=False, enable_model_summary=False,
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=sanity,
     )  # fmt: skip
-    trainer.fit(Classifier(), *loaders)
+    trainer.fit(module or Classifier(), *loaders)
     return monitor, trainer
 
 
@@ -213,6 +243,23 @@ def test_under_a_trainer_a_checkpoint_of_the_end_shares_all_at_the_end(tmp_path:
         assert torch.equal(value, again.lightning_module.state_dict()[name]), "training is the same"
     assert pickle.loads(pickle.dumps(monitor)).reference == str(tmp_path / "end.ckpt")
     assert monitor.record().settings["reference"] == str(tmp_path / "end.ckpt")
+
+
+class Wider(Classifier):
+    """Its training step calls another part, with other columns, than that of validation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide = nn.Linear(7, 2)
+
+    def training_step(self, batch: Any, index: int) -> Tensor:
+        wide = nn.functional.pad(batch[0], (0, 2))
+        return nn.functional.cross_entropy(self.wide(wide) + self(batch[0]), batch[1])
+
+
+def test_it_is_tried_on_validation_batches_only() -> None:
+    monitor, _ = fit(nn.Linear(5, 2), module=Wider(), sanity=0, players=TabularFeatures())
+    assert len(monitor.history.column("reference/shared_share")) > 1
 
 
 def test_under_a_trainer_a_wrong_reference_raises_before_training() -> None:

@@ -127,7 +127,12 @@ def at_random(seen: list[Tensor], start: int) -> dict[str, float]:
 
 def tables(runs: list[dict[str, Any]]) -> str:
     """At the end of training, by data set and base: each number for the seeds, and their mean."""
-    lines = ["# What training keeps, adds and takes away", "", __doc__.split("\n\n")[2].replace("\n", " "), ""]
+    lines = [
+        "# What training keeps, adds and takes away",
+        "",
+        __doc__.split("\n\n")[2].partition(" It writes")[0].replace("\n", " "),
+        "",
+    ]
     lines += [
         "Values at the last record, one per seed, and in bold their mean. *Share*: of the strength (of that at the "
         "base for what was removed); *order*: strength-weighted mean order; *ratio*: |sum I| / sum |I| within a "
@@ -137,10 +142,11 @@ def tables(runs: list[dict[str, Any]]) -> str:
     for name in RUNS:
         own = [run for run in runs if run["data"] == name]
         places = "; ".join(
-            f"seed {run['seed']}: turn at epoch {run['epoch'][run['bases']['turn']]}, lowest validation loss at "
-            f"{run['epoch'][run['bases']['lowest loss']]}, boundary told for {run['boundary']}, "
-            f"{run['epoch'][-1] + 1} epochs" for run in own
-        )  # fmt: skip
+            f"seed {run['seed']}: turn at epoch {run['epoch'][run['bases']['turn']]:.3g}, lowest validation loss at "
+            f"{run['epoch'][run['bases']['lowest loss']]:.3g}, boundary told for {run['boundary']}, "
+            f"{run['epoch'][-1] + 1:.0f} epochs"
+            for run in own
+        )
         head = ["| since | | share | mean order | ratio | at random |", "| --- | --- | --- | --- | --- | --- |"]
         lines += [f"## {name}", "", f"{places}.", "", *head]
         for base in own[0]["bases"]:
@@ -179,6 +185,7 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
                     if run["seed"] == 0:
                         ax.fill_between(x, *zip(*(v[1:] for v in values), strict=True), color=colours[kind], alpha=0.12)
             ax.set_xscale("log")
+            ax.xaxis.set_minor_formatter("")
             ax.grid(color="0.92")
             ax.set_ylabel(titles[row] if column == 0 else "")
             ax.set_ylim(*((0, 1.02) if number != "order" else (1, None)))
@@ -189,20 +196,28 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=80)
 
 
+def read(file: Path) -> list[dict[str, Any]]:
+    """Runs of before, with what JSON has no number for."""
+    runs: list[dict[str, Any]] = json.loads(file.read_text().replace("null", "NaN"))
+    return runs
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=FOLDER)
     parser.add_argument("--output", type=Path, default=HERE)
     parser.add_argument("--fast", action="store_true")
+    parser.add_argument("--again", action="store_true", help="tables and figure of the runs in changes.json")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    runs = []
-    for name in RUNS:
+    file = args.output / "changes.json"
+    runs = read(file) if args.again else []
+    for name in RUNS if not args.again else ():
         for seed in SEEDS:
             runs.append(train(name, seed, args.data, args.fast))
             print(name, seed, {base: runs[-1]["epoch"][at] for base, at in runs[-1]["bases"].items()}, flush=True)
     args.output.mkdir(parents=True, exist_ok=True)
-    (args.output / "changes.json").write_text(json.dumps(runs).replace("NaN", "null") + "\n")
+    file.write_text(json.dumps(runs).replace("NaN", "null") + "\n")
     (args.output / "changes.md").write_text(tables(runs))
     draw(runs, args.output / "changes.png")
     print(tables(runs))
