@@ -17,7 +17,7 @@ from models import MLP, AlexNet, Classifier, LeNet, PointNet, TextTransformer, W
 from torch.utils.data import TensorDataset
 
 from lightning_interactions import TwoPhaseMonitor
-from lightning_interactions.players import TabularFeatures, Tokens
+from lightning_interactions.players import PointClusters, TabularFeatures, Tokens
 
 
 @dataclass
@@ -67,9 +67,8 @@ def cloud(options: Options) -> Case:
     for part in (data.train, data.val):
         points, labels = part.tensors
         part.tensors = points.transpose(1, 2).contiguous(), labels
-    return Case(
-        Classifier(PointNet(num_classes=data.num_classes), lr=0.01), data, monitor_of(options, per_octave=4), 20
-    )
+    model = Classifier(PointNet(num_classes=data.num_classes), lr=0.01)
+    return Case(model, data, monitor_of(options, players=PointClusters(num_clusters=10), per_octave=4), 20)
 
 
 KINDS: dict[str, Callable[[Options], Case]] = {
