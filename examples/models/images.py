@@ -57,16 +57,17 @@ class VGG11(nn.Module):
     ``width``) with dropout.
     """
 
+    blocks: tuple[tuple[int, ...], ...] = ((64,), (128,), (256, 256), (512, 512), (512, 512))
+
     def __init__(self, width: float = 1.0, num_classes: int = 10, head: str = "linear") -> None:
         super().__init__()
         layers: list[nn.Module] = []
         channels = 3
-        for item in (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool"):
-            if isinstance(item, str):
-                layers.append(nn.MaxPool2d(2))
-            else:
-                layers += [nn.Conv2d(channels, round(item * width), 3, padding=1), nn.ReLU()]
-                channels = round(item * width)
+        for block in self.blocks:
+            for size in block:
+                layers += [nn.Conv2d(channels, round(size * width), 3, padding=1), nn.ReLU()]
+                channels = round(size * width)
+            layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
         hidden: list[nn.Module] = []
         for size in (round(4096 * width),) * 2 if head == "papers" else ():
@@ -77,6 +78,18 @@ class VGG11(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.features(x))
+
+
+class VGG13(VGG11):
+    """VGG-13; its second ReLU is ``features.3``."""
+
+    blocks = ((64, 64), (128, 128), (256, 256), (512, 512), (512, 512))
+
+
+class VGG16(VGG11):
+    """VGG-16; its second ReLU is ``features.3``."""
+
+    blocks = ((64, 64), (128, 128), (256,) * 3, (512,) * 3, (512,) * 3)
 
 
 class SlimResNet(nn.Module):

@@ -9,6 +9,8 @@ from lightning_interactions.functional.and_or import (
 from lightning_interactions.functional.changes import (
     generalizable_share,
     interaction_changes,
+    overlap,
+    persistence,
     salient_interactions,
     still_preserved,
 )
@@ -21,7 +23,7 @@ from lightning_interactions.functional.mask_pairs import (
     sampled_mean_degree,
 )
 from lightning_interactions.functional.moebius import inverse_moebius_transform, moebius_transform
-from lightning_interactions.functional.similarity import weighted_jaccard
+from lightning_interactions.functional.similarity import jaccard_by_order, weighted_jaccard
 from lightning_interactions.functional.sparsify import BOUNDED_TOLERANCE, SPLIT_TOLERANCE, SparseAndOr, sparse_and_or
 from lightning_interactions.functional.spectrum import (
     degree_energy,
@@ -42,13 +44,25 @@ from lightning_interactions.functional.strength import (
     salient_count,
     value_scale,
 )
+from lightning_interactions.functional.theory import (
+    fit_noise,
+    fit_spindle,
+    law_profiles,
+    noisy_regression,
+    profile_distance,
+    random_strength,
+    soft_cutoff,
+    split_profile,
+)
 
 __all__ = [
-    "BOUNDED_TOLERANCE", "SPLIT_TOLERANCE", "SampledDegree", "SparseAndOr", "and_interactions",
-    "cancellation", "degree_energy", "effect_order", "fold_first_order", "generalizable_share", "high_order_share",
-    "influence_and_variance", "interaction_changes", "interaction_histogram", "inverse_moebius_transform",
-    "low_order_share", "mean_degree", "mean_effect", "mean_order", "moebius_transform", "or_interactions",
-    "order_distribution", "order_strength", "pooled_mean_degree", "random_mask_pairs", "reconstruct_values",
-    "roughness", "salience_threshold", "salient_count", "salient_interactions", "sampled_mean_degree",
-    "sparse_and_or", "still_preserved", "symlog_edges", "value_scale", "walsh_hadamard", "weighted_jaccard",
+    "BOUNDED_TOLERANCE", "SPLIT_TOLERANCE", "SampledDegree", "SparseAndOr", "and_interactions", "cancellation",
+    "degree_energy", "effect_order", "fit_noise", "fit_spindle", "fold_first_order", "generalizable_share",
+    "high_order_share", "influence_and_variance", "interaction_changes", "interaction_histogram",
+    "inverse_moebius_transform", "jaccard_by_order", "law_profiles", "low_order_share", "mean_degree", "mean_effect",
+    "mean_order", "moebius_transform", "noisy_regression", "or_interactions", "order_distribution", "order_strength",
+    "overlap", "persistence", "pooled_mean_degree", "profile_distance", "random_mask_pairs", "random_strength",
+    "reconstruct_values", "roughness", "salience_threshold", "salient_count", "salient_interactions",
+    "sampled_mean_degree", "soft_cutoff", "sparse_and_or", "split_profile", "still_preserved", "symlog_edges",
+    "value_scale", "walsh_hadamard", "weighted_jaccard",
 ]  # fmt: skip

@@ -131,6 +131,45 @@ def generalizable_share(now: Tensor, other: Tensor) -> Estimate:
     return _estimate(shared.sum((1, 2)), strength.sum((1, 2)), 0.0, 1.0)
 
 
+def persistence(before: Tensor, now: Tensor) -> Estimate:
+    """Share of the strength of interactions that are salient at the next record too, with the same sign.
+
+    Args:
+        before: ``(B, 2, 2**n)``, see `salient_interactions`; samples that are not finite do not count.
+        now: Those at the next record.
+
+    Returns:
+        The share with its confidence interval.
+
+    Example:
+        >>> before = torch.tensor([[[0.0, 3.0, 0.0, -1.0], [0.0, 0.0, 0.0, 0.0]]])
+        >>> persistence(before, -before).value, persistence(before, before).value
+        (0.0, 1.0)
+    """
+    return generalizable_share(before, now)
+
+
+def overlap(first: Tensor, second: Tensor) -> Estimate:
+    """Share of all salient interactions of two networks that both have, with the same sign: a Jaccard index of sets.
+
+    Args:
+        first: ``(B, 2, 2**n)`` of one network, see `salient_interactions`; samples that are not finite do not count.
+        second: Those of the other, for the same samples and players.
+
+    Returns:
+        The number of shared ones over the number of all, summed over the samples, with its confidence interval.
+
+    Example:
+        >>> first = torch.tensor([[[0.0, 3.0, 2.0, -1.0], [0.0, 0.0, 0.0, 0.0]]])
+        >>> overlap(first, torch.tensor([[[0.0, 1.0, -2.0, 0.0], [0.0, 0.0, 0.0, 0.0]]])).value
+        0.25
+    """
+    known = first.isfinite().all(-1).all(-1) & second.isfinite().all(-1).all(-1)
+    a, b = first[known], second[known]
+    shared = (a * b > 0).sum((1, 2)).double()
+    return _estimate(shared, (a != 0).sum((1, 2)) + (b != 0).sum((1, 2)) - shared, 0.0, 1.0)
+
+
 def _describe(part: Tensor, whole: Tensor) -> dict[str, Estimate]:
     """Share, mean order and ratio that does not cancel, of a part ``(B, 2, 2**n)`` of some interactions."""
     part, n = part.double(), num_players_of(part)

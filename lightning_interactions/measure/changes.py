@@ -8,7 +8,7 @@ that is, those at the records where it may turn out to be.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lightning_interactions.errors import StateError
 from lightning_interactions.functional.changes import interaction_changes, still_preserved
+from lightning_interactions.measure.extras import persisting, spindle_share
 from lightning_interactions.measure.measurement import Measurement, part_of
 from lightning_interactions.measure.samples import Samples
 from lightning_interactions.pictures.exhibit import choose, interactions_of
@@ -132,13 +133,23 @@ class Changes:
         self._tracks: dict[str, ChangeTrack] = {}
 
     def update(
-        self, epoch: float, found: Mapping[str, Measurement], samples: Mapping[str, Samples], turn: float
+        self,
+        epoch: float,
+        found: Mapping[str, Measurement],
+        samples: Mapping[str, Samples],
+        turn: float,
+        extras: Collection[str] = (),
     ) -> dict[str, float]:
-        """Take the measurements of a record; for ``turn`` see `ChangeTrack.update`."""
+        """Take the measurements of a record; for ``turn`` see `ChangeTrack.update`, for ``extras`` `EXTRAS`."""
         scalars: dict[str, float] = {}
         for split, measurement in found.items():
             track = self._tracks.setdefault(split, ChangeTrack())
             own = track.update(epoch, measurement.salient, samples[split].keys, turn)
+            if "spindle_share" in extras:
+                own |= spindle_share(track.first, measurement.salient)
+            if "persistence" in extras:
+                before = track.moments[-2].salient if len(track.moments) > 1 else None
+                own |= persisting(before, measurement.salient)
             scalars |= {part_of(split, found) + key: value for key, value in own.items()}
         return scalars
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lightning_interactions.errors import ArgumentError, BatchError, InteractionsError, bad_argument
 from lightning_interactions.functional.changes import generalizable_share
+from lightning_interactions.measure.extras import cutoff_order
 from lightning_interactions.measure.games import Game, Rules
 from lightning_interactions.measure.measurement import Measurement, measure, part_of
 from lightning_interactions.measure.ranks import Ranks
@@ -57,11 +58,17 @@ class Reference:
     """The network of ``reference=``, a copy of its own, asked about the samples and players of the watched one.
 
     ``None`` is compared with nothing. ``tell`` takes the text of a problem that comes up later; ``chunk_size`` is the
-    largest number of masked inputs in one forward pass.
+    largest number of masked inputs in one forward pass; for ``extras`` see `EXTRAS`.
     """
 
-    def __init__(self, given: Given | None, tell: Callable[[str], object], chunk_size: int | None = None) -> None:
-        self._given, self._tell, self._chunks = given, tell, ChunkSize(chunk_size)
+    def __init__(
+        self,
+        given: Given | None,
+        tell: Callable[[str], object],
+        chunk_size: int | None = None,
+        extras: Collection[str] = (),
+    ) -> None:
+        self._given, self._tell, self._chunks, self._extras = given, tell, ChunkSize(chunk_size), extras
         self._model: Model | None = None
         self._found: dict[str, tuple[Samples, Tensor]] = {}  # by split: the samples, and their salient interactions
 
@@ -134,6 +141,9 @@ class Reference:
             share = generalizable_share(own.salient, self._found[split][1])
             for end, value in zip(("", "_lower", "_upper"), share, strict=True):
                 scalars[f"{part_of(split, found)}reference/shared_share{end}"] = value
+            if "cutoff_order" in self._extras:
+                theory = cutoff_order(own.salient, self._found[split][1])
+                scalars |= {part_of(split, found) + key: value for key, value in theory.items()}
         return scalars
 
     def _ask(

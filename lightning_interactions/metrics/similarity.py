@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lightning_interactions.functional.coalitions import orders
-from lightning_interactions.functional.similarity import weighted_jaccard
+from lightning_interactions.functional.similarity import jaccard_by_order
 from lightning_interactions.metrics.base import SumMetric, check_interactions, finite_samples
 from lightning_interactions.metrics.drawing import draw_by_order
 
@@ -81,10 +80,7 @@ class InteractionJaccard(SumMetric):
 
     def compute(self) -> Tensor:
         """Return the similarity per order ``(n,)``."""
-        first, second = self.first_sum / self.first_count, self.second_sum / self.second_count
-        order = orders(self.num_players, first.device)
-        by_order = ((first[:, order == k], second[:, order == k]) for k in range(1, self.num_players + 1))
-        return torch.stack([weighted_jaccard(a.flatten(), b.flatten()) for a, b in by_order])
+        return jaccard_by_order(self.first_sum / self.first_count, self.second_sum / self.second_count)
 
     def _draw(self, ax: Axes, val: Tensor) -> None:
         draw_by_order(ax, val)

@@ -105,6 +105,8 @@ class TwoPhaseMonitor(Base, Results):
         log_figures: Draw figures for loggers that can show them.
         show_samples: Show watched samples as they are, in figures, in the report and in the ``interactions.json`` it is
             made of. ``False``, for private data, never stores nor draws any input: players have names or numbers then.
+        extras: Quantities of the theory to log too: ``"spindle_share"``, ``"persistence"``, and with a ``reference``
+            ``"cutoff_order"``.
         reference: A trained model to compare with, of another architecture if you like, or the path of a checkpoint of
             this one (it is unpickled: use only those you trust). Logged is the share of the strength that it has too,
             of the same interactions with the same sign. It is copied, and asked once for the same masked inputs. Not
@@ -155,7 +157,11 @@ class TwoPhaseMonitor(Base, Results):
         ``_lower`` and ``_upper`` (95 % interval): preserved are the interactions that were salient with the same sign
         at every record since the first one, emerged all others that are salient now, removed those that were at first
         and are not now (with their values of then), ``reference/shared_share``, with its bounds (share of the strength
-        in interactions that the network given as ``reference=`` has too, with the same sign), ``skipped_samples``,
+        in interactions that the network given as ``reference=`` has too, with the same sign), with ``extras`` also
+        ``theory/spindle_share`` (of the strength that is like the profile at the first record, see `split_profile`),
+        ``theory/persistence`` with its bounds (share of the strength at the record before that is salient still),
+        ``theory/cutoff_order`` and ``theory/cutoff_distance`` (``t*`` of the noisy-regression law from the reference's
+        interactions, and how far its profile is off, see `fit_noise`), ``skipped_samples``,
         ``mean_players`` (texts may have fewer than ``num_players``), ``seconds`` (all the monitor took since the record
         before: measuring, logging, drawing). No onsets and changes with ``resample=True``.
 
@@ -218,6 +224,7 @@ class TwoPhaseMonitor(Base, Results):
         one_group: bool = False,
         log_figures: bool = True,
         show_samples: bool = True,
+        extras: Sequence[str] = (),
         reference: Any = None,  # not `nn.Module | ...`: the command line would look for all there are
         seed: int = 0,
         on_error: Literal["warn", "raise"] = "warn",
@@ -232,8 +239,8 @@ class TwoPhaseMonitor(Base, Results):
             max_overhead=max_overhead, detector=detector, monitor=monitor, loss_fn=loss_fn,
             on_event=on_event, stop_on=stop_on, chunk_size=chunk_size, precision=precision, input=input,
             input_fn=input_fn, forward_fn=forward_fn, target_fn=target_fn, log_key_prefix=log_key_prefix,
-            one_group=one_group, log_figures=log_figures,
-            show_samples=show_samples, reference=reference, seed=seed, on_error=on_error, verbose=verbose,
+            one_group=one_group, log_figures=log_figures, show_samples=show_samples, reference=reference,
+            extras=extras, seed=seed, on_error=on_error, verbose=verbose,
         )  # fmt: skip
         self._loop = InteractionMonitor(self.options)
         self.run = self._loop.run

@@ -73,7 +73,7 @@ class InteractionMonitor(Results):
         self.options = options if options is not None else Options()
         self.ranks = ranks if ranks is not None else Ranks()
         self.tell = tell if tell is not None else _warn
-        self.run = Run(self.options.detector, follow=not self.options.resample)
+        self.run = Run(self.options.detector, follow=not self.options.resample, extras=self.options.extras)
         self._new_watchlist()
         self.begin_fit()
 
@@ -137,7 +137,8 @@ class InteractionMonitor(Results):
         self.tasks = Tasks(self.options, self.run, lambda text: self.tell(text))
 
     def _new_reference(self) -> None:
-        self._reference = Reference(self.options.reference, lambda text: self.tell(text), self.options.chunk_size)
+        options = self.options
+        self._reference = Reference(options.reference, lambda text: self.tell(text), options.chunk_size, options.extras)
 
     # -- measuring ---------------------------------------------------------------------------------------------------
 

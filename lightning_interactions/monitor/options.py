@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lightning_interactions.errors import bad_argument, is_number, is_whole
 from lightning_interactions.functional.coalitions import check_num_players
 from lightning_interactions.functional.strength import SCALES
+from lightning_interactions.measure.extras import check_extras
 from lightning_interactions.measure.fingerprint import fingerprint
 from lightning_interactions.measure.interactions import check_chunk_size
 from lightning_interactions.measure.measurement import part_of
@@ -99,6 +100,7 @@ class Options:
     log_figures: bool = True
     show_samples: bool = True
     reference: Given | None = None
+    extras: Sequence[str] = ()
     seed: int = 0
     on_error: str = "warn"
     verbose: bool = True
@@ -121,6 +123,8 @@ class Options:
             if not isinstance(getattr(self, name), (str, type(None))):
                 raise bad_argument(name, "a string or None", getattr(self, name))
         check_input_option(self.input)
+        check_extras(self.extras, self.reference)
+        object.__setattr__(self, "extras", tuple(self.extras))  # lists of configuration files too
         check_reference(self.reference, self.layer, self.target)
         for name in ("input_fn", "forward_fn", "target_fn", "loss_fn"):
             if getattr(self, name) is not None and not callable(getattr(self, name)):

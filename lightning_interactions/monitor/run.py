@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,10 +64,10 @@ class Record:
 class Run:
     """History, events, detector and onsets of one run, in step; ``follow``: the same samples are watched every time."""
 
-    def __init__(self, detector: PhaseDetector | None, *, follow: bool) -> None:
+    def __init__(self, detector: PhaseDetector | None, *, follow: bool, extras: Collection[str] = ()) -> None:
         self.detector = detector if detector is not None else PhaseDetector()
         self._pristine = copy.deepcopy(self.detector)  # to begin anew with
-        self._follow = follow
+        self._follow, self._extras = follow, extras
         self._start()
 
     def _start(self) -> None:
@@ -168,7 +168,7 @@ class Run:
         if self._follow:
             onsets, table = self._onsets.update(record.epoch, record.found, record.samples)
             turn = self.detector.evidence.get("trough_epoch", math.nan)
-            changes = self._changes.update(record.epoch, record.found, record.samples, turn)
+            changes = self._changes.update(record.epoch, record.found, record.samples, turn, self._extras)
             record.scalars |= {**onsets, **changes}
             turned = self.boundary_epoch is not None
             shown = {s: self._changes.describe(s, found, turned=turned) for s, found in record.found.items()}
