@@ -84,12 +84,12 @@ SETTINGS = {
         "mnist", "lenet", 1000, 64, 0.01, layer="features.1", groups=IMAGES, papers=FULL | {"train": 30000}
     ),
     "vgg11_cifar10": Setting(
-        "cifar10", "vgg11", 3000, 24, 0.01, layer="features.4", groups=IMAGES, papers=FULL | {"train": 8000}
+        "cifar10", "vgg11", 3000, 24, 0.01, layer="features.4", groups=IMAGES, papers=FULL | {"train": 10000}
     ),
-    "vgg13_cifar10": Setting("cifar10", "vgg13", 3000, 24, 0.01, layer="features.3", papers=FULL | {"train": 8000}),
-    "vgg16_cifar10": Setting("cifar10", "vgg16", 3000, 24, 0.01, layer="features.3", papers=FULL | {"train": 8000}),
+    "vgg13_cifar10": Setting("cifar10", "vgg13", 3000, 24, 0.01, layer="features.3", papers=FULL | {"train": 10000}),
+    "vgg16_cifar10": Setting("cifar10", "vgg16", 3000, 24, 0.01, layer="features.3", papers=FULL | {"train": 10000}),
     "alexnet_cifar10": Setting(
-        "cifar10", "alexnet", 3000, 32, 0.01, layer="features.1", groups=IMAGES, papers=FULL | {"train": 8000}
+        "cifar10", "alexnet", 3000, 32, 0.01, layer="features.1", groups=IMAGES, papers=FULL | {"train": 10000}
     ),
     "mlp_adult": Setting("adult", "mlp", 2000, 64, papers=FULL | {"train": 20000}),
     "transformer_sst2": Setting("sst2", "transformer", 4000, 16, lr=5e-4, papers=FULL | {"train": 60000, "epochs": 64}),
@@ -104,7 +104,7 @@ SETTINGS = {
     ),
     "alexnet_cifar10_relabelled": Setting(
         "cifar10", "alexnet", 3000, 32, layer="features.1", groups=("wrong", "clean"), relabel=True,
-        papers=FULL | {"train": 8000},
+        papers=FULL | {"train": 10000},
     ),
 }  # fmt: skip
 
