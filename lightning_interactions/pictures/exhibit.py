@@ -113,9 +113,11 @@ def signed(value: float) -> str:
     """Write an effect with its sign, and small ones with digits that tell something.
 
     Example:
-        >>> [signed(value) for value in (2.314, -0.0123, 0.0)]
-        ['+2.31', '-0.012', '+0.00']
+        >>> [signed(value) for value in (2.314, -0.0123, 0.0, math.nan)]
+        ['+2.31', '-0.012', '+0.00', 'not known']
     """
+    if not math.isfinite(value):
+        return "not known"
     return f"{value:+.2f}" if abs(value) >= 0.095 or not value else f"{value:+.2g}"
 
 

