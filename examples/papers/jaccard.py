@@ -14,14 +14,12 @@ class, which is what there is without anything learned about the class.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 import torch
-from reading import curve, interactions, leave, spread
-from recording import CLASSES, Recording, parse, recordings
+from reading import Runs, collect, curve, draw_seeds, interactions, leave, spread, thin
+from recording import CLASSES, Recording, parse
 from torch import Tensor
-from wrong_labels import Runs, draw_seeds, thin
 
 from lightning_interactions.functional import mean_order, order_distribution, order_strength
 from lightning_interactions.metrics import InteractionJaccard
@@ -158,12 +156,7 @@ def draw(runs: Runs) -> Figure:
 
 def main() -> None:
     options = parse(__doc__)
-    runs: Runs = defaultdict(list)
-    for rec in recordings(options, NAMES):
-        runs[rec.name].append(measure(rec))
-    if not runs:
-        print("no recordings")
-        return
+    runs = collect(options, NAMES, measure)
     tell(runs)
     leave(options, "jaccard", draw(runs), runs)
 

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 import torch
 from matplotlib.figure import Figure
-from reading import leave, salient, spread
-from recording import SETTINGS, Recording, parse, recordings
+from reading import collect, leave, lowest, salient, spread
+from recording import SETTINGS, Recording, parse
 from torch import Tensor
 
 from lightning_interactions.functional import (
@@ -83,11 +83,6 @@ def fit(rec: Recording, reading: str) -> Fit:
 def ends(curve: Sequence[float]) -> dict[str, float]:
     """A curve at its start, where it is lowest, and at its end."""
     return {"start": curve[0], "lowest": curve[lowest(curve)], "end": curve[-1]}
-
-
-def lowest(curve: Sequence[float]) -> int:
-    """Where a curve is lowest; what is not known does not count."""
-    return min(range(len(curve)), key=lambda i: curve[i] if curve[i] == curve[i] else math.inf)
 
 
 def mean(values: Sequence[float]) -> float:
@@ -176,13 +171,8 @@ def cutoffs(ax: Any, runs: list[Fit], reading: str) -> None:
 
 def main() -> None:
     options = parse(__doc__)
-    fits: dict[str, dict[str, list[Fit]]] = {reading: {} for reading in COLOURS}
-    for rec in recordings(options, NAMES):
-        for reading, found in fits.items():
-            found.setdefault(rec.name, []).append(fit(rec, reading))
-    if not fits["bounded"]:
-        print("No recordings: run without --again.")
-        return
+    both = collect(options, NAMES, lambda rec: {reading: fit(rec, reading) for reading in COLOURS})
+    fits = {reading: {name: [one[reading] for one in own] for name, own in both.items()} for reading in COLOURS}
     for reading, found in fits.items():
         table(found, reading)
     numbers = {

@@ -23,8 +23,8 @@ from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from reading import curve, leave, spread
-from recording import SETTINGS, Options, Recording, parse, recordings
+from reading import collect, curve, leave, spread
+from recording import SETTINGS, Options, Recording, parse
 from torch import Tensor
 
 from lightning_interactions.functional import high_order_share, mean_order, order_distribution
@@ -186,11 +186,7 @@ def ticks(ax: Axes, epoch: Tensor) -> None:
 
 def main() -> None:
     options = parse(__doc__)
-    found: dict[str, list[Run]] = {}
-    for rec in recordings(options, NAMES):
-        found.setdefault(rec.name, []).append(read(rec))
-    if not found:
-        raise SystemExit("no recordings")
+    found = collect(options, NAMES, read)
     tell(found)
     numbers: Any = {name: [run.numbers for run in runs] for name, runs in found.items()}
     leave(options, "phases", draw(found, options), numbers)

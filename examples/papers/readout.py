@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 import torch
 from matplotlib.figure import Figure
-from reading import interactions, leave, spread, strength, threshold
-from recording import Recording, parse, recordings
+from reading import collect, interactions, leave, lowest, spread, strength, threshold
+from recording import Recording, parse
 from torch import Tensor
 
 from lightning_interactions.functional import (
@@ -125,11 +125,6 @@ def turn(curve: Sequence[float]) -> tuple[float, float]:
     return (known[0] - min(known), known[-1] - min(known)) if known else (math.nan, math.nan)
 
 
-def lowest(curve: Sequence[float]) -> int:
-    """Where a curve is lowest; what is not known does not count."""
-    return min(range(len(curve)), key=lambda i: curve[i] if curve[i] == curve[i] else math.inf)
-
-
 # -- telling ----------------------------------------------------------------------------------------------------------
 
 
@@ -192,12 +187,7 @@ def places(one: Run) -> Tensor:
 
 def main() -> None:
     options = parse(__doc__)
-    runs: dict[str, list[Run]] = {}
-    for rec in recordings(options, NAMES):
-        runs.setdefault(rec.name, []).append(run(rec, 200 if options.fast else 5000))
-    if not runs:
-        print("No recordings: run without --again.")
-        return
+    runs = collect(options, NAMES, lambda rec: run(rec, 200 if options.fast else 5000))
     table(runs)
     numbers = {name: {str(one.rec.seed): one.numbers() for one in own} for name, own in runs.items()}
     leave(options, "readout", draw(runs), numbers)

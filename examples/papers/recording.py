@@ -146,7 +146,6 @@ class Recording:
         test_loss: ``(M,)`` the same of up to 1000 test samples.
         values: By group the scores ``(M, B, 2**n)`` (log-odds of the label trained on) at every coalition, float64.
         classes: By group the labels ``(B,)``.
-        order: Of the groups in ``values``.
     """
 
     name: str
@@ -244,9 +243,8 @@ def record(options: Options, name: str, seed: int) -> None:
         for key, inputs, labels in (("train_loss", x, y), ("test_loss", x_test, y_test)):
             seen[key].append(_loss(net, inputs[:1000], labels[:1000]))
         for group, (inputs, labels, players) in groups.items():
-            layer = None if players is None else setting.layer
             found = compute_interactions(
-                net, inputs, labels, players or masker(), num_players=setting.players, layer=layer or setting.layer
+                net, inputs, labels, players or masker(), num_players=setting.players, layer=setting.layer
             )
             seen[group].append(found.values.float().cpu().numpy())
         net.train()

@@ -14,14 +14,12 @@ own, as the package reads groups; a check reads all three with one scale.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from typing import Any
 
 import torch
-from reading import curve, leave, spread, strength
-from recording import Recording, parse, recordings
+from reading import Runs, collect, curve, draw_orders, follow, leave, spread, strength, thin
+from recording import Recording, parse
 from torch import Tensor
-from wrong_labels import Runs, draw_orders, follow, thin
 
 from lightning_interactions.functional.interval import t_quantile, weighted_mean
 from lightning_interactions.metrics.drawing import BLUE, GREEN, VERMILLION
@@ -94,12 +92,7 @@ def tell_shifted(group: str, own: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     options = parse(__doc__)
-    runs: Runs = defaultdict(list)
-    for rec in recordings(options, NAMES):
-        runs[rec.name].append(measure(rec))
-    if not runs:
-        print("no recordings")
-        return
+    runs = collect(options, NAMES, measure)
     tell(runs)
     title = "Shifted inputs: are the lines of moved and noisy samples above that of test?"
     leave(options, "shifted", draw_orders(runs, GROUPS, title), runs)

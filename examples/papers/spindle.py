@@ -21,8 +21,8 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from reading import leave, spread, strength
-from recording import SETTINGS, Options, parse, recordings
+from reading import collect, leave, spread, strength
+from recording import SETTINGS, Options, parse
 from torch import Tensor
 
 from lightning_interactions.functional import (
@@ -166,13 +166,11 @@ def main() -> None:
         "white noise": {reading: [one] for reading, one in white.items()},
         "random interactions": {reading: [one] for reading, one in control.items()},
     }
-    found: Found = {}
-    for rec in recordings(options, NAMES):
-        readings = found.setdefault(rec.name, {reading: [] for reading in LABELS})
-        for reading, runs in readings.items():
-            runs.append(profile(rec.values["test"][0], reading, rec.seed, white[reading]))
-    if not found:
-        raise SystemExit("no recordings")
+    runs = collect(
+        options, NAMES,
+        lambda rec: {r: profile(rec.values["test"][0], r, rec.seed, white[r]) for r in LABELS},
+    )  # fmt: skip
+    found: Found = {name: {r: [one[r] for one in own] for r in LABELS} for name, own in runs.items()}
     tell(found, references, (5 if options.fast else 10))
     leave(options, "spindle", draw(found, references, options), numbers({**found, **references}))
 

@@ -16,42 +16,18 @@ check reads both with one scale.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from reading import curve, leave, spread, strength
-from recording import Recording, parse, recordings
+from reading import Runs, collect, curve, draw_orders, follow, leave, order_interval, spread, strength, thin
+from recording import Recording, parse
 from torch import Tensor
 
-from lightning_interactions.functional import high_order_share, mean_order
-from lightning_interactions.functional.interval import ratio_interval
+from lightning_interactions.functional import mean_order
 from lightning_interactions.metrics.drawing import BLUE, VERMILLION
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 NAMES = ("lenet_mnist_relabelled", "alexnet_cifar10_relabelled")
 GROUPS = {"wrong": VERMILLION, "clean": BLUE}
-RECORDS = 16  # as splitting takes its time, curves have at most so many records
-Runs = dict[str, list[dict[str, Any]]]  # by setting, one for every seed
-
-
-def thin(rec: Recording) -> Recording:
-    """Keep some of the records, evenly spread, the first and the last among them."""
-    kept = torch.linspace(0, len(rec.epoch) - 1, RECORDS).round().long().unique()
-    values = {group: scores[kept] for group, scores in rec.values.items()}
-    return replace(rec, epoch=rec.epoch[kept], train_loss=rec.train_loss[kept], test_loss=rec.test_loss[kept],
-                   values=values)  # fmt: skip
-
-
-def order_interval(group: Tensor) -> tuple[float, float, float]:
-    """Mean order of strength ``(B, 2, n)`` with its interval over the samples."""
-    by_order = group.sum(1)
-    return ratio_interval(by_order @ torch.arange(1.0, by_order.shape[-1] + 1).to(by_order), by_order.sum(-1))
 
 
 def difference(first: Tensor, second: Tensor) -> tuple[float, float, float]:
@@ -59,16 +35,6 @@ def difference(first: Tensor, second: Tensor) -> tuple[float, float, float]:
     (a, _, a_end), (b, _, b_end) = order_interval(first), order_interval(second)
     half = math.hypot(a_end - a, b_end - b)
     return a - b, a - b - half, a - b + half
-
-
-def follow(group: Tensor) -> dict[str, list[float]]:
-    """Curves of strength ``(M, B, 2, n)`` over the records."""
-    order, lower, upper = zip(*(order_interval(record) for record in group), strict=True)
-    mean = group.nanmean(1)
-    return {
-        "mean_order": list(order), "lower": list(lower), "upper": list(upper),
-        "high_order_share": high_order_share(mean).tolist(), "total": mean.sum((-2, -1)).tolist(),
-    }  # fmt: skip
 
 
 def measure(rec: Recording) -> dict[str, Any]:
@@ -118,53 +84,9 @@ def tell(runs: Runs) -> None:
         )
 
 
-def draw_seeds(ax: Axes, x: Sequence[float], rows: Sequence[Sequence[float]], **look: Any) -> None:
-    """Draw the mean over seeds as a line, and the range over seeds as a band."""
-    values = torch.tensor(rows, dtype=torch.float64)
-    known = values.isfinite()
-    some = known.any(0)
-    least, most = (torch.where(known, values, end) for end in (math.inf, -math.inf))
-    (line,) = ax.plot(x, values.nanmean(0), **look)
-    ax.fill_between(x, least.amin(0), most.amax(0), where=some, color=line.get_color(), alpha=0.2, linewidth=0)
-
-
-def draw_orders(runs: Runs, groups: dict[str, str], title: str) -> Figure:
-    """Draw the mean order of some groups over the epochs, one panel per network."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(max(4.2 * len(runs), 7), 3.8), layout="constrained")
-    panels = figure.subplots(1, len(runs), sharey=True, squeeze=False)[0]
-    for ax, (name, seeds) in zip(panels, runs.items(), strict=True):
-        for group, colour in groups.items():
-            draw_seeds(
-                ax,
-                seeds[0]["epoch"],
-                [run[group]["mean_order"] for run in seeds],
-                color=colour,
-                label=group,
-                marker=".",
-            )
-        ax.set_xscale("symlog", linthresh=0.25, base=2)
-        ticks = [0, *(2.0**k for k in range(-2, 10) if 2.0**k <= seeds[0]["epoch"][-1])]
-        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        ax.minorticks_off()
-        ax.set_xlim(left=0)
-        ax.set_title(f"{name}, {len(seeds)} seed(s)", fontsize=10)
-        ax.set_xlabel("epochs of training")
-    panels[0].set_ylabel("mean order (number of players)")
-    panels[0].legend(frameon=False)
-    figure.suptitle(f"{title}\nLine: mean over seeds; band: their range", fontsize=11)
-    return figure
-
-
 def main() -> None:
     options = parse(__doc__)
-    runs: Runs = defaultdict(list)
-    for rec in recordings(options, NAMES):
-        runs[rec.name].append(measure(rec))
-    if not runs:
-        print("no recordings")
-        return
+    runs = collect(options, NAMES, measure)
     tell(runs)
     title = "Samples with wrong labels: is their line above that of clean ones at the end?"
     leave(options, "wrong_labels", draw_orders(runs, GROUPS, title), runs)

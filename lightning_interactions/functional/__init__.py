@@ -11,7 +11,6 @@ from lightning_interactions.functional.changes import (
     interaction_changes,
     overlap,
     persistence,
-    salient_interactions,
     still_preserved,
 )
 from lightning_interactions.functional.histogram import interaction_histogram, symlog_edges
@@ -42,6 +41,7 @@ from lightning_interactions.functional.strength import (
     order_strength,
     salience_threshold,
     salient_count,
+    salient_interactions,
     value_scale,
 )
 from lightning_interactions.functional.theory import (

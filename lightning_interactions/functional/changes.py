@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lightning_interactions.errors import ArgumentError
-from lightning_interactions.functional.coalitions import num_players_of, num_players_of_both, orders
+from lightning_interactions.functional.coalitions import num_players_of, orders
 from lightning_interactions.functional.interval import ratio_interval
 
 
@@ -24,34 +24,19 @@ class Estimate(NamedTuple):
     lower: float
     upper: float
 
+    def named(self, name: str) -> dict[str, float]:
+        """Return the number under its name, and the ends of the interval under names made of it.
 
-def salient_interactions(and_: Tensor, or_: Tensor, threshold: Tensor | float) -> Tensor:
-    """Put the salient interactions of both kinds into one tensor, with 0 in the place of the others.
+        Example:
+            >>> Estimate(0.5, 0.25, 0.75).named("share")
+            {'share': 0.5, 'share_lower': 0.25, 'share_upper': 0.75}
+        """
+        return {name: self.value, f"{name}_lower": self.lower, f"{name}_upper": self.upper}
 
-    Args:
-        and_: AND interactions ``(..., 2**n)``.
-        or_: OR interactions ``(..., 2**n)``.
-        threshold: Smallest absolute value that counts: a number, or a tensor ``(...)`` with one for each sample.
 
-    Returns:
-        ``(..., 2, 2**n)``: AND, then OR. The empty coalition is none. ``nan`` stays where it is, and is all there is
-        where the threshold is.
-
-    Raises:
-        ArgumentError: If the shapes differ or the last dimension is not a power of two.
-
-    Example:
-        >>> and_, or_ = torch.tensor([9.0, 2.0, 0.1, -3.0]), torch.tensor([9.0, 0.0, 0.0, 1.0])
-        >>> salient_interactions(and_, or_, 0.5).tolist()
-        [[0.0, 2.0, 0.0, -3.0], [0.0, 0.0, 0.0, 1.0]]
-    """
-    num_players_of_both(and_, or_)
-    both = torch.stack([and_, or_], -2)
-    limit = torch.as_tensor(threshold, dtype=both.dtype, device=both.device)[..., None, None]
-    salient = torch.where(both.abs() < limit, 0.0, both)  # nan is not below anything, so it stays visible
-    salient = torch.where(limit.isnan(), limit, salient)
-    salient[..., 0] = 0.0
-    return salient
+def known_samples(*salient: Tensor) -> Tensor:
+    """Tell ``(B,)`` which samples are finite in all of the tensors ``(B, 2, 2**n)``: the others do not count."""
+    return torch.stack([one.isfinite().flatten(1).all(1) for one in salient]).all(0)
 
 
 def still_preserved(preserved: Tensor, first: Tensor, now: Tensor) -> Tensor:
@@ -94,7 +79,7 @@ def interaction_changes(first: Tensor, preserved: Tensor, now: Tensor) -> dict[s
             "Expected `first`, `preserved` and `now` to have one shape (B, 2, 2**n), but got "
             f"{tuple(first.shape)}, {tuple(preserved.shape)} and {tuple(now.shape)}."
         )
-    known = first.isfinite().all(-1).all(-1) & now.isfinite().all(-1).all(-1)
+    known = known_samples(first, now)
     first, preserved, now = first[known], preserved[known], now[known]
     stays = first * now > 0
     parts = {
@@ -125,7 +110,7 @@ def generalizable_share(now: Tensor, other: Tensor) -> Estimate:
         0.75
     """
     num_players_of(now)
-    known = now.isfinite().all(-1).all(-1) & other.isfinite().all(-1).all(-1)
+    known = known_samples(now, other)
     strength = now[known].double().abs()
     shared = strength * (now[known] * other[known] > 0)
     return _estimate(shared.sum((1, 2)), strength.sum((1, 2)), 0.0, 1.0)
@@ -164,7 +149,7 @@ def overlap(first: Tensor, second: Tensor) -> Estimate:
         >>> overlap(first, torch.tensor([[[0.0, 1.0, -2.0, 0.0], [0.0, 0.0, 0.0, 0.0]]])).value
         0.25
     """
-    known = first.isfinite().all(-1).all(-1) & second.isfinite().all(-1).all(-1)
+    known = known_samples(first, second)
     a, b = first[known], second[known]
     shared = (a * b > 0).sum((1, 2)).double()
     return _estimate(shared, (a != 0).sum((1, 2)) + (b != 0).sum((1, 2)) - shared, 0.0, 1.0)

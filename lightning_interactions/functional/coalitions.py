@@ -54,6 +54,17 @@ def orders(num_players: int, device: torch.device | str = "cpu") -> Tensor:
     return coalition_masks(num_players, device).sum(-1)
 
 
+def sum_by_order(x: Tensor) -> Tensor:
+    """Sum what every coalition has, ``(..., 2**n)``, over those of each order: ``(..., n)``, without the empty one.
+
+    Example:
+        >>> sum_by_order(torch.tensor([9.0, 1.0, 2.0, 4.0]))
+        tensor([3., 4.])
+    """
+    n = num_players_of(x)
+    return x.new_zeros(*x.shape[:-1], n + 1).index_add(-1, orders(n, x.device), x)[..., 1:]
+
+
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)
 def coalition_masks(num_players: int, device: torch.device | str = "cpu") -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lightning_interactions.errors import ArgumentError, bad_argument
-from lightning_interactions.functional.coalitions import num_players_of, orders
+from lightning_interactions.functional.coalitions import num_players_of, sum_by_order
 from lightning_interactions.functional.strength import mean_effect, order_distribution
 
 
@@ -66,12 +66,9 @@ def degree_energy(values: Tensor) -> Tensor:
         >>> degree_energy(torch.tensor([0.0, 1.0, 2.0, 7.0]))  # the variance is 7.25
         tensor([6.2500, 1.0000], dtype=torch.float64)
     """
-    squares = walsh_hadamard(values).square()
-    n = num_players_of(values)
-    out = squares.new_zeros(*squares.shape[:-1], n + 1)
-    out = out.index_add(-1, orders(n, squares.device), squares)
-    finite = values.isfinite().all(-1, keepdim=True).to(out.device)
-    return torch.where(finite, out[..., 1:], torch.nan)
+    energy = sum_by_order(walsh_hadamard(values).square())
+    finite = values.isfinite().all(-1, keepdim=True).to(energy.device)
+    return torch.where(finite, energy, torch.nan)
 
 
 def mean_degree(energy: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_interactions.errors import ArgumentError, bad_argument
-from lightning_interactions.functional.coalitions import num_players_of_both, orders
+from lightning_interactions.functional.coalitions import num_players_of_both, sum_by_order
 
 LOW_ORDER = 3
 """Orders up to this one count as low."""
@@ -98,6 +98,35 @@ def mean_effect(values: Tensor) -> Tensor:
     return torch.where(values.isfinite().all(-1), effect, torch.nan).nanmean()
 
 
+def salient_interactions(and_: Tensor, or_: Tensor, threshold: Tensor | float) -> Tensor:
+    """Put the salient interactions of both kinds into one tensor, with 0 in the place of the others.
+
+    Args:
+        and_: AND interactions ``(..., 2**n)``.
+        or_: OR interactions ``(..., 2**n)``.
+        threshold: Smallest absolute value that counts: a number, or a tensor ``(...)`` with one for each sample.
+
+    Returns:
+        ``(..., 2, 2**n)``: AND, then OR. The empty coalition is none. ``nan`` stays where it is, and is all there is
+        where the threshold is.
+
+    Raises:
+        ArgumentError: If the shapes differ or the last dimension is not a power of two.
+
+    Example:
+        >>> and_, or_ = torch.tensor([9.0, 2.0, 0.1, -3.0]), torch.tensor([9.0, 0.0, 0.0, 1.0])
+        >>> salient_interactions(and_, or_, 0.5).tolist()
+        [[0.0, 2.0, 0.0, -3.0], [0.0, 0.0, 0.0, 1.0]]
+    """
+    num_players_of_both(and_, or_)
+    both = torch.stack([and_, or_], -2)
+    limit = torch.as_tensor(threshold, dtype=both.dtype, device=both.device)[..., None, None]
+    salient = torch.where(both.abs() < limit, 0.0, both)  # nan is not below anything, so it stays visible
+    salient = torch.where(limit.isnan(), limit, salient)
+    salient[..., 0] = 0.0
+    return salient
+
+
 def order_strength(and_: Tensor, or_: Tensor, threshold: Tensor | float) -> Tensor:
     """Sum salient interactions by sign and order.
 
@@ -121,14 +150,8 @@ def order_strength(and_: Tensor, or_: Tensor, threshold: Tensor | float) -> Tens
         >>> order_strength(and_, or_, threshold=0.5).tolist()
         [[2.0, 1.0], [0.0, 3.0]]
     """
-    n = num_players_of_both(and_, or_)
-    both = torch.stack([and_, or_], -2)
-    limit = torch.as_tensor(threshold, dtype=both.dtype, device=both.device)[..., None, None]
-    salient = torch.where(both.abs() < limit, 0.0, both)  # nan is not below anything, so it stays visible
-    signed = torch.stack([salient.clamp(min=0).sum(-2), (-salient).clamp(min=0).sum(-2)], -2)
-    out = signed.new_zeros(*signed.shape[:-1], n + 1)
-    out.index_add_(-1, orders(n, signed.device), signed)
-    return torch.where(limit.isnan(), limit, out[..., 1:])
+    salient = salient_interactions(and_, or_, threshold)
+    return sum_by_order(torch.stack([salient.clamp(min=0).sum(-2), (-salient).clamp(min=0).sum(-2)], -2))
 
 
 def salient_count(and_: Tensor, or_: Tensor, threshold: Tensor | float) -> Tensor:

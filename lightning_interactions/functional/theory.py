@@ -26,7 +26,7 @@ from torch import Tensor
 
 from lightning_interactions.errors import ArgumentError, bad_argument
 from lightning_interactions.functional._kronecker import Matrix2, kronecker_diagonal, kronecker_power
-from lightning_interactions.functional.coalitions import check_num_players, num_players_of, orders
+from lightning_interactions.functional.coalitions import check_num_players, num_players_of, sum_by_order
 
 NOISE_LEVELS = tuple(10 ** (x / 8) for x in range(-56, 17))
 """From 1e-7, where ten players keep all their orders, to 100, where little but the first is left; 8 to a decade."""
@@ -80,6 +80,11 @@ def fit_spindle(profile: Tensor) -> SpindleFit:
     spindle = random_strength(profile.shape[-1]).sum(0)
     scale = profile @ spindle / spindle.square().sum()
     return SpindleFit(float(scale), float(profile_distance(profile, spindle)))
+
+
+def interaction_profile(interactions: Tensor) -> Tensor:
+    """Profile ``(n,)`` of interactions ``(B, 2**n)`` or ``(B, 2, 2**n)``: mean over the samples."""
+    return sum_by_order(interactions.abs().flatten(0, -2).sum(0)) / len(interactions)
 
 
 def profile_distance(first: Tensor, second: Tensor) -> Tensor:
@@ -162,10 +167,7 @@ def law_profiles(final: Tensor, noise: Tensor | None = None) -> Tensor:
         ``(L, n)``: mean over the samples of the strength by order.
     """
     levels = torch.tensor(NOISE_LEVELS, dtype=torch.float64) if noise is None else noise
-    n = num_players_of(final)
-    flat = final.flatten(0, -2)
-    sizes = torch.stack([noisy_regression(flat, level).abs().sum(0) for level in levels]) / len(final)
-    return sizes.new_zeros(len(levels), n + 1).index_add_(-1, orders(n, final.device), sizes)[:, 1:]
+    return torch.stack([interaction_profile(noisy_regression(final, level)) for level in levels])
 
 
 class NoiseFit(NamedTuple):
@@ -201,10 +203,10 @@ def fit_noise(profile: Tensor, final: Tensor) -> list[NoiseFit]:
         raise ArgumentError(
             f"Expected `profile` to have {num_players_of(final)} orders, as `final` has, but got {rows.shape[-1]}."
         )
-    plain = law_profiles(final, torch.zeros(1, dtype=torch.float64))
+    plain = interaction_profile(final.double())
     levels = torch.tensor(NOISE_LEVELS, dtype=torch.float64)
     known = law_profiles(final, levels)
-    return [_fit_noise(row, final, levels, known, float(profile_distance(row, plain[0]))) for row in rows]
+    return [_fit_noise(row, final, levels, known, float(profile_distance(row, plain))) for row in rows]
 
 
 def _fit_noise(row: Tensor, final: Tensor, levels: Tensor, known: Tensor, trivial: float) -> NoiseFit:

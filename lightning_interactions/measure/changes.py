@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lightning_interactions.errors import StateError
-from lightning_interactions.functional.changes import interaction_changes, still_preserved
+from lightning_interactions.functional.changes import interaction_changes, known_samples, still_preserved
 from lightning_interactions.measure.extras import persisting, spindle_share
 from lightning_interactions.measure.measurement import Measurement, part_of
 from lightning_interactions.measure.samples import Samples
@@ -76,7 +76,7 @@ class ChangeTrack:
         """
         if not torch.equal(keys, self.keys) or self.first.shape != salient.shape:
             self._begin(keys, salient)
-        finite = salient.isfinite().all(-1).all(-1)
+        finite = known_samples(salient)
         fresh = finite & self.since.isnan()
         self.since[fresh] = epoch
         self.first = torch.where(fresh.view(-1, 1, 1), salient, self.first)
@@ -86,12 +86,10 @@ class ChangeTrack:
         self.moments.append(Moment.of(epoch, salient))
         older = [moment for moment in self.moments[:-RECENT] if moment.epoch == self.turn]
         self.moments = [*older[-1:], *self.moments[-RECENT:]]
-        found = interaction_changes(self.first, self.preserved, salient)
-        return {
-            f"change/{name}{end}": value
-            for name, estimate in found.items()
-            for end, value in zip(("", "_lower", "_upper"), estimate, strict=True)
-        }
+        scalars: dict[str, float] = {}
+        for name, estimate in interaction_changes(self.first, self.preserved, salient).items():
+            scalars |= estimate.named(f"change/{name}")
+        return scalars
 
     @property
     def at_turn(self) -> Moment | None:

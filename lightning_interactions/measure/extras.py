@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from lightning_interactions.errors import bad_argument
-from lightning_interactions.functional.changes import persistence
-from lightning_interactions.functional.coalitions import num_players_of, orders
-from lightning_interactions.functional.theory import fit_noise, split_profile
+from lightning_interactions.functional.changes import known_samples, persistence
+from lightning_interactions.functional.theory import fit_noise, interaction_profile, split_profile
 
 EXTRAS = ("spindle_share", "persistence", "cutoff_order")
 """What there is: the share of the strength that is like the run's first profile; that of the last record's interactions
@@ -31,9 +30,7 @@ def check_extras(extras: Any, reference: Any) -> None:
 
 def profile_of(salient: Tensor) -> Tensor:
     """Mean strength by order ``(n,)`` of salient interactions ``(B, 2, 2**n)``, over the samples that are finite."""
-    n, known = num_players_of(salient), salient.isfinite().all(-1).all(-1)
-    sizes = salient[known].double().abs().sum(1).mean(0)
-    return sizes.new_zeros(n + 1).index_add_(0, orders(n), sizes)[1:]
+    return interaction_profile(salient[known_samples(salient)].double())
 
 
 def spindle_share(first: Tensor, now: Tensor) -> dict[str, float]:
@@ -44,11 +41,10 @@ def spindle_share(first: Tensor, now: Tensor) -> dict[str, float]:
 def persisting(before: Tensor | None, now: Tensor) -> dict[str, float]:
     """How much of the strength of the last record's interactions is salient still; ``nan`` at the first one."""
     share = persistence(torch.full_like(now, torch.nan) if before is None else before, now)
-    return {f"theory/persistence{end}": value for end, value in zip(("", "_lower", "_upper"), share, strict=True)}
+    return share.named("theory/persistence")
 
 
 def cutoff_order(now: Tensor, trained: Tensor) -> dict[str, float]:
     """Up to which order the law lets interactions of the ``trained`` network be learned, and how far it is off."""
-    known = trained.isfinite().all(-1).all(-1)
-    (fit,) = fit_noise(profile_of(now), trained[known])
+    (fit,) = fit_noise(profile_of(now), trained[known_samples(trained)])
     return {"theory/cutoff_order": fit.cutoff, "theory/cutoff_distance": fit.distance}

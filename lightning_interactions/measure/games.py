@@ -85,7 +85,7 @@ class Games(dict[str, Game]):
 
     def __init__(self) -> None:
         super().__init__()
-        self._pictures: dict[str, list[Picture]] = {}
+        self._pictures: dict[tuple[str, bool], list[Picture]] = {}
         self._device = torch.device("cpu")
 
     def deal(
@@ -101,7 +101,8 @@ class Games(dict[str, Game]):
                 game = self.get(split)
                 if game is None or game.samples is not samples:
                     self[split] = Game.draw(rules.model, samples, copy.deepcopy(rules.players), num_players, chunk_size)
-                    self._pictures.pop(split, None)
+                    for shown in (True, False):
+                        self._pictures.pop((split, shown), None)
                     fresh.append(split)
                 else:
                     game.refit(rules.model, chunk_size)
@@ -112,12 +113,16 @@ class Games(dict[str, Game]):
         game = self.get(split)
         if game is None:
             return None
-        with same_random_numbers(self._device):  # a user's own kind, or tokenizer, may draw some
-            if not shown:
-                return Picture(names_of(game.players, game.sample(index)[1]))
-            if split not in self._pictures:
-                self._pictures[split] = [picture_of(game.players, *game.sample(i)) for i in range(len(game.samples))]
-        return self._pictures[split][index]
+        key = split, shown
+        if key not in self._pictures:
+            with same_random_numbers(self._device):  # a user's own kind, or tokenizer, may draw some
+                self._pictures[key] = [_look(game, i, shown=shown) for i in range(len(game.samples))]
+        return self._pictures[key][index]
+
+
+def _look(game: Game, index: int, *, shown: bool) -> Picture:
+    sample, labels = game.sample(index)
+    return picture_of(game.players, sample, labels) if shown else Picture(names_of(game.players, labels))
 
 
 def _masked(model: Model, samples: Samples, chunk_size: int | None) -> Samples:

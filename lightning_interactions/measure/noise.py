@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_interactions.functional import moebius_transform
-from lightning_interactions.functional.coalitions import orders
+from lightning_interactions.functional.coalitions import sum_by_order
 from lightning_interactions.measure.values import Masker
 
 
@@ -51,8 +51,4 @@ def noise_by_order(values: Tensor, perturbed: Tensor) -> Tensor:
 
     No threshold is applied, so it is larger than what noise can add to the salient strength.
     """
-    noise: Tensor = moebius_transform((perturbed - values) / 2).abs()
-    n = noise.shape[-1].bit_length() - 1
-    out = noise.new_zeros(*noise.shape[:-1], n + 1)
-    out.index_add_(-1, orders(n, noise.device), noise)
-    return out[..., 1:]
+    return sum_by_order(moebius_transform((perturbed - values) / 2).abs())

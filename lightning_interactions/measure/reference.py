@@ -139,8 +139,7 @@ class Reference:
         scalars: dict[str, float] = {}
         for split, own in found.items():
             share = generalizable_share(own.salient, self._found[split][1])
-            for end, value in zip(("", "_lower", "_upper"), share, strict=True):
-                scalars[f"{part_of(split, found)}reference/shared_share{end}"] = value
+            scalars |= share.named(f"{part_of(split, found)}reference/shared_share")
             if "cutoff_order" in self._extras:
                 theory = cutoff_order(own.salient, self._found[split][1])
                 scalars |= {part_of(split, found) + key: value for key, value in theory.items()}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
-from lightning_interactions.functional.changes import salient_interactions
+from lightning_interactions.functional.strength import salient_interactions
 from lightning_interactions.metrics.base import accumulation_dtype
 from lightning_interactions.metrics.histogram import InteractionHistogram
 from lightning_interactions.metrics.strength import Cancellation, MeanOrder, OrderStrength

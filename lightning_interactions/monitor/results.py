@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class Results:
+class Results(ABC):
     """What a monitor has found, with and without Lightning."""
 
     options: Options
@@ -127,9 +128,9 @@ class Results:
             self.options.settings, with_samples=kept, picture=self.picture if pictures and kept else None
         )
 
+    @abstractmethod
     def _home(self) -> Results:
         """The object that measures."""
-        raise NotImplementedError
 
     def picture(self, split: str, index: int) -> Picture | None:
         """How a watched sample looks; ``None`` where that is not known any more."""

@@ -131,10 +131,9 @@ class Loggers:
 
     def draw_samples(self, run: RunRecord, step: int) -> None:
         """Draw the few samples with the most cancelling high-order strength, if any are known."""
-        exhibits = [exhibit_of(row) for row in run.samples[:FEW_SAMPLES]]
-        if not self.takes_figures or not exhibits:
+        if not self.takes_figures or not run.samples:
             return
-        figure = samples_figure(exhibits)
+        figure = samples_figure([exhibit_of(row) for row in run.samples[:FEW_SAMPLES]])
         for sink in self.sinks:
             sink.figure(f"{self.prefix}samples", figure, step)
 
