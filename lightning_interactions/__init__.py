@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         StateError,
     )
     from lightning_interactions.measure.interactions import Interaction, Interactions, compute_interactions
+    from lightning_interactions.measure.processes import process_ranks
     from lightning_interactions.monitor.callback import TwoPhaseMonitor
     from lightning_interactions.monitor.checkpoints import analyze_checkpoints
     from lightning_interactions.monitor.loop import InteractionMonitor
@@ -46,6 +47,7 @@ _NAMES = {
         "ArgumentError BatchError InteractionsError InteractionsWarning ModelCallError ModelOutputError StateError"
     ),
     "measure.interactions": "Interaction Interactions compute_interactions",
+    "measure.processes": "process_ranks",
     "monitor.callback": "TwoPhaseMonitor",
     "monitor.checkpoints": "analyze_checkpoints",
     "monitor.loop": "InteractionMonitor",
@@ -68,7 +70,7 @@ __all__ = [
     "ModelOutputError", "Options", "PhaseDetector", "PhaseEvent", "Players", "PointClusters", "RegionPlayers",
     "RunRecord", "StateError", "TabularFeatures", "Tokens", "TwoPhaseMonitor", "WandbAlert", "WarnAlert",
     "WebhookAlert", "analyze_checkpoints", "compute_interactions", "functional", "log_histogram", "metrics",
-    "write_report",
+    "process_ranks", "write_report",
 ]  # fmt: skip
 
 

@@ -19,9 +19,11 @@ from lightning_interactions.model.batch import Batch, Field
 from lightning_interactions.model.call import Call
 from lightning_interactions.model.hooks import has_foreign_hooks
 from lightning_interactions.model.keep import Kept
+from lightning_interactions.model.lockstep import Lockstep
 from lightning_interactions.model.model import Model, find_model
 from lightning_interactions.model.quiet import same_random_numbers
 from lightning_interactions.model.score import ScoreFn, logits_leaf, read_logits, read_whole
+from lightning_interactions.model.shards import dtype_inside
 from lightning_interactions.model.task import Target, Task, find_task
 from lightning_interactions.model.tree import Path, same
 from lightning_interactions.players import (
@@ -194,6 +196,7 @@ def find_rules(
     fallback: Any = None,
     seed: int = 0,
     start: Kept | None = None,
+    lockstep: Lockstep | None = None,
 ) -> Rules:
     """Try everything that depends on data on two samples of a batch, while an error still costs nobody a run.
 
@@ -213,6 +216,7 @@ def find_rules(
         fallback: A precision to fall back to where the model cannot compute in full float32.
         seed: Seed of the players' draw.
         start: The state of the model from which it is asked, that before the user's step.
+        lockstep: How it is asked where it is split over ranks.
     """
     chosen = suited_players(players, batch, module, tokenizer) if layer is None else None
     rows = two_rows(batch, chosen)
@@ -221,7 +225,10 @@ def find_rules(
         _try_players(chosen, few, num_players, seed)
     whole = batch.inputs.shape[1:] if is_reconstruction(batch) else None
     leaf = logits_leaf(batch.seen, batch.targets, batch.judged) if batch.seen is not None and whole is None else None
-    how = {"call": call, "forward_fn": forward_fn, "layer": layer, "leaf": leaf, "whole": whole, "start": start}
+    how = {
+        "call": call, "forward_fn": forward_fn, "layer": layer, "leaf": leaf, "whole": whole, "start": start,
+        "lockstep": lockstep,
+    }  # fmt: skip
     model, notes = _ask_somehow(module, few, batch, precision, fallback, **how)
     seen = _seen_outputs(batch, whole, leaf)
     model, outputs, doubts = _as_the_step(model, few, None if seen is None else seen[rows])
@@ -307,10 +314,16 @@ def _ask_somehow(
             first = first or error
             continue
         notes = []
+        inside = dtype_inside(module)
         if own is not precision:
             notes.append(
                 "the model cannot be asked in float32, so it is in the Trainer's precision, whose rounding looks like "
                 f"high orders ({_short(first)})"
+            )
+        elif inside is not None and inside.itemsize < 4:
+            notes.append(
+                f"the model computes in {str(inside).removeprefix('torch.')} by its MixedPrecisionPolicy, whose "
+                "rounding looks like high orders"
             )
         return model, notes
     assert first is not None

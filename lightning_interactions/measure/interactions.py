@@ -29,6 +29,7 @@ from lightning_interactions.measure.values import evaluate_coalitions
 from lightning_interactions.metrics.drawing import showing_itself
 from lightning_interactions.model.batch import Batch, read_batch
 from lightning_interactions.model.function import as_module
+from lightning_interactions.model.lockstep import Lockstep
 from lightning_interactions.model.quiet import device_of
 from lightning_interactions.model.score import ScoreFn, resolve_score
 from lightning_interactions.model.task import Target, check_target_option
@@ -232,7 +233,7 @@ def compute_interactions(
     rules = find_rules(
         module, batch,
         players=players, num_players=num_players, layer=layer, score=score, target=target, seed=seed,
-        tokenizer=getattr(model, "tokenizer", None),
+        tokenizer=getattr(model, "tokenizer", None), lockstep=Lockstep.of(module),
     )  # fmt: skip
     asked, task = rules.model, rules.task
     keys = content_keys(batch.inputs, seed, rules.players.padding if layer is None else None).cpu()

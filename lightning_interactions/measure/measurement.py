@@ -140,7 +140,7 @@ def measure(
             progress(len(inputs))
         return outputs
 
-    chunks = chunks or ChunkSize()
+    chunks = chunks or ChunkSize(lockstep=ranks.lockstep)
     asker = {split: _Asker(counted, model, task, ranks, chunks) for split, task in tasks.items()}
     with ranks.together(), model.quiet():
         own = {s: asker[s].values(game, torch.arange(len(game.samples))) for s, game in games.items()}

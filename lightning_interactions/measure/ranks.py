@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_interactions.errors import MeasureError
+from lightning_interactions.model.lockstep import GaveUpError, Lockstep
 
 PROBLEM_BYTES = 400
 """Ranks tell each other so much of what went wrong."""
@@ -39,6 +40,7 @@ class Ranks:
     world_size: int = 1
     gather: Callable[[Tensor], Tensor] = _alone  # (share, ...) -> (world_size * share, ...), ranks in order
     gather_objects: Callable[[Any], list[Any]] = _alone_in_a_list  # what is small and can be pickled -> that of all
+    lockstep: Lockstep | None = None  # how the model is asked where it is split over ranks
 
     def share(self, size: int) -> slice:
         """Return the rows of this rank's share of ``size``; shares differ by one row at most."""
@@ -85,12 +87,22 @@ class Ranks:
         """Do this rank's part of some work, with no exchange inside; all ranks raise a `MeasureError` if one failed."""
         cause: Exception | None = None
         try:
-            yield
+            with self.section():
+                yield
         except Exception as error:  # whatever a user's model, score or players may raise
             cause = error
-        problem = self.agree(f"{type(cause).__name__}: {cause}" if cause else None)
-        if problem:
-            raise MeasureError(problem) from cause
+        own = cause is not None and not isinstance(cause, GaveUpError)
+        problem = self.agree(f"{type(cause).__name__}: {cause}" if own else None)
+        if problem or cause is not None:
+            raise MeasureError(problem or str(cause)) from cause
+
+    def section(self) -> AbstractContextManager[None]:
+        """Ask the model inside; of one that is split over ranks see `Lockstep.section`."""
+        return nullcontext() if self.lockstep is None else self.lockstep.section()
+
+    def all(self, flag: bool) -> bool:
+        """Whether something holds on all ranks, where that has to be known: of a model that is split."""
+        return flag if self.lockstep is None else self.lockstep.all(flag)
 
     def agree(self, problem: str | None) -> str | None:
         """Return the own problem, or that of the first rank that has one: all give up together, and none waits."""

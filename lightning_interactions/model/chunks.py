@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from lightning_interactions.model.lockstep import Lockstep
 
 # Without a `chunk_size`, a chunk holds at most this many rows and input numbers (16 MiB in float32).
 MAX_CHUNK = 4096
@@ -26,13 +30,19 @@ class ChunkSize:
     the size is halved for good when memory does not suffice.
 
     Under ``torch.use_deterministic_algorithms`` nothing is timed: the size would depend on the machine's load, and with
-    it the last bits of the results.
+    it the last bits of the results. Nor with a ``lockstep``, where all ranks have one size, and halve it together.
     """
 
-    def __init__(self, given: int | None = None, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self,
+        given: int | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+        lockstep: Lockstep | None = None,
+    ) -> None:
         self.rows = given or 0  # for the next forward pass; 0 until `suit` was called
         self.searching = given is None  # whether `record` wants to know how long forward passes take
-        self._clock = clock
+        self._clock, self._lockstep = clock, lockstep
+        self._halvings = 0 if lockstep is None else lockstep.halvings  # those of the lockstep that were followed
         self._limit = 0
         self._best = (float("inf"), 0)
         self._times: list[float] = []
@@ -44,7 +54,7 @@ class ChunkSize:
             return
         self._limit = default_chunk_size(samples)
         self.rows = min(FIRST_CHUNK, self._limit)
-        if torch.are_deterministic_algorithms_enabled():
+        if torch.are_deterministic_algorithms_enabled() or self._lockstep is not None:
             self.rows, self.searching = min(self._limit, 64 if samples.device.type == "cpu" else 1024), False
 
     def record(self, rows: int, seconds: float) -> None:
@@ -78,6 +88,7 @@ class ChunkSize:
         """
         position = 0
         while position < total:
+            self._halve_with_others()
             try:
                 started = self._now(device)
                 done = step(position, self.rows)
@@ -88,9 +99,18 @@ class ChunkSize:
                 done = 0
             if not done:  # outside `except`, where the traceback would keep the tensors alive
                 self.halve()
-                if device.type == "cuda":
-                    torch.cuda.empty_cache()
+                if self._lockstep is not None:
+                    self._lockstep.ran_out_of_memory()
+                    self._halvings += 1
+                free_memory()
             position += done
+
+    def _halve_with_others(self) -> None:
+        """Make passes as small as on the rank that ran out of memory."""
+        if self._lockstep is not None:
+            for _ in range(self._lockstep.halvings - self._halvings):
+                self.rows = max(self.rows // 2, 1)
+            self._halvings = self._lockstep.halvings
 
     def _now(self, device: torch.device) -> float:
         """Read the clock; while searching, once the device has finished what it was given."""
@@ -109,3 +129,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     text = str(error).lower()
     told = "out of memory" in text or "can't allocate memory" in text
     return told or isinstance(error, (MemoryError, torch.OutOfMemoryError))
+
+
+def free_memory() -> None:
+    """Give back to the device what the allocator keeps for later."""
+    if torch.cuda.is_available():  # does nothing where no device has been used
+        torch.cuda.empty_cache()

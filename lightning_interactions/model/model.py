@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,8 +16,10 @@ from lightning_interactions.model.call import Call, call_plainly, find_call
 from lightning_interactions.model.chunks import ChunkSize, default_chunk_size, is_out_of_memory
 from lightning_interactions.model.keep import Kept
 from lightning_interactions.model.layer import LayerCut
+from lightning_interactions.model.lockstep import Lockstep
 from lightning_interactions.model.quiet import Forward, Quiet, device_of, float32_forward, in_format_of, quiet
 from lightning_interactions.model.score import read_logits, read_whole
+from lightning_interactions.model.shards import dtype_inside
 from lightning_interactions.model.tree import Path
 
 ROUNDING = {"16": 2.0**-11, "bf16": 2.0**-8, "32": 2.0**-23, "64": 2.0**-52}
@@ -42,6 +44,7 @@ class Model:
     rows: int | None = None  # the only number of rows it can be called with
     hooks: bool = False  # whether it needs the forward hooks its user put on it
     start: Kept | None = None  # the state from which its forward passes begin; that at hand, if `None`
+    lockstep: Lockstep | None = None  # how it is asked where it is split over ranks
     _forward: Forward | None = field(default=None, init=False)
     _inside: Quiet | None = field(default=None, init=False)
     _writes: bool | None = field(default=None, init=False)  # whether it writes to its parameters; None: not known yet
@@ -61,7 +64,7 @@ class Model:
         assert self._inside is not None
         self._inside.rewind()
         try:
-            output = self._forward(*inputs)
+            output = self._pass(*inputs)
         except Exception as error:
             if isinstance(error, InteractionsError) or is_out_of_memory(error):
                 raise
@@ -73,9 +76,27 @@ class Model:
             raise ModelOutputError(f"Expected the model to return a tensor (B, {_shape(self.whole)}), but it did not.")
         return found
 
+    def _pass(self, *inputs: Tensor) -> Any:
+        forward, lockstep = self._forward, self.lockstep
+        assert forward is not None
+        if lockstep is None:
+            return forward(*inputs)
+        if lockstep.repeats:
+            few = [x[: self.rows or 2].clone() for x in inputs]  # two: some models mistake a single row
+            lockstep.remember(lambda: self._repeat(few))
+        return lockstep.call(lambda: forward(*inputs))
+
+    def _repeat(self, inputs: Sequence[Tensor]) -> None:
+        """Ask once more, for the sake of other ranks."""
+        with self.quiet():
+            assert self._forward is not None
+            self._forward(*inputs)
+
     def of(self, module: nn.Module) -> Model:
         """Ask another module of the same kind in the same way, for example an averaged copy."""
-        return replace(self, module=module, start=None, cut=None if self.cut is None else self.cut.of(module))
+        cut = None if self.cut is None else self.cut.of(module)
+        lockstep = self.lockstep if self.lockstep is None or self.lockstep.module is module else Lockstep.of(module)
+        return replace(self, module=module, start=None, cut=cut, lockstep=lockstep)
 
     @contextmanager
     def quiet(self) -> Iterator[None]:
@@ -86,10 +107,17 @@ class Model:
         """
         own = self.precision is not None
         copied = self._writes is not False
-        with quiet(
-            self.module, full_precision=not own, start=self.start, hooks=self.hooks, parameters=copied
-        ) as self._inside:
-            self._forward = self._in_own_precision if own else float32_forward(self.module, self.call)
+        section = nullcontext() if self.lockstep is None else self.lockstep.section()
+        with (
+            section,
+            quiet(
+                self.module, full_precision=not own, start=self.start, hooks=self.hooks, parameters=copied
+            ) as self._inside,
+        ):
+            # Of weights that are split nothing else can take the place.
+            cast = self.lockstep is None
+            forward = self._in_own_precision if own else float32_forward(self.module, self.call, cast=cast)
+            self._forward = forward if self.lockstep is None else self.lockstep.through(forward)
             try:
                 yield
             finally:
@@ -112,6 +140,9 @@ class Model:
     @property
     def rounding(self) -> float:
         """Relative rounding of its forward passes."""
+        inside = dtype_inside(self.module)
+        if inside is not None:
+            return torch.finfo(inside).eps
         if self.precision is None:
             dtypes = {p.dtype for p in self.module.parameters() if p.is_floating_point()}
             return ROUNDING["64" if dtypes == {torch.float64} else "32"]
@@ -123,9 +154,17 @@ class Model:
         """Return the logits ``(B, C)`` of inputs ``(B, *shape)`` as they are, a chunk at a time."""
         # Copies, for it may write into its inputs; two of a single row, which models that squeeze outputs mistake.
         rows = [(x.expand(2, *x.shape[1:]) if len(inputs) == 1 else x).clone() for x in (inputs, *carried)]
+        parts: list[Tensor] = []
+
+        def step(position: int, at_most: int) -> int:
+            left = len(rows[0]) - position
+            size = -(-left // -(-left // at_most))  # blocks of equal size
+            parts.append(self(*(x[position : position + size] for x in rows)))
+            return size
+
         size = max(chunk_size or default_chunk_size(rows[0]), 2)
-        pieces = zip(*(x.tensor_split(-(-len(rows[0]) // size)) for x in rows), strict=True)
-        logits = torch.cat([self(*part) for part in pieces])
+        ChunkSize(size, lockstep=self.lockstep).run(len(rows[0]), step, rows[0].device)
+        logits = torch.cat(parts)
         if len(logits) != len(rows[0]):
             raise ModelOutputError(
                 f"Expected one row of logits per input ({len(rows[0])}), but the model returned {len(logits)}."
@@ -165,6 +204,7 @@ def find_model(
     hooks: bool = False,
     start: Kept | None = None,
     rows: int | None = None,
+    lockstep: Lockstep | None = None,
 ) -> Model:
     """Find out how a module takes its inputs, and whether it can be cut at a layer, by trying it on a few samples.
 
@@ -180,6 +220,7 @@ def find_model(
         hooks: As for `Model`.
         start: As for `Model`.
         rows: As for `Model`.
+        lockstep: As for `Model`.
     """
     cut = LayerCut(module, layer) if layer is not None else None
     if cut is not None and rows is not None:
@@ -188,12 +229,12 @@ def find_model(
         )
 
     def ask(call: Call) -> Any:
-        attempt = Model(module, call, precision, rows=rows, hooks=hooks, start=start)
+        attempt = Model(module, call, precision, rows=rows, hooks=hooks, start=start, lockstep=lockstep)
         with attempt.quiet():
             return attempt(few.inputs)
 
     way = call if call is not None and forward_fn is None else find_call(module, few, forward_fn, ask)
-    model = Model(module, way, precision, cut, leaf, whole, rows, hooks=hooks, start=start)
+    model = Model(module, way, precision, cut, leaf, whole, rows, hooks=hooks, start=start, lockstep=lockstep)
     with model.quiet():
         model.logits(few.inputs, None, few.carried)
         if cut is not None:

@@ -125,27 +125,28 @@ def in_format_of(model: nn.Module, samples: Tensor) -> Tensor:
     return samples
 
 
-def float32_forward(model: nn.Module, call: Callable[..., Any] | None = None) -> Forward:
+def float32_forward(model: nn.Module, call: Callable[..., Any] | None = None, *, cast: bool = True) -> Forward:
     """Return a forward that computes in float32 (float64 for float64 models), whatever dtype the weights are kept in.
 
     Rounding noise in ``v`` grows like ``2**(|S|/2)`` in the interactions and would look like high orders, so weights
-    kept in half precision are cast up for the call. Make a new one after every change of the weights.
+    kept in half precision are cast up for the call, unless ``cast`` is false; such models then refuse the inputs. Make
+    a new one after every change of the weights.
     """
     run = call or (lambda module, *inputs: module(*inputs))
     weights = [p for p in model.parameters() if p.is_floating_point()]
     wide = bool(weights) and all(p.dtype == torch.float64 for p in weights)
     dtype = torch.float64 if wide else torch.float32
-    half = {name: p.detach().to(dtype) for name, p in model.named_parameters() if p.dtype in _HALF}
-    count_in_half = any(buffer.dtype in _HALF for buffer in model.buffers())
+    half = {name: p.detach().to(dtype) for name, p in model.named_parameters() if cast and p.dtype in _HALF}
+    count_in_half = cast and any(buffer.dtype in _HALF for buffer in model.buffers())
 
     def forward(*inputs: Tensor) -> Any:
         wide_inputs = tuple(x.to(dtype) if x.is_floating_point() else x for x in inputs)
-        cast = dict(half)
+        own = dict(half)
         if count_in_half:  # each time anew: a forward pass may write to them, and the next begins from the model's own
-            cast |= {name: b.to(dtype) for name, b in model.named_buffers() if b.dtype in _HALF}
-        if not cast:
+            own |= {name: b.to(dtype) for name, b in model.named_buffers() if b.dtype in _HALF}
+        if not own:
             return run(model, *wide_inputs)
-        return torch.func.functional_call(_Call(model, run), {f"model.{k}": v for k, v in cast.items()}, wide_inputs)
+        return torch.func.functional_call(_Call(model, run), {f"model.{k}": v for k, v in own.items()}, wide_inputs)
 
     return forward
 

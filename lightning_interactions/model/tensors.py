@@ -60,7 +60,7 @@ class _Seat:
     def __init__(self, tensor: Tensor) -> None:
         self.tensor, self.data, self.version = tensor, tensor.data, _version(tensor)
         self._requires_grad = tensor.requires_grad
-        self.is_empty = tensor.is_meta
+        self.is_empty = tensor.is_meta or _is_freed(tensor)
         self.is_plain = _is_plain(tensor)
         self._place = _place(tensor) if self.is_plain else None
 
@@ -134,4 +134,13 @@ def _is_plain(tensor: Tensor) -> bool:
     """Whether it is strided memory that can be written to as it is."""
     if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized or tensor.is_conj():
         return False
+    if _is_freed(tensor):
+        return False
     return not (tensor.is_neg() or is_traceable_wrapper_subclass(tensor))
+
+
+def _is_freed(tensor: Tensor) -> bool:
+    """Whether its memory was given back, as that of weights that FSDP gathers when they are needed: it has none."""
+    if tensor.layout is not torch.strided or tensor.is_meta or is_traceable_wrapper_subclass(tensor):
+        return False
+    return bool(tensor.numel()) and tensor.untyped_storage().nbytes() == 0

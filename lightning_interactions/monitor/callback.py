@@ -85,6 +85,10 @@ class TwoPhaseMonitor(Base, Results):
             and the Trainer's ``min_epochs`` and ``min_steps`` are reached; ``None`` never stops it. What is retracted
             before stops nothing. A stopped run that is resumed goes on.
         chunk_size: Largest number of masked inputs in one forward pass.
+        sharded: What to do where the model is split over ranks, so that its forward passes need all of them. By default
+            they are made in step under ``ModelParallelStrategy`` (FSDP2, tensor parallelism), and the monitor is
+            switched off under ``FSDPStrategy`` and ``DeepSpeedStrategy``, which could not be tested. ``"lockstep"``
+            tries it there too; ``"off"`` switches it off in all of these cases.
         precision: ``"32-true"`` computes masked forwards in full float32 whatever the Trainer's precision, because
             rounding noise looks like high orders; ``"inherit"`` uses the Trainer's.
         input: Name or position of the tensor that is masked, among those with a row for each sample that the model is
@@ -215,6 +219,7 @@ class TwoPhaseMonitor(Base, Results):
         on_event: OnEvent | Sequence[OnEvent] | None = "warn",
         stop_on: Literal["boundary", "overfitting"] | None = None,
         chunk_size: int | None = None,
+        sharded: Literal["auto", "lockstep", "off"] = "auto",
         precision: Literal["32-true", "inherit"] = "32-true",
         input: str | int | None = None,  # what users would call it
         input_fn: Callable[[Any], Any] | None = None,
@@ -237,8 +242,8 @@ class TwoPhaseMonitor(Base, Results):
             scale=scale, noise_bound=noise_bound, salience=salience, tolerance=tolerance,
             per_octave=per_octave, max_per_epoch=max_per_epoch, every_n_epochs=every_n_epochs,
             max_overhead=max_overhead, detector=detector, monitor=monitor, loss_fn=loss_fn,
-            on_event=on_event, stop_on=stop_on, chunk_size=chunk_size, precision=precision, input=input,
-            input_fn=input_fn, forward_fn=forward_fn, target_fn=target_fn, log_key_prefix=log_key_prefix,
+            on_event=on_event, stop_on=stop_on, chunk_size=chunk_size, sharded=sharded, precision=precision,
+            input=input, input_fn=input_fn, forward_fn=forward_fn, target_fn=target_fn, log_key_prefix=log_key_prefix,
             one_group=one_group, log_figures=log_figures, show_samples=show_samples, reference=reference,
             extras=extras, seed=seed, on_error=on_error, verbose=verbose,
         )  # fmt: skip

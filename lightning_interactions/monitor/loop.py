@@ -18,6 +18,7 @@ from lightning_interactions.measure.reference import Reference
 from lightning_interactions.measure.watchlist import KINDS, Watchlist
 from lightning_interactions.model.chunks import ChunkSize
 from lightning_interactions.model.keep import Kept
+from lightning_interactions.model.lockstep import GaveUpError, Lockstep
 from lightning_interactions.model.quiet import device_of
 from lightning_interactions.model.reader import Sight, Sighting, defines_forward, learn, seeing
 from lightning_interactions.monitor.intake import Intake
@@ -165,6 +166,21 @@ class InteractionMonitor(Results):
             ModelOutputError: If the model does not return logits, or cannot be cut at the layer.
             ModelCallError: If the model fails.
         """
+        self.join(model)
+        try:
+            with self.ranks.section():
+                return self._look(model, batch, tokenizer, precision, fallback, trial=trial)
+        except GaveUpError:  # all have looked, or none has
+            self.rules = None
+            raise
+
+    def join(self, model: nn.Module, wrapper: nn.Module | None = None) -> None:
+        """Ask a model that is split over ranks together with them; for ``wrapper`` see `Lockstep`."""
+        if self.ranks.lockstep is None or self.ranks.lockstep.module is not model:
+            lockstep = Lockstep.of(model) if wrapper is None else Lockstep(model, wrapper=wrapper)
+            self.ranks = replace(self.ranks, lockstep=lockstep)
+
+    def _look(self, model: nn.Module, batch: Any, tokenizer: Any, precision: Any, fallback: Any, *, trial: bool) -> str:
         options, seen = self.options, batch if isinstance(batch, Sighting) else Sighting(batch)
         reader, note = learn(
             seen,
@@ -176,7 +192,7 @@ class InteractionMonitor(Results):
             model, first, call=reader.plan,
             players=options.players, num_players=options.num_players, layer=options.layer, score=options.score,
             target=options.target, forward_fn=options.forward_fn, loss_fn=options.loss_fn, seed=options.seed,
-            precision=precision, fallback=fallback, start=self.start,
+            precision=precision, fallback=fallback, start=self.start, lockstep=self.ranks.lockstep,
             tokenizer=tokenizer if tokenizer is not None else getattr(model, "tokenizer", None),
         )  # fmt: skip
         if not trial:
@@ -292,7 +308,7 @@ class InteractionMonitor(Results):
         rules = self.prepare(module, kinds=("watched",) if inside else KINDS)
         if logged:
             self.tasks.compare(rules, self.watchlist, logged, self.ranks)
-        self._chunks = self._chunks or ChunkSize(self.options.chunk_size)
+        self._chunks = self._chunks or ChunkSize(self.options.chunk_size, lockstep=self.ranks.lockstep)
         with self.ranks.together():
             self._deal(rules)
         found, losses, each = measure(
@@ -371,8 +387,9 @@ class InteractionMonitor(Results):
 
     def _agree(self, module: nn.Module) -> Rules:
         """Make sure that all ranks have seen the same kind of batches; each looked at the first of its own."""
+        self.join(module)
         first = self.intake.first_waiting(self.options.splits[0])
-        if self.rules is None and first is not None:
+        if self.rules is None and self.ranks.all(first is not None) and first is not None:
             self.look(module, first.to(device_of(module)))
         if self.rules is not None and self.rules.model.module is not module:
             self.rules = replace(self.rules, model=self.rules.model.of(module))

@@ -32,6 +32,7 @@ _CHOICES: dict[str, tuple[object, ...]] = {
     "scale": SCALES,
     "keep_samples": ("keys", "inputs", "nothing"),
     "stop_on": (None, "boundary", "overfitting"),
+    "sharded": ("auto", "lockstep", "off"),
     "precision": ("32-true", "inherit"),
     "on_error": ("warn", "raise"),
     "resample": (True, False),
@@ -90,6 +91,7 @@ class Options:
     on_event: Any = "warn"
     stop_on: str | None = None
     chunk_size: int | None = None
+    sharded: str = "auto"
     precision: str = "32-true"
     input: str | int | None = None
     input_fn: Callable[[Any], Any] | None = None

@@ -30,6 +30,7 @@ from lightning_interactions.monitor.trainer import (
     logged_value,
     ranks_of,
     same_on_all_ranks,
+    wrapper_of,
 )
 from lightning_interactions.monitor.writer import Writer
 from lightning_interactions.report.words import summary, table
@@ -54,7 +55,7 @@ class Session:
         self.faults = Faults(self.options.on_error)
         loop.tell = self.faults.tell
         loop.begin_fit()
-        self._usable = check_trainer(trainer, module, self.options)
+        self._usable = check_trainer(trainer, self.options)
         missing = lacks_validation(trainer, self.options) if self._usable else None
         self._missing = missing  # told once it is known that there is something to measure
         if missing is not None:
@@ -96,6 +97,7 @@ class Session:
         if self.active:
             check_layer(self.module, self.options)
             self.loop.ranks = ranks_of(self.trainer)
+            self.loop.join(self.module, wrapper_of(self.trainer, self.module))
 
     @timed
     def start(self) -> None:
@@ -137,7 +139,7 @@ class Session:
     def end_step(self, split: str) -> None:
         """Look at the first batch that was seen; consider the samples of each."""
         seen = self._sights.close()
-        if seen is not None and self.active:
+        if self.active and (seen is not None or self.loop.ranks.lockstep is not None):
             self._sights.look(split, seen)
         if self._missing is not None and self.active and self.loop.rules is not None:
             self.faults.tell(

@@ -66,19 +66,21 @@ class Sights:
         sight, self._sight = self._sight, None
         return None if sight is None else sight.close()
 
-    def look(self, split: str, seen: Sighting, *, last: bool = False) -> None:
+    def look(self, split: str, seen: Sighting | None, *, last: bool = False) -> None:
         """Look at what was seen first: mistakes in what the user chose are errors while they cost nobody a run.
 
-        A batch that was skipped, or has no targets, says nothing: unless it is the ``last``, others are waited for.
+        A batch that was skipped, or has no targets, says nothing: unless it is the ``last``, others are waited for. A
+        model that is split over ranks is looked at once all of them have seen something.
         """
         if self.loop.rules is not None:
             return
         options = self.loop.options
         if split != options.splits[0]:
-            if self.strict and options.explicit and not self._tried:
+            if self.strict and options.explicit and not self._tried and self._all_have(seen) and seen is not None:
                 self._try_out(seen)
             return
-        if not (seen.calls is None or seen.calls or options.explicit or last):
+        told = seen is not None and (seen.calls is None or bool(seen.calls) or options.explicit or last)
+        if not self._all_have(told) or seen is None:
             return
         try:
             look_once(self.loop, self.trainer, self.module, seen)
@@ -93,12 +95,14 @@ class Sights:
             reason = why_not(seen, len(self.trainer.optimizers)) if ours else None
             self.faults.switch_off(reason or (str(error) if ours else repr(error)))
 
+    def _all_have(self, seen: object) -> bool:
+        return self.loop.ranks.all(bool(seen))
+
     def look_at_last(self) -> None:
         """Look at a batch that waits, if none of those that passed has said anything."""
-        split = self.loop.options.splits[0]
-        first = self.loop.intake.first_waiting(split) if self.loop.rules is None else None
-        if first is not None:
-            self.look(split, first, last=True)
+        if self.loop.rules is None:
+            split = self.loop.options.splits[0]
+            self.look(split, self.loop.intake.first_waiting(split), last=True)
 
     def _is_about(self, error: Exception, chosen: Sequence[str]) -> bool:
         """Whether an error is about something the user chose."""

@@ -14,20 +14,25 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor
 
 from lightning_interactions.errors import ArgumentError, sentence, warn
+from lightning_interactions.measure.processes import process_ranks
 from lightning_interactions.measure.ranks import Ranks
 from lightning_interactions.model.layer import LayerCut
 from lightning_interactions.model.reader import defines_forward
 from lightning_interactions.monitor.options import Options
 from lightning_interactions.report.names import Names
 
-UNSUPPORTED_STRATEGIES = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy", "XLAStrategy")
-"""Strategies under which a rank does not hold the whole model, so that it cannot be called on its own."""
+WHOLE = "SingleDeviceStrategy", "SingleDeviceXLAStrategy", "DDPStrategy"
+"""Strategies under which each rank has the whole model; a user's own that derives from one of them has it too."""
+
+SPLIT = "ModelParallelStrategy"
+"""Splits it in ways that are tested here (FSDP2, tensor parallelism)."""
+
+UNTESTED = "FSDPStrategy", "DeepSpeedStrategy"
+"""Split it in ways that are not: they need GPUs."""
 
 LOSS_WORDS = {"nll", "ce", "bce", "mse", "mae", "xent", "elbo", "error", "objective"}
 """Words in the names of logged metrics that are losses, besides "loss"."""
@@ -58,13 +63,30 @@ def callback_base() -> type:
 # -- before training --------------------------------------------------------------------------------------------------
 
 
-def check_trainer(trainer: Any, module: Any, options: Options) -> bool:
-    """Say whether the monitor can work here; if not, a warning has said why, or an `ArgumentError` does."""
-    names = {cls.__name__ for cls in type(trainer.strategy).__mro__}
-    strategy = next((name for name in UNSUPPORTED_STRATEGIES if name in names), None)
-    if strategy is not None:
-        return _inactive(f"{strategy} splits the model over ranks, {_NEEDS}")
+def check_trainer(trainer: Any, options: Options) -> bool:
+    """Say whether the monitor can work here; if not, a warning has said why."""
+    strategy, sharded = trainer.strategy, options.sharded
+    if _is(strategy, *UNTESTED) and sharded != "lockstep":
+        return _inactive(
+            f"{type(strategy).__name__} splits the model over ranks, which is not tested for want of GPUs; "
+            'sharded="lockstep" asks it all the same'
+        )
+    if _is(strategy, SPLIT) and sharded == "off":
+        return _inactive(f'{type(strategy).__name__} splits the model over ranks, and sharded="off"')
+    if _is(strategy, "XLAStrategy") or not _is(strategy, *WHOLE, SPLIT, *UNTESTED):
+        known = ", ".join((*WHOLE, SPLIT, *UNTESTED))
+        return _inactive(f"it does not know the strategy {type(strategy).__name__}, only {known}")
     return True
+
+
+def wrapper_of(trainer: Any, module: Any) -> Any:
+    """Return what has to be called in the place of the module, so that weights are gathered; ``None``: itself."""
+    model = getattr(trainer.strategy, "model", None)
+    return model if _is(trainer.strategy, *UNTESTED) and model is not module else None
+
+
+def _is(thing: Any, *names: str) -> bool:
+    return not {cls.__name__ for cls in type(thing).__mro__}.isdisjoint(names)
 
 
 def lacks_validation(trainer: Any, options: Options) -> str | None:
@@ -112,7 +134,7 @@ def averages_weights(trainer: Any) -> bool:
 
 
 def _averages(callback: Any) -> bool:
-    return "WeightAveraging" in {cls.__name__ for cls in type(callback).__mro__}
+    return _is(callback, "WeightAveraging")
 
 
 def tokenizer_of(trainer: Any, module: Any) -> Any:
@@ -235,22 +257,14 @@ def is_below_minimum(trainer: Any) -> bool:
 
 
 def ranks_of(trainer: Any) -> Ranks:
-    """Describe the processes that take part in the training."""
+    """Describe the processes that take part in the training; under tensor parallelism, those with data of their own."""
     if trainer.world_size == 1:
         return Ranks()
-
-    def gather(local: Tensor) -> Tensor:
-        own = local.to(trainer.strategy.root_device).contiguous()
-        everyone = [torch.empty_like(own) for _ in range(trainer.world_size)]
-        dist.all_gather(everyone, own)
-        return torch.cat(everyone)
-
-    def gather_objects(item: Any) -> list[Any]:
-        items: list[Any] = [None] * trainer.world_size
-        dist.all_gather_object(items, item)
-        return items
-
-    return Ranks(trainer.global_rank, trainer.world_size, gather, gather_objects)
+    device = trainer.strategy.root_device
+    if not _is(trainer.strategy, "ModelParallelStrategy"):
+        return process_ranks(device)
+    share = trainer.strategy.distributed_sampler_kwargs
+    return process_ranks(device, rank=share["rank"], size=share["num_replicas"])
 
 
 def same_on_all_ranks(trainer: Any, decision: bool) -> bool:

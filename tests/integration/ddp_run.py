@@ -19,8 +19,7 @@ import torch
 import torch.distributed as dist
 from identity import Spy, outcome
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.strategies import ModelParallelStrategy
-from models import Asks, ColumnNet, FullDisk, ScriptedDetector, column_data, listening, loaders, rank, small_monitor
+from models import Asks, ColumnNet, FullDisk, ScriptedDetector, column_data, loaders, rank, small_monitor
 from stateful import STATEFUL
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
@@ -123,16 +122,6 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "inside_fault": {"every_n_epochs": None, "score": fails_on_rank_1_while_training, "on_error": "warn"},
 }
 """The monitor's options. 'logged_loss' is logged without ``sync_dist``: the ranks have different values."""
-
-
-class Sharded(ColumnNet):
-    def configure_model(self) -> None:
-        from torch.distributed.fsdp import fully_shard
-
-        fully_shard(self.net, mesh=self.device_mesh["data_parallel"])
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
 COMPARED: dict[str, dict[str, Any]] = {
@@ -252,29 +241,9 @@ def compare_stateful(folder: Path) -> None:
             torch.save(found, folder / f"{name}_{monitored}.rank{trainer.global_rank}")
 
 
-def train_sharded(folder: Path) -> None:
-    """A model sharded over 2 ranks, with the monitor and without."""
-    for name in ("with", "without"):
-        L.seed_everything(0, verbose=False)
-        monitor = small_monitor()
-        trainer = L.Trainer(
-            max_epochs=2, accelerator="cpu", devices=2,
-            strategy=ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1), logger=False,
-            enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
-            default_root_dir=folder, callbacks=[monitor] if name == "with" else [],
-        )  # fmt: skip
-        with listening() as told:
-            trainer.fit(Sharded(), **loaders())
-        # After the last forward pass the parameters of the outermost part are still whole.
-        weights = {k: getattr(p, "full_tensor", p.detach)() for k, p in trainer.lightning_module.named_parameters()}
-        if trainer.is_global_zero:
-            torch.save({"weights": weights, "measured": len(monitor.history), "told": told}, folder / f"sharded_{name}")
-
-
 if __name__ == "__main__":
     warnings.filterwarnings("ignore")
     for scenario_ in SCENARIOS:
         main(2, Path(sys.argv[1]), scenario_)
     compare(Path(sys.argv[1]))
     compare_stateful(Path(sys.argv[1]))
-    train_sharded(Path(sys.argv[1]))

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import ddp_run
-import lightning as L
 import pytest
 import torch
 from identity import assert_identical
@@ -22,7 +21,6 @@ from torch.utils.data import DataLoader
 from lightning_interactions import Alert, ImagePatches, InteractionsWarning, PhaseDetector, PhaseEvent
 from lightning_interactions.measure.ranks import CELLS
 from lightning_interactions.monitor.actions import STOP_AFTER
-from lightning_interactions.monitor.trainer import UNSUPPORTED_STRATEGIES
 
 ROOT = Path(__file__).resolve().parents[2]
 Found = dict[str, Any]
@@ -264,34 +262,6 @@ class Checking(ColumnNet):
 def test_ddp_spawn() -> None:
     trainer = fit(small_monitor(), model=Checking, strategy="ddp_spawn", max_epochs=2)
     assert trainer.callback_metrics["measured"] == 2
-
-
-def test_model_parallel_switches_the_monitor_off_with_a_warning(launched: Path) -> None:
-    with_monitor, without = (torch.load(launched / f"sharded_{x}", weights_only=True) for x in ("with", "without"))
-    (told,) = with_monitor["told"]
-    assert "switched off for this run: ModelParallelStrategy splits the model" in told
-    assert with_monitor["measured"] == 0
-    for key, weight in without["weights"].items():
-        assert torch.equal(weight, with_monitor["weights"][key])
-
-
-def test_fsdp_needs_an_accelerator_says_lightning() -> None:
-    """If Lightning comes to allow it, this fails, and FSDP on the CPU has to be tested."""
-    with pytest.raises(ValueError, match="requires a GPU accelerator"):
-        L.Trainer(accelerator="cpu", strategy=FSDPStrategy())
-
-
-@pytest.mark.parametrize("name", UNSUPPORTED_STRATEGIES)
-def test_every_strategy_that_splits_the_model_switches_the_monitor_off(name: str) -> None:
-    from lightning.pytorch import strategies
-    from lightning.pytorch.strategies import SingleDeviceStrategy
-
-    assert hasattr(strategies, name), "it is one of Lightning's"
-    subclass = type("Users", (type(name, (SingleDeviceStrategy,), {}),), {})  # known by name, through a subclass too
-    monitor = small_monitor()
-    with pytest.warns(InteractionsWarning, match=rf"switched off .* {name}"):
-        trainer = fit(monitor, strategy=subclass("cpu"), max_epochs=1)
-    assert (len(monitor.history), trainer.current_epoch) == (0, 1)
 
 
 @pytest.mark.cuda
