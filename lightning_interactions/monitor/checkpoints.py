@@ -41,7 +41,8 @@ from lightning_interactions.report.words import short_sentence
 STATE_FILE = "analysis.ckpt"
 RUN_FILE = "interactions.json"
 LIVE_ONLY = (
-    "monitor", "stop_on", "max_overhead", "per_octave", "max_per_epoch", "every_n_epochs", "on_event", "resample",
+    "monitor", "stop_on", "max_overhead", "per_octave", "max_per_epoch", "every_n_epochs", "start_epoch", "on_event",
+    "resample",
 )  # fmt: skip
 """Options of `TwoPhaseMonitor` that mean something only while a run is under way."""
 
