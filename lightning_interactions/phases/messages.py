@@ -71,8 +71,9 @@ def overfitting_retracted_message(epoch: float, e: Mapping[str, float], unit: Un
     """Say that an alarm is withdrawn; ``e`` holds ``alarm_epoch`` and ``alarm_low`` besides the usual numbers."""
     return (
         f"{begin_with_place(epoch, unit)}: the overfitting alarm of {tell_place(e['alarm_epoch'], unit)} is withdrawn "
-        f"(validation loss {e['best_val_loss']:.3g}, below the {e['alarm_low']:.3g} it had risen from): the network still "
-        f"gets better. Go on training; the checkpoint of {tell_place(e['best_val_epoch'], unit)} is the best so far."
+        f"(validation loss {e['best_val_loss']:.3g}, below the {e['alarm_low']:.3g} it had risen from): the network "
+        f"still gets better. Go on training; the checkpoint of {tell_place(e['best_val_epoch'], unit)} is the best so "
+        "far."
     )
 
 

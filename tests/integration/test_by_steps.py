@@ -14,7 +14,18 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from models import TaskNet, column_data, fit, listening, loaders, mlp, small_monitor, stream_loaders
+from models import (
+    Asks,
+    ScriptedDetector,
+    TaskNet,
+    column_data,
+    fit,
+    listening,
+    loaders,
+    mlp,
+    small_monitor,
+    stream_loaders,
+)
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -62,7 +73,7 @@ def test_an_endless_stream_is_measured_on_the_axis_of_steps() -> None:
     """Four times between two validations at first, then evenly on a logarithmic axis."""
     monitor = by_steps(per_octave=4)
     train(monitor)
-    assert steps_done(monitor) == [0, 2, 4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64]
+    assert steps_done(monitor) == [0, 2, 4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 46, 56, 64]
     known = [not math.isnan(x) for x in monitor.history.column("val_loss")]
     assert known == [done >= 8 for done in steps_done(monitor)], "from the first validation on"
 
@@ -157,15 +168,14 @@ def test_events_speak_of_steps_everywhere(tmp_path: Path) -> None:
     assert (run.unit, run.boundary_place) == ("step", 15)
     assert headline(run).startswith("Low-order dominance ended at step 15")
     assert summary(run)["Phase boundary"] == "step 15"
-    page = render_report(run)
+    page = render_report(run, "Run")
     assert f"{len(monitor.history)} records, initialisation to step 127" in page
     assert "Order distribution by step" in page
     assert "epoch 15" not in page.lower()
     axes = monitor.plot().axes
     assert "boundary (step 15)" in {text.get_text() for part in axes for text in part.texts}
     assert "steps of training (log scale)" in {part.get_xlabel() for part in axes}
-    moments = [text.get_text() for part in monitor.show().axes for text in part.texts]
-    assert f"now (step {monitor.history.column('step')[-1]})" in moments
+    assert {"boundary (step 15)", "now (step 127)"} <= {text.get_text() for text in monitor.show().texts}
 
 
 def test_the_end_of_the_training_is_known_in_steps() -> None:
@@ -228,9 +238,9 @@ def read(logger: TensorBoardLogger) -> EventAccumulator:
 @pytest.mark.parametrize(
     ("stop", "when", "goes_on"),
     [
-        (24, {"save_on_train_epoch_end": False}, [24, 32, 40, 48, 56, 64]),
-        # After a stop between validations Lightning counts on from one step less. The next one is at batch 24.
-        (18, {"every_n_train_steps": 18}, [23, 27, 31, 39, 47, 55, 63]),
+        (24, {"save_on_train_epoch_end": False}, [24, 32, 40, 46, 56, 64]),
+        # Samples are found again in a validation; the next one is after 24 steps.
+        (18, {"every_n_train_steps": 18}, [24, 28, 32, 40, 46, 56, 64]),
     ],
     ids=["at a validation", "between"],
 )
@@ -265,3 +275,58 @@ def test_another_training_begins_another_run() -> None:
     assert (monitor.history.unit, monitor.history.column("epoch")) == ("epoch", [-1, -0.75, -0.5, -0.25, 0])
     train(monitor, max_steps=8)
     assert steps_done(monitor) == [0, 2, 4, 6, 8]
+
+
+# -- a start -----------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_measured_or_decided_before_the_start() -> None:
+    detector = ScriptedDetector(boundary=1, overfitting=3)
+    monitor = by_steps(start_epoch=2, detector=detector)
+    trainer = fit(monitor, max_epochs=5)
+    assert monitor.history.column("epoch") == [2, 2.25, 2.5, 2.75, 3, 3.25, 3.5, 3.75, 4]
+    assert [event.kind for event in monitor.events] == ["overfitting"]
+    assert float(trainer.callback_metrics["interactions/phase"]) == 1
+
+
+def test_other_callbacks_find_all_keys_before_the_start(tmp_path: Path) -> None:
+    """`ModelCheckpoint` stops a run where the metric it looks for was never logged."""
+    keeper = ModelCheckpoint(tmp_path, monitor="interactions/val_loss_before_alarm")
+    monitor = by_steps(start_epoch=2)
+    fit(monitor, callbacks=(keeper,), enable_checkpointing=True)
+    assert monitor.history.column("epoch") == [2]
+
+
+def test_a_start_counts_for_every_rhythm() -> None:
+    plain, own = small_monitor(start_epoch=3), Always(start_epoch=3, num_samples=6, num_players=4, verbose=False)
+    fit(plain, max_epochs=5)
+    fit(own, max_epochs=5, data=loaders(train=16))
+    assert plain.history.column("epoch") == own.history.column("epoch") == [3, 4]
+
+
+class Always(TwoPhaseMonitor):
+    def should_probe(self, epoch: float, step: int) -> bool:
+        return True
+
+
+def test_a_resumed_run_keeps_its_start(tmp_path: Path) -> None:
+    trainer = fit(by_steps(start_epoch=2), callbacks=(Asks(0),))
+    trainer.save_checkpoint(tmp_path / "early.ckpt")
+    second = by_steps(start_epoch=2)
+    fit(second, max_epochs=3, ckpt_path=str(tmp_path / "early.ckpt"))
+    assert second.history.column("epoch") == [2]
+    third = by_steps(start_epoch=0)  # not part of what makes records comparable
+    fit(third, max_epochs=2, ckpt_path=str(tmp_path / "early.ckpt"))
+    assert third.history.column("epoch") == [1]
+
+
+@pytest.mark.parametrize(
+    ("options", "limit"),
+    [({"max_epochs": 2}, "max_epochs=2"), ({"data": stream(), "max_epochs": -1, "max_steps": 2}, "max_steps=2")],
+)
+def test_a_start_after_the_end_is_told(options: dict[str, Any], limit: str) -> None:
+    monitor = by_steps(start_epoch=2)
+    with listening() as told:
+        fit(monitor, **options)
+    assert told == [f"TwoPhaseMonitor: nothing will be measured, as start_epoch=2 is not below {limit}."]
+    assert len(monitor.history) == 0
