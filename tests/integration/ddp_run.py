@@ -5,7 +5,6 @@ Usage: python ddp_run.py FOLDER
 
 from __future__ import annotations
 
-import itertools
 import pickle
 import sys
 import warnings
@@ -21,10 +20,21 @@ import torch.distributed as dist
 from identity import Spy, outcome
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import ModelParallelStrategy
-from models import Asks, ColumnNet, FullDisk, ScriptedDetector, column_data, listening, loaders, rank, small_monitor
+from models import (
+    Asks,
+    ColumnNet,
+    Endless,
+    FullDisk,
+    ScriptedDetector,
+    column_data,
+    listening,
+    loaders,
+    rank,
+    small_monitor,
+)
 from stateful import STATEFUL
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from lightning_interactions import TabularFeatures
 from lightning_interactions.monitor.actions import STOP_AFTER
@@ -102,14 +112,6 @@ class Uneven(Sampler[int]):
 
     def __len__(self) -> int:
         return 33 if rank() == 0 else 16
-
-
-class Endless(IterableDataset[Any]):
-    """Samples without end, dealt to the ranks in turn."""
-
-    def __iter__(self) -> Iterator[Any]:
-        data, ranks = column_data(64, seed=1), dist.get_world_size() if dist.is_initialized() else 1
-        return (data[i % 64] for i in itertools.count(rank(), ranks))
 
 
 SCENARIOS: dict[str, dict[str, Any]] = {

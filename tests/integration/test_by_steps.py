@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from models import (
     Asks,
     ScriptedDetector,
     TaskNet,
-    column_data,
+    endless_loaders,
     fit,
     listening,
     loaders,
@@ -27,26 +25,10 @@ from models import (
     stream_loaders,
 )
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_interactions import PhaseDetector, PhaseEvent, RunRecord, TwoPhaseMonitor
 from lightning_interactions.report.html import render_report
 from lightning_interactions.report.words import event_markdown, headline, short_sentence, summary
-
-
-class Endless(IterableDataset[Any]):
-    """Samples without end; as a stream, it cannot say how many."""
-
-    def __init__(self, size: int = 64) -> None:
-        self.size = size
-
-    def __iter__(self) -> Iterator[Any]:
-        data = column_data(self.size, seed=1)
-        return (data[i % self.size] for i in itertools.count())
-
-
-def stream(**changes: Any) -> dict[str, Any]:
-    return loaders() | {"train_dataloaders": DataLoader(Endless(), 16)} | changes
 
 
 def by_steps(**options: Any) -> TwoPhaseMonitor:
@@ -55,7 +37,7 @@ def by_steps(**options: Any) -> TwoPhaseMonitor:
 
 def train(monitor: TwoPhaseMonitor, folder: Path | None = None, **options: Any) -> L.Trainer:
     """An endless stream, validated every eighth batch."""
-    defaults = {"data": stream(), "max_epochs": -1, "max_steps": 64, "val_check_interval": 8}
+    defaults = {"data": endless_loaders(), "max_epochs": -1, "max_steps": 64, "val_check_interval": 8}
     return fit(monitor, folder, **(defaults | options))
 
 
@@ -118,7 +100,7 @@ def test_a_run_that_ends_within_its_first_epoch_is_counted_in_steps() -> None:
         {"data": loaders(), "max_steps": 4, "max_epochs": -1},
         {"data": loaders(), "max_steps": 10, "max_epochs": -1},
         {"data": loaders(), "val_check_interval": 3, "check_val_every_n_epoch": None, "max_epochs": 2},
-        {"data": stream(), "limit_train_batches": 4, "max_epochs": 2},
+        {"data": endless_loaders(), "limit_train_batches": 4, "max_epochs": 2},
     ],
     ids=["one epoch of steps", "epochs of steps", "validated by steps", "a limited stream"],
 )
@@ -197,7 +179,7 @@ class Memorises(TaskNet):
 def test_an_alarm_comes_within_the_one_epoch_there_is() -> None:
     """It needs the rise to last for a tenth of the training until then: without an axis that grows, it never does."""
     monitor = by_steps(per_octave=4)
-    data = stream(train_dataloaders=DataLoader(Endless(16), 16))
+    data = endless_loaders(16)
     train(monitor, model=Memorises, data=data, max_steps=512, val_check_interval=32)
     (event, *_) = (event for event in monitor.events if event.kind == "overfitting")
     assert event.message.startswith(f"Step {event.step}: the network is overfitting (validation loss rose from ")
@@ -268,6 +250,23 @@ def test_what_is_counted_stays_what_it_was(tmp_path: Path) -> None:
     assert steps_done(second)[-1] == 24, "the epoch that was stopped counts as one"
 
 
+def test_a_run_of_before_stays_as_it_was(tmp_path: Path) -> None:
+    """Its records of a stream are all of epoch 0, told apart by their steps."""
+    first = by_steps(every_n_epochs=1)
+    trainer = train(first, max_steps=8)
+    trainer.save_checkpoint(tmp_path / "old.ckpt")
+    old = torch.load(tmp_path / "old.ckpt", weights_only=False)
+    (state,) = (state for key, state in old["callbacks"].items() if "TwoPhaseMonitor" in key)
+    del state["history"]["unit"]
+    state["history"]["records"][0]["epoch"] = state["detector"]["last_epoch"] = 0
+    torch.save(old, tmp_path / "old.ckpt")
+    second = by_steps(every_n_epochs=1)
+    with listening():
+        train(second, max_steps=24, ckpt_path=str(tmp_path / "old.ckpt"))
+    assert second.history.unit == "epoch"
+    assert second.history.column("epoch") == [0, 1, 1], "Lightning counts the epoch that was stopped"
+
+
 def test_another_training_begins_another_run() -> None:
     monitor = by_steps()
     train(monitor, max_steps=8)
@@ -322,7 +321,10 @@ def test_a_resumed_run_keeps_its_start(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("options", "limit"),
-    [({"max_epochs": 2}, "max_epochs=2"), ({"data": stream(), "max_epochs": -1, "max_steps": 2}, "max_steps=2")],
+    [
+        ({"max_epochs": 2}, "max_epochs=2"),
+        ({"data": endless_loaders(), "max_epochs": -1, "max_steps": 2}, "max_steps=2"),
+    ],
 )
 def test_a_start_after_the_end_is_told(options: dict[str, Any], limit: str) -> None:
     monitor = by_steps(start_epoch=2)
