@@ -353,11 +353,11 @@ class Session:
         """Say, once, that there will be fewer records than are due, and why."""
         if self.options.verbose and self.budget.binds and not self._told_limit:
             self._told_limit = True
-            budget = self.budget
+            budget, unit = self.budget, self.loop.history.unit
             say(
                 self.trainer,
                 f"TwoPhaseMonitor: it has taken {budget.spent:.0f} s, {budget.spent / max(budget.training, 1e-9):.0%} "
-                f"of the training time, so from now on there are fewer records, evenly on the axis of log epochs, to "
+                f"of the training time, so from now on there are fewer records, evenly on the axis of log {unit}s, to "
                 f"stay below {budget.max_overhead or 0:.0%}; max_overhead=None measures them all.",
             )
 

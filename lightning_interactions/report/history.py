@@ -117,7 +117,7 @@ class History:
             return "<p>History(empty)</p>"
         rows = self._rows[-NOTEBOOK_ROWS:]
         keys = ["epoch", *(key for key in NOTEBOOK_COLUMNS if any(key in row for row in rows))]
-        head = "".join(f"<th>{key}</th>" for key in keys)
+        head = "".join(f"<th>{key}</th>" for key in [self.unit, *keys[1:]])
         body = "".join(f"<tr>{''.join(f'<td>{_short(row.get(key))}</td>' for key in keys)}</tr>" for row in rows)
         first = f"<caption>{escape(repr(self))}; the last {len(rows)}</caption>"
         return f"<table>{first}<tr>{head}</tr>{body}</table>"

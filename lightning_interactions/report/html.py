@@ -109,7 +109,9 @@ def _cards(run: RunRecord) -> list[Markup]:
 
 def _facts(row: Mapping[str, Any]) -> dict[str, str]:
     told = {name: value for name, value in row.items() if name not in (*IN_TITLES, *NOT_TOLD)}
-    return {name.replace("_", " "): _cell(value) for name, value in told.items() if value is not None}
+    unit = row.get("unit", "epoch")
+    words = {name: name.replace("_", " ").replace("epoch", unit) for name in told}
+    return {words[name]: _cell(value) for name, value in told.items() if value is not None}
 
 
 def _png(figure: Figure) -> str:

@@ -88,6 +88,13 @@ def test_the_rhythm_follows_what_stands_for_epochs(
     assert steps_done(monitor) == expected
 
 
+def test_without_validation_the_training_samples_are_those_of_the_first_stretch() -> None:
+    monitor = by_steps(watch="train")
+    train(monitor, max_steps=16, limit_val_batches=0, log_every_n_steps=8)
+    assert all(map(math.isfinite, monitor.history.column("train_loss"))), "those for the loss are chosen too"
+    assert len(monitor._loop.watchlist.losses["train"]) == 64
+
+
 def test_a_run_that_ends_within_its_first_epoch_is_counted_in_steps() -> None:
     monitor = by_steps(per_octave=4)
     fit(monitor, data=loaders(train=1600), max_epochs=-1, max_steps=16, val_check_interval=0.08)  # of 100 batches
@@ -154,6 +161,8 @@ def test_events_speak_of_steps_everywhere(tmp_path: Path) -> None:
     assert f"{len(monitor.history)} records, initialisation to step 127" in page
     assert "Order distribution by step" in page
     assert "epoch 15" not in page.lower()
+    assert "onset epoch" not in page
+    assert "<th>step</th>" in monitor.history._repr_html_()
     axes = monitor.plot().axes
     assert "boundary (step 15)" in {text.get_text() for part in axes for text in part.texts}
     assert "steps of training (log scale)" in {part.get_xlabel() for part in axes}
