@@ -36,7 +36,14 @@ if TYPE_CHECKING:
         TabularFeatures,
         Tokens,
     )
-    from lightning_interactions.report.alerts import Alert, CallAlert, WandbAlert, WarnAlert, WebhookAlert
+    from lightning_interactions.report.alerts import (
+        Alert,
+        CallAlert,
+        TrackioAlert,
+        WandbAlert,
+        WarnAlert,
+        WebhookAlert,
+    )
     from lightning_interactions.report.history import History
     from lightning_interactions.report.html import write_report
     from lightning_interactions.report.loggers import log_histogram
@@ -55,7 +62,7 @@ _NAMES = {
     "phases.detector": "PhaseDetector",
     "phases.event": "PhaseEvent",
     "players": "FeatureMask ImagePatches Players PointClusters RegionPlayers TabularFeatures Tokens",
-    "report.alerts": "Alert CallAlert WandbAlert WarnAlert WebhookAlert",
+    "report.alerts": "Alert CallAlert TrackioAlert WandbAlert WarnAlert WebhookAlert",
     "report.history": "History",
     "report.html": "write_report",
     "report.loggers": "log_histogram",
@@ -68,9 +75,9 @@ __all__ = [
     "Alert", "ArgumentError", "BatchError", "CallAlert", "FeatureMask", "History", "ImagePatches", "Interaction",
     "InteractionMonitor", "Interactions", "InteractionsError", "InteractionsWarning", "ModelCallError",
     "ModelOutputError", "Options", "PhaseDetector", "PhaseEvent", "Players", "PointClusters", "RegionPlayers",
-    "RunRecord", "StateError", "TabularFeatures", "Tokens", "TwoPhaseMonitor", "WandbAlert", "WarnAlert",
-    "WebhookAlert", "analyze_checkpoints", "compute_interactions", "functional", "log_histogram", "metrics",
-    "process_ranks", "write_report",
+    "RunRecord", "StateError", "TabularFeatures", "Tokens", "TrackioAlert", "TwoPhaseMonitor", "WandbAlert",
+    "WarnAlert", "WebhookAlert", "analyze_checkpoints", "compute_interactions", "functional", "log_histogram",
+    "metrics", "process_ranks", "write_report",
 ]  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import random
 import threading
@@ -246,6 +247,21 @@ def stream_loaders() -> dict[str, DataLoader[Any]]:
         "train_dataloaders": DataLoader(Stream(column_data(64, seed=1)), 16),
         "val_dataloaders": DataLoader(Stream(column_data(40, seed=2)), 16),
     }
+
+
+class Endless(IterableDataset[Any]):
+    """Samples without end, dealt to the ranks in turn; as a stream, it cannot say how many."""
+
+    def __init__(self, size: int = 64) -> None:
+        self.size = size
+
+    def __iter__(self) -> Iterator[Any]:
+        data, ranks = column_data(self.size, seed=1), dist.get_world_size() if dist.is_initialized() else 1
+        return (data[i % self.size] for i in itertools.count(rank(), ranks))
+
+
+def endless_loaders(size: int = 64) -> dict[str, DataLoader[Any]]:
+    return loaders() | {"train_dataloaders": DataLoader(Endless(size), 16)}
 
 
 class TaskNet(L.LightningModule):

@@ -102,7 +102,7 @@ class SampleTrack:
     def scalars(self) -> dict[str, float]:
         """Return the share of the samples that have turned, and by which epoch so many had; -1 while fewer have.
 
-        The places may be inside of epochs (see `tell_epoch`), but are not below 0: that is how -1 is told from them.
+        The places may be inside of epochs (see `tell_place`), but are not below 0: that is how -1 is told from them.
         """
         size, turned = len(self.keys), self._state["turned"]
         epochs = self._state["trough_epoch"][turned].sort().values.tolist()

@@ -39,7 +39,8 @@ LIMIT = 20_000
 _FOREIGN = frozenset({
     "torch", "torchvision", "torchaudio", "torchdata", "lightning", "pytorch_lightning", "lightning_fabric",
     "lightning_utilities", "lightning_interactions", "numpy", "scipy", "pandas", "pyarrow", "PIL", "datasets",
-    "matplotlib", "tensorboard", "wandb", "mlflow", "comet_ml", "neptune", "jsonargparse",
+    "matplotlib", "tensorboard", "wandb", "mlflow", "comet_ml", "trackio", "neptune",
+    "jsonargparse",
     "threading", "_thread", "logging", "multiprocessing", "concurrent", "asyncio", "socket", "io", "_io", "queue",
 })  # fmt: skip
 """Whatever derives from a class of these is no state of a model: Trainers, data sets, optimizers, loggers, locks."""

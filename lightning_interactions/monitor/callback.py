@@ -68,6 +68,8 @@ class TwoPhaseMonitor(Base, Results):
         max_per_epoch: At most so many records in an epoch, which is how it begins. Once records are more than an epoch
             apart they are made at validations, or at the end of an epoch without one.
         every_n_epochs: Instead of both, measure at validations at least this many epochs apart.
+        start_epoch: Nothing is measured, and nobody decides, before this epoch (3: in the course of epoch 3 at the
+            earliest, at its first validation).
         max_overhead: Once it has taken a minute, keep all time the monitor takes (looking at batches, measuring,
             logging, drawing, alerts) below this share of the training time; ``None`` for no limit. Where it would take
             more, records are thinned out evenly on a logarithmic axis, and that is told. None is skipped once training
@@ -124,9 +126,11 @@ class TwoPhaseMonitor(Base, Results):
     Attributes:
         history: `History` of all records; ``history.to_dict()`` gives plain lists, ``history.samples`` the watched
             samples, those with the most cancelling high-order strength first (empty with ``resample=True``). Its
-            ``epoch`` is 3 at the end of epoch 3, 2.25 when a quarter of it was trained, -1 before training.
+            ``epoch`` is 3 at the end of epoch 3, 2.25 when a quarter of it was trained, -1 before training; see below
+            where there are no epochs.
         events: All `PhaseEvent` so far, also those of which nobody is alerted (``event.is_alert``).
-        boundary_epoch: Epoch in whose course the phase boundary lies, or ``None``.
+        boundary_epoch: Epoch in whose course the phase boundary lies (where there are no epochs, the step), or
+            ``None``.
 
     Raises:
         ArgumentError: If an argument is wrong: from the constructor or ``on_fit_start``; in the sanity check, or else
@@ -183,6 +187,13 @@ class TwoPhaseMonitor(Base, Results):
         epoch, are measured at validations only, and so are new samples each time (``resample=True``). After a resume
         records inside of epochs go on from the next validation.
 
+        Where there are no epochs, steps are counted: on a stream that cannot say how long it is (unless it is validated
+        at the ends of several epochs only), and where ``max_steps`` ends the training within its first epoch. What
+        lies between two validations then stands for an epoch in the rhythm, and ``log_every_n_steps`` where no
+        validation comes. ``history.unit`` and ``event.unit`` are ``"step"``: ``epoch`` of records and events,
+        ``boundary_epoch``, ``onset/q50``, and ``every_n_epochs`` and ``start_epoch`` are numbers of steps, and all
+        sentences and figures speak of these.
+
         The state key is made of ``watch`` and ``log_key_prefix``; give two monitors different prefixes.
 
     Example:
@@ -212,6 +223,7 @@ class TwoPhaseMonitor(Base, Results):
         per_octave: int = 16,
         max_per_epoch: int = 4,
         every_n_epochs: int | None = None,
+        start_epoch: int = 0,
         max_overhead: float | None = 0.25,
         detector: PhaseDetector | None = None,
         monitor: str | None = None,
@@ -241,7 +253,7 @@ class TwoPhaseMonitor(Base, Results):
             resample=resample, keep_samples=keep_samples, layer=layer, score=score, target=target,
             scale=scale, noise_bound=noise_bound, salience=salience, tolerance=tolerance,
             per_octave=per_octave, max_per_epoch=max_per_epoch, every_n_epochs=every_n_epochs,
-            max_overhead=max_overhead, detector=detector, monitor=monitor, loss_fn=loss_fn,
+            start_epoch=start_epoch, max_overhead=max_overhead, detector=detector, monitor=monitor, loss_fn=loss_fn,
             on_event=on_event, stop_on=stop_on, chunk_size=chunk_size, sharded=sharded, precision=precision,
             input=input, input_fn=input_fn, forward_fn=forward_fn, target_fn=target_fn, log_key_prefix=log_key_prefix,
             one_group=one_group, log_figures=log_figures, show_samples=show_samples, reference=reference,
@@ -264,7 +276,8 @@ class TwoPhaseMonitor(Base, Results):
         """Whether to measure here; override for another rhythm. Asked on every rank, rank 0 decides.
 
         Asked at validations with ``every_n_epochs``, else at most ``max_per_epoch`` times an epoch: ``epoch`` is 3 at
-        the end of epoch 3, 2.25 when a quarter of it was trained, -1 before the first; ``step`` counts batches.
+        the end of epoch 3, 2.25 when a quarter of it was trained, -1 before the first; ``step`` counts batches. Where
+        there are no epochs, steps are counted instead. Never asked before ``start_epoch``.
         """
         options = self.options
         return is_due(

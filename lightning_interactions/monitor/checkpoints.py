@@ -36,12 +36,14 @@ from lightning_interactions.monitor.loop import InteractionMonitor
 from lightning_interactions.monitor.options import Options
 from lightning_interactions.monitor.sights import look_once
 from lightning_interactions.monitor.trainer import check_forward, check_layer
+from lightning_interactions.phases.epochs import Unit
 from lightning_interactions.report.words import short_sentence
 
 STATE_FILE = "analysis.ckpt"
 RUN_FILE = "interactions.json"
 LIVE_ONLY = (
-    "monitor", "stop_on", "max_overhead", "per_octave", "max_per_epoch", "every_n_epochs", "on_event", "resample",
+    "monitor", "stop_on", "max_overhead", "per_octave", "max_per_epoch", "every_n_epochs", "start_epoch", "on_event",
+    "resample",
 )  # fmt: skip
 """Options of `TwoPhaseMonitor` that mean something only while a run is under way."""
 
@@ -53,6 +55,10 @@ class Checkpoint:
     path: Path
     epoch: int
     step: int  # at which Lightning logged then
+
+    def place(self, unit: Unit) -> int:
+        """Where in the run it is from."""
+        return self.epoch if unit == "epoch" else self.step
 
     @property
     def identity(self) -> list[Any]:
@@ -158,7 +164,7 @@ def analyze_checkpoints(
         data: The LightningDataModule, its class (likewise), or ``(train_loader, val_loader)``; without training data
             (``None``) there is no loss gap.
         checkpoints: A folder, searched for ``*.ckpt``, or the files. Their order is that of the epoch and step in them;
-            of several with the same, one is measured.
+            of several with the same, one is measured. Where all are from the first epoch, steps are counted.
         output: Folder for what has been found so far: an analysis that was interrupted goes on where it stopped, one of
             a run that goes on measures the new checkpoints only. At the end it also holds ``interactions.json``.
         sanity_val_steps: The live Trainer's ``num_sanity_val_steps``: the monitor has watched samples of these batches,
@@ -210,6 +216,9 @@ def _measure_all(
 ) -> None:  # fmt: skip
     from tqdm import tqdm
 
+    if not len(monitor.history) and len(known) > 1 and known[-1].epoch == 0:
+        monitor.history.unit = "step"  # no epoch was over
+    unit = monitor.history.unit
     bar = tqdm(known, initial=0, desc="Checkpoints", unit="checkpoint", disable=not progress)
     for index, checkpoint in enumerate(bar):
         bar.set_postfix_str(checkpoint.path.name)
@@ -220,7 +229,8 @@ def _measure_all(
             module.on_load_checkpoint(content)
             module.load_state_dict(content["state_dict"], strict=module.strict_loading)
             # The run ended with the last of them, as the live monitor knew it would.
-            events = monitor.measure(module, checkpoint.epoch, step=checkpoint.step, last_epoch=known[-1].epoch)
+            place, end = checkpoint.place(unit), known[-1].place(unit)
+            events = monitor.measure(module, place, step=checkpoint.step, last_epoch=end)
         except Exception as error:  # whatever a file, a model or a score may raise
             _skip(monitor, checkpoint.path, error)
             continue

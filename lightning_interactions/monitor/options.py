@@ -84,6 +84,7 @@ class Options:
     per_octave: int = 16
     max_per_epoch: int = 4
     every_n_epochs: int | None = None
+    start_epoch: int = 0
     max_overhead: float | None = 0.25
     detector: PhaseDetector | None = None
     monitor: str | None = None
@@ -143,7 +144,8 @@ class Options:
         object.__setattr__(self, "identity", told_apart)
 
     def _check_numbers(self) -> None:
-        for name, least in (("num_samples", 2), ("per_octave", 1), ("max_per_epoch", 1), ("seed", 0)):
+        leasts = {"num_samples": 2, "per_octave": 1, "max_per_epoch": 1, "start_epoch": 0, "seed": 0}
+        for name, least in leasts.items():
             value = getattr(self, name)
             if not is_whole(value, least):
                 raise bad_argument(name, f"an integer of at least {least}", value)

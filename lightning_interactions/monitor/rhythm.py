@@ -1,7 +1,8 @@
 """When to measure: the phases live on a logarithmic axis of epochs, so records are spread evenly on that.
 
 Pure functions of where the training is and of the last record: they need no state, and so resume alike. How far the
-training is, is counted in epochs done: 0 at initialisation, 3.25 after a quarter of the fourth epoch.
+training is, is counted in epochs done: 0 at initialisation, 3.25 after a quarter of the fourth epoch; or in steps done,
+where there are no epochs.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def is_due(
     """Whether the default rhythm, or every so many epochs, measures at a place.
 
     Args:
-        epoch: Where the training is, as it is recorded: epochs done, less one.
+        epoch: Where the training is, as it is recorded: epochs (or steps) done, less one.
         step: Batches that stepped so far. They count where no two places of an epoch are told apart by it, since
             nobody knows how long that is.
         last: The last record.

@@ -17,7 +17,7 @@ from lightning_interactions.measure.measurement import Measurement, part_of
 from lightning_interactions.measure.onsets import SampleTracks
 from lightning_interactions.measure.samples import Samples
 from lightning_interactions.phases import PhaseDetector, PhaseEvent
-from lightning_interactions.phases.epochs import begin_with_epoch, whole_epoch
+from lightning_interactions.phases.epochs import begin_with_place, whole_epoch
 from lightning_interactions.players.picture import Picture
 from lightning_interactions.report.history import History
 from lightning_interactions.report.record import RunRecord
@@ -30,7 +30,7 @@ _RISE = 0.01
 class Record:
     """One measurement of all splits."""
 
-    epoch: float  # 3 at the end of epoch 3, 2.25 inside of it, -1 before training
+    epoch: float  # 3 at the end of epoch 3, 2.25 inside of it, -1 before training; without epochs the step
     step: int  # at which it is logged
     found: Mapping[str, Measurement]
     samples: Mapping[str, Samples]  # on which it was made
@@ -119,7 +119,7 @@ class Run:
         events += self.detector.update(
             record.epoch, record.deciding.strength, *judged,
             step=record.step, paired=torch.equal(keys, self._keys),
-            val_losses=self._val_losses(record, val_loss), last_epoch=last_epoch,
+            val_losses=self._val_losses(record, val_loss), last_epoch=last_epoch, unit=self.history.unit,
         )  # fmt: skip
         self.events += events
         self._keys = keys
@@ -172,16 +172,17 @@ class Run:
             record.scalars |= {**onsets, **changes}
             turned = self.boundary_epoch is not None
             shown = {s: self._changes.describe(s, found, turned=turned) for s, found in record.found.items()}
-            table = [{**row, **shown[row["split"]][row["index"]]} for row in table]
+            unit = {} if self.history.unit == "epoch" else {"unit": self.history.unit}
+            table = [{**row, **shown[row["split"]][row["index"]], **unit} for row in table]
         extra = {f"{s}/strength": found.mean_strength for s, found in record.found.items() if len(record.found) > 1}
         self.history.append(record.epoch, record.step, record.scalars, record.deciding.mean_strength, extra)
         self.history.samples = table
 
     def failed(self, epoch: float, step: int, problem: str) -> PhaseEvent:
         """Keep the event that a measurement, or something after it, failed."""
-        message = f"{sentence(f'{begin_with_epoch(epoch)}: {problem}')} Training is not affected."
+        message = f"{sentence(f'{begin_with_place(epoch, self.history.unit)}: {problem}')} Training is not affected."
         where = whole_epoch(epoch)
-        self.events.append(PhaseEvent("probe_failed", where, where, step, message=message))
+        self.events.append(PhaseEvent("probe_failed", where, where, step, message=message, unit=self.history.unit))
         return self.events[-1]
 
     def _skipped(self, record: Record) -> list[PhaseEvent]:
@@ -190,12 +191,13 @@ class Run:
         last = self.history.last or {}
         if not skipped or last.get("skipped_samples", last.get("val/skipped_samples", 0)) > 0:
             return []
+        at = begin_with_place(record.epoch, self.history.unit)
         message = (
-            f"{begin_with_epoch(record.epoch)}: the scores of {skipped} of {watched} watched samples are not finite; "
+            f"{at}: the scores of {skipped} of {watched} watched samples are not finite; "
             "these samples are left out. Look for NaN or infinity in the model's outputs."
         )
         evidence, where = {"skipped_samples": float(skipped)}, whole_epoch(record.epoch)
-        return [PhaseEvent("probe_failed", where, where, record.step, evidence, message)]
+        return [PhaseEvent("probe_failed", where, where, record.step, evidence, message, unit=self.history.unit)]
 
     def record(
         self,
@@ -218,6 +220,7 @@ class Run:
             dict(settings),
             rows,
             seconds_after=self.seconds_after,
+            unit=self.history.unit,
         )
 
     def state_dict(self, *, with_samples: bool) -> dict[str, Any]:

@@ -24,7 +24,6 @@ from lightning_interactions.monitor.trainer import (
     is_fast_dev_run,
     is_fitting,
     lacks_validation,
-    last_epoch,
     logged_losses,
     logged_train_loss,
     logged_value,
@@ -70,7 +69,7 @@ class Session:
         self.due: Spot | None = None  # where the validation that is under way will be measured, if it will
         self._checked = False  # whether a sanity check has shown samples for a record before training
         self._losses_tried = bool(loop.watchlist.losses)  # whether samples for the losses were chosen, if there are any
-        self._ended = False  # whether an epoch has ended in this fit
+        self._ended = False  # whether an epoch has ended in this fit, or what stands for one
         self._late = False  # whether the loss to compare with is logged after the callbacks' turn
         self._before: dict[str, Any] = {}  # metrics logged before the validation that is under way
         self._told_cost = self._told_limit = False
@@ -104,6 +103,10 @@ class Session:
         """Start the clock; measure before training, if the sanity check has shown samples that will do."""
         self.budget.start()
         self._begin_anew()
+        self._schedule.choose_unit()
+        never = self._schedule.never_begins
+        if never is not None and self.active:
+            self.faults.tell(never)
         # A stop that still waits for the Trainer's minimum is not in the checkpoint, and its event does not come again.
         self._actions.ask_to_stop(asked=is_below_minimum(self.trainer))
         if self._speaks:
@@ -115,7 +118,7 @@ class Session:
     def _begin_anew(self) -> None:
         """Forget the record if this run does not continue it (known by the sanity check, which comes after loading)."""
         last = self.loop.history.last
-        if last is not None and (self.trainer.global_step == 0 or self.trainer.current_epoch < last["epoch"]):
+        if last is not None and (self.trainer.global_step == 0 or self._schedule.is_before(last)):
             self.loop.reset()
 
     def _measure_at_start(self) -> None:
@@ -156,6 +159,7 @@ class Session:
     def end_batch(self) -> None:
         """Measure inside of an epoch, if that is due."""
         if self._usable and self._schedule.asks_after_batch():
+            self._ended |= not self._schedule.awaits_validation
             self._measure_inside(self._schedule.spot())
 
     def begin_epoch(self) -> None:
@@ -242,6 +246,8 @@ class Session:
         enabled, rows = self.options.verbose, self.loop.masked_rows()
         try:
             with measuring(self.trainer, rows, enabled=enabled) as progress:
+                if inside and not self._schedule.ready:
+                    self.loop.prepare(self.module)  # samples for the losses too
                 record = self.loop.take(self.module, spot.epoch, spot.step, progress, losses, inside=inside)
         except (ModelCallError, MeasureError) as error:
             if not inside or not spot.count:
@@ -297,7 +303,7 @@ class Session:
                 if self.loop.tasks.by_split != before:  # the outputs have another meaning than was thought
                     record = self.loop.take(self.module, record.epoch, record.step)
         with self._contained("deciding"):
-            events = run.decide(record, *self._losses(record), last_epoch(self.trainer))
+            events = run.decide(record, *self._losses(record), self._schedule.end(record.epoch))
             run.keep(record)
         # Act first: a logger that fails must not swallow an alarm, or on rank 0 keep the other ranks waiting. Nor may a
         # record that cannot be kept: the detector does not say it again.
@@ -325,7 +331,8 @@ class Session:
     @timed
     def write(self, *, placed: bool = False) -> None:
         """Write what records need besides the scalars that Lightning logs; ``placed``: it just has (`Writer.write`)."""
-        self._writer.write(self._contained, placed=placed or (self._ended and not self.trainer.enable_validation))
+        placed = placed or (self._ended and not self._schedule.awaits_validation)
+        self._writer.write(self._contained, placed=placed)
         if self.options.verbose and self.budget.records == 1 and len(self.loop.history) and not self._told_cost:
             self._told_cost = True
             self._tell_cost()
@@ -348,11 +355,11 @@ class Session:
         """Say, once, that there will be fewer records than are due, and why."""
         if self.options.verbose and self.budget.binds and not self._told_limit:
             self._told_limit = True
-            budget = self.budget
+            budget, unit = self.budget, self.loop.history.unit
             say(
                 self.trainer,
                 f"TwoPhaseMonitor: it has taken {budget.spent:.0f} s, {budget.spent / max(budget.training, 1e-9):.0%} "
-                f"of the training time, so from now on there are fewer records, evenly on the axis of log epochs, to "
+                f"of the training time, so from now on there are fewer records, evenly on the axis of log {unit}s, to "
                 f"stay below {budget.max_overhead or 0:.0%}; max_overhead=None measures them all.",
             )
 

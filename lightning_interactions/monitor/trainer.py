@@ -191,6 +191,27 @@ def batches_done(trainer: Any) -> int:
     return int(trainer.fit_loop.epoch_loop.batch_progress.current.ready)
 
 
+def has_epochs(trainer: Any, batches: int | None) -> bool:
+    """Whether there are epochs to count by, of so many ``batches`` (``None``: nobody knows); all ranks ask alike.
+
+    Not where the first one will not be over. Where its length is not known, only if several are to come and nothing
+    happens inside of them: an endless stream, too, may be one epoch among a thousand that never come.
+    """
+    if batches is not None:
+        return not 0 < trainer.max_steps * trainer.accumulate_grad_batches < batches
+    at_ends = not trainer.enable_validation or trainer.val_check_batch == math.inf
+    return at_ends and (trainer.max_epochs or 0) > 1
+
+
+def validation_interval(trainer: Any) -> int | None:
+    """Return how many batches there are between validations; ``None`` where these go by time, or none will come."""
+    each, last = trainer.val_check_batch, trainer.max_steps * trainer.accumulate_grad_batches
+    every = trainer.check_val_every_n_epoch
+    if not trainer.enable_validation or each is None or math.isinf(each) or 0 < last < each:
+        return None
+    return None if every is not None and (trainer.current_epoch + 1) % every else int(each)
+
+
 def validations_in(trainer: Any, batches: int) -> frozenset[int] | None:
     """Return after which batches of this epoch a validation will run; ``None``: nobody knows, it goes by time."""
     every = trainer.check_val_every_n_epoch
@@ -204,6 +225,12 @@ def validations_in(trainer: Any, batches: int) -> frozenset[int] | None:
     loop = trainer.fit_loop.epoch_loop
     before = loop.total_batch_idx + 1 - loop.batch_progress.current.ready if every is None else 0
     return frozenset(range(int(each) - before % int(each), batches + 1, int(each)))
+
+
+def batches_counted(trainer: Any) -> int:
+    """Return how many batches have been trained on, counted as Lightning does it to find the next validation."""
+    loop = trainer.fit_loop.epoch_loop
+    return int(loop.total_batch_idx) + 1 if trainer.check_val_every_n_epoch is None else batches_done(trainer)
 
 
 def own_step(trainer: Any) -> float | None:
@@ -241,6 +268,13 @@ def last_epoch(trainer: Any) -> float | None:
         batches_a_step = (trainer.fit_loop.epoch_loop.total_batch_idx + 1) / trainer.global_step
         ends.append(trainer.max_steps * batches_a_step / batches - 1)
     return min(ends, default=None)
+
+
+def last_step(trainer: Any, step: int) -> float | None:
+    """Return the step at which the training will be over by ``max_steps``, asked at a step; ``None``: nobody knows."""
+    if trainer.max_steps <= 0 or not trainer.global_step:
+        return None
+    return float(trainer.max_steps * (step + 1) / trainer.global_step - 1)  # a batch may take several steps
 
 
 def is_fast_dev_run(trainer: Any) -> bool:

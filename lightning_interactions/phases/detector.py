@@ -15,7 +15,7 @@ from typing import Any
 
 from lightning_interactions.errors import ArgumentError, StateError, bad_argument, is_number
 from lightning_interactions.phases.curves import Curve, OrderTrack, check_strength
-from lightning_interactions.phases.epochs import START, plain_epoch, whole_epoch
+from lightning_interactions.phases.epochs import START, Unit, plain_epoch, whole_epoch
 from lightning_interactions.phases.event import EventKind, PhaseEvent
 from lightning_interactions.phases.losses import LossTrack, check_losses
 from lightning_interactions.phases.messages import (
@@ -27,7 +27,7 @@ from lightning_interactions.phases.messages import (
 )
 from lightning_interactions.phases.risk import WITH_LOSSES, WITHOUT_LOSSES, horizon
 
-Message = Callable[[float, Mapping[str, float]], str]
+Message = Callable[[float, Mapping[str, float], Unit], str]
 
 # Found on the tuning half of `tests/benchmarks/onset` and checked by leaving out data sets; see results.md there.
 _LEAST_RISE = 0.03  # orders; below it a mean order is flat, whatever its noise
@@ -160,6 +160,7 @@ class PhaseDetector:
         paired: bool = True,
         val_losses: Any = None,
         last_epoch: float | None = None,
+        unit: Unit = "epoch",
     ) -> list[PhaseEvent]:
         """Take one measurement and say what is new.
 
@@ -177,6 +178,8 @@ class PhaseDetector:
                 ``None``. With them a rise is judged, and told, with its standard error.
             last_epoch: The epoch at whose end the training will be over, where that is known: the risk is that until
                 then.
+            unit: ``"step"`` where there are no epochs and steps are counted instead, in all calls: 1199 after 1200 of
+                them. Only the words depend on it.
 
         Returns:
             The new events, mostly none; a boundary comes before the overfitting found with it.
@@ -199,9 +202,9 @@ class PhaseDetector:
             return []
         self.evidence["horizon"] = horizon(epoch, last_epoch)
         self.overfitting_risk = self.evidence["risk"] = overfitting_risk(self.evidence)
-        return self._decide(epoch, step)
+        return self._decide(epoch, step, unit)
 
-    def _decide(self, epoch: float, step: int) -> list[PhaseEvent]:
+    def _decide(self, epoch: float, step: int, unit: Unit) -> list[PhaseEvent]:
         """Apply the rule; every event comes from here."""
         order, e = self._orders.order, self.evidence
         events = []
@@ -209,7 +212,7 @@ class PhaseDetector:
         def tell(kind: EventKind, of: float, message: Message, retracts: str = "", **more: float) -> None:
             evidence = {**e, **more}
             where = whole_epoch(of), whole_epoch(epoch)
-            events.append(PhaseEvent(kind, *where, step, evidence, message(epoch, evidence), retracts))
+            events.append(PhaseEvent(kind, *where, step, evidence, message(epoch, evidence, unit), retracts, unit))
 
         trough = e["trough_epoch"]
         if self.boundary_epoch is not None:

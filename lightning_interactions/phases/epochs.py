@@ -1,14 +1,20 @@
 """Places in a training, by Lightning's count: at 3 epoch 3 has ended, at 2.25 a quarter of it is done; -1 is its start.
 
-The number is that of the epochs of training done, less one. People are told it in words.
+The number is that of the epochs of training done, less one; in a training without epochs (an endless stream) that of
+its steps done, less one: at 1199 Lightning logs at step 1199. Decisions only look at ratios of what is done, which do
+not depend on that unit. People are told a place in words.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 START = -1.0
 """The place before anything was trained."""
+
+Unit = Literal["epoch", "step"]
+"""What places are counted in."""
 
 
 def whole_epoch(place: float) -> int:
@@ -36,21 +42,22 @@ def plain_epoch(place: float) -> float:
     return int(place) if place == int(place) else float(place)
 
 
-def tell_epoch(place: float, *, short: bool = False) -> str:
+def tell_place(place: float, unit: Unit = "epoch", *, short: bool = False) -> str:
     """Name a place in words; ``short`` where there is little room.
 
     Example:
-        >>> [tell_epoch(place) for place in (-1, 8, 2.25)], tell_epoch(2.25, short=True)
-        (['initialisation', 'epoch 8', 'epoch 3 (25 % through)'], 'epoch 3, 25 %')
+        >>> [tell_place(place) for place in (-1, 8, 2.25)], tell_place(2.25, short=True), tell_place(8, "step")
+        (['initialisation', 'epoch 8', 'epoch 3 (25 % through)'], 'epoch 3, 25 %', 'step 8')
     """
     if place <= START:
         return "initialisation"
     if place == int(place):
-        return f"epoch {int(place)}"
+        return f"{unit} {int(place)}"
     through = min(max(round(100 * (place - math.floor(place))), 1), 99)
-    return f"epoch {whole_epoch(place)}, {through} %" if short else f"epoch {whole_epoch(place)} ({through} % through)"
+    where = f"{unit} {whole_epoch(place)}"
+    return f"{where}, {through} %" if short else f"{where} ({through} % through)"
 
 
-def begin_with_epoch(place: float) -> str:
+def begin_with_place(place: float, unit: Unit = "epoch") -> str:
     """Name a place at the beginning of a sentence: ``"Epoch 8"``."""
-    return tell_epoch(place).capitalize()
+    return tell_place(place, unit).capitalize()

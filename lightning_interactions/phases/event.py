@@ -9,6 +9,7 @@ from html import escape
 from typing import Any, Literal, get_args
 
 from lightning_interactions.errors import bad_argument
+from lightning_interactions.phases.epochs import Unit
 
 EventKind = Literal["suspected", "boundary", "overfitting", "retracted", "probe_failed"]
 
@@ -30,9 +31,11 @@ class PhaseEvent:
         evidence: Every number the decision used; need not be finite.
         message: One sentence with the numbers and what to do.
         retracts: What a ``"retracted"`` event withdraws, ``"boundary"`` or ``"overfitting"``; else empty.
+        unit: What ``epoch``, ``detected_epoch`` and the epochs in the evidence are counted in: ``"epoch"``, or
+            ``"step"`` in a training without epochs (an endless stream).
 
     Raises:
-        ArgumentError: If ``kind`` is none of the five, or ``retracts`` does not belong to it.
+        ArgumentError: If ``kind`` is none of the five, ``retracts`` does not belong to it, or ``unit`` is neither.
 
     Example:
         >>> event = PhaseEvent("boundary", epoch=41, detected_epoch=46, evidence={"z": float("inf")}, message="...")
@@ -49,6 +52,7 @@ class PhaseEvent:
     evidence: dict[str, float] = field(default_factory=dict)
     message: str = ""
     retracts: str = ""
+    unit: Unit = "epoch"
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(EventKind):
@@ -58,6 +62,8 @@ class PhaseEvent:
             object.__setattr__(self, "retracts", "boundary")  # as in events of version 0.1
         if self.retracts not in expected:
             raise bad_argument("retracts", " or ".join(map(repr, expected)), self.retracts)
+        if self.unit not in get_args(Unit):
+            raise bad_argument("unit", " or ".join(map(repr, get_args(Unit))), self.unit)
 
     @property
     def is_alert(self) -> bool:
@@ -87,4 +93,5 @@ class PhaseEvent:
             evidence={k: math.nan if v is None else float(v) for k, v in evidence.items()},
             message=values.get("message", ""),
             retracts=values.get("retracts", ""),
+            unit=values.get("unit", "epoch"),
         )

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lightning_interactions.phases.epochs import tell_epoch
+from lightning_interactions.phases.epochs import tell_place
 from lightning_interactions.pictures.exhibit import Exhibit, Shown
 from lightning_interactions.pictures.sheet import GRAY, Sheet
 from lightning_interactions.pictures.telling import colour_of, drawn_of, is_timed, moments_of, value_of
@@ -24,7 +24,8 @@ def draw_key(sheet: Sheet, exhibit: Exhibit, x: float) -> None:
     for i, moment in enumerate(moments_of(exhibit)):
         left = x + 0.72 + 1.72 * i
         sheet.box(left, sheet.y + 0.02, 0.1, 0.1, "#404040", TINTS[moment])
-        sheet.text(left + 0.15, sheet.y, f"{moment} ({tell_epoch(exhibit.epochs[moment], short=True)})", 8)
+        place = tell_place(exhibit.epochs[moment], exhibit.unit, short=True)
+        sheet.text(left + 0.15, sheet.y, f"{moment} ({place})", 8)
     sheet.y += 0.24
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_interactions.phases.epochs import tell_epoch
+from lightning_interactions.phases.epochs import tell_place
 from lightning_interactions.pictures.exhibit import Exhibit, Shown, signed
 from lightning_interactions.players.picture import (
     ATTACHED,
@@ -152,7 +152,7 @@ def _values(one: Shown) -> list[tuple[str, float]]:
 def _moment(exhibit: Exhibit, name: str, value: float, longest: float) -> _Moment:
     epoch, width = exhibit.epochs.get(name), 50 * abs(value) / longest
     return _Moment(
-        name=name if epoch is None else f"{name} ({tell_epoch(epoch, short=True)})",
+        name=name if epoch is None else f"{name} ({tell_place(epoch, exhibit.unit, short=True)})",
         effect=signed(value) if value else "none",
         sign="positive" if value > 0 else "negative",
         left=round(50 - width * (value < 0), 1),

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_interactions.errors import StateError
 from lightning_interactions.functional.coalitions import coalition_masks, num_players_of
+from lightning_interactions.phases.epochs import Unit
 from lightning_interactions.players.picture import Picture
 
 HANDFUL = 5
@@ -69,6 +70,7 @@ class Exhibit:
         ends: Score of the empty and of the whole sample; ``None`` where that is not known.
         epochs: Epoch of each moment: ``"start"``, ``"boundary"`` (where there is one), ``"now"``. Empty if only the
             present is known.
+        unit: What these are counted in.
     """
 
     title: str
@@ -79,6 +81,7 @@ class Exhibit:
     strength: float = math.nan
     ends: tuple[float, float] | None = None
     epochs: Mapping[str, float] = field(default_factory=dict)
+    unit: Unit = "epoch"
 
     def share(self, one: Shown) -> float:
         """Share of the sample's strength that one interaction has."""
@@ -179,6 +182,7 @@ def exhibit_of(row: Mapping[str, Any], picture: Picture | None = None) -> Exhibi
         strength=math.nan if row.get("strength") is None else float(row["strength"]),
         ends=None if ends[0] is None or ends[1] is None else (float(ends[0]), float(ends[1])),
         epochs=row.get("epochs") or {},
+        unit=row.get("unit", "epoch"),
     )
 
 

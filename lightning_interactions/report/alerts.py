@@ -225,7 +225,26 @@ def _silence() -> Iterator[list[str]]:
         _said.reset(token)
 
 
-class WandbAlert(_Throttled):
+class _RunAlert(_Throttled):
+    """An alert of the tracked run that is active."""
+
+    def __init__(self, *, title: str = "TwoPhaseMonitor", wait: float = 60.0) -> None:
+        super().__init__(wait)
+        self.title = title
+
+    def _deliver(self, event: PhaseEvent) -> str | None:
+        level = {"overfitting": "WARN", "probe_failed": "ERROR"}.get(event.kind, "INFO")
+        try:
+            return self._alert(f"{self.title}: {event.kind}", event.message, level)
+        except Exception as error:
+            return f"the alert could not be sent ({type(error).__name__})"
+
+    @abstractmethod
+    def _alert(self, title: str, text: str, level: str) -> str | None:
+        """Make the alert of a level, INFO, WARN or ERROR; return what is missing."""
+
+
+class WandbAlert(_RunAlert):
     """An alert of the Weights & Biases run that is active (mail or Slack, as set up there).
 
     Args:
@@ -233,20 +252,30 @@ class WandbAlert(_Throttled):
         wait: Seconds in which an event of the same kind is not sent again.
     """
 
-    def __init__(self, *, title: str = "TwoPhaseMonitor", wait: float = 60.0) -> None:
-        super().__init__(wait)
-        self.title = title
+    def _alert(self, title: str, text: str, level: str) -> str | None:
+        import wandb
 
-    def _deliver(self, event: PhaseEvent) -> str | None:
+        if wandb.run is None:
+            return "there is no active Weights & Biases run"
+        wandb.run.alert(title=title, text=text, level=level)
+        return None
+
+
+class TrackioAlert(_RunAlert):
+    """An alert of the Trackio run that is active: in its dashboard, and at the webhook set up there.
+
+    Args:
+        title: Its title.
+        wait: Seconds in which an event of the same kind is not sent again.
+    """
+
+    def _alert(self, title: str, text: str, level: str) -> str | None:
+        import trackio
+
         try:
-            import wandb
-
-            if wandb.run is None:
-                return "there is no active Weights & Biases run"
-            level = {"overfitting": "WARN", "probe_failed": "ERROR"}.get(event.kind, "INFO")
-            wandb.run.alert(title=f"{self.title}: {event.kind}", text=event.message, level=level)
-        except Exception as error:
-            return f"the alert could not be sent ({type(error).__name__})"
+            trackio.alert(title=title, text=text, level=trackio.AlertLevel[level])
+        except RuntimeError:  # `trackio.init` was not called
+            return "there is no active Trackio run"
         return None
 
 

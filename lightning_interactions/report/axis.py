@@ -1,4 +1,7 @@
-"""The x axis of a run's figures: epochs, or the epochs of training done on a log scale where some were looked into."""
+"""The x axis of a run's figures: epochs, or what is done of the training on a log scale.
+
+That is the number of its epochs where some were looked into, or of its steps where there are no epochs.
+"""
 
 from __future__ import annotations
 
@@ -26,15 +29,15 @@ class EpochAxis:
     A record at initialisation, at which no epoch was done, has no place on a log scale: it stands at its left end.
 
     Attributes:
-        logarithmic: Whether any record was made inside of an epoch or at initialisation.
+        logarithmic: Whether any record was made inside of an epoch or at initialisation, or steps are counted.
         place: Where the records are, ``(E,)``.
         label: What the axis is called.
     """
 
     def __init__(self, run: RunRecord) -> None:
         epochs = run.history["epoch"]
-        self.logarithmic = any(map(is_inside, epochs))
-        self.label = "epochs of training (log scale)" if self.logarithmic else "epoch"
+        self.logarithmic = run.unit == "step" or any(map(is_inside, epochs))
+        self.label = f"{run.unit}s of training (log scale)" if self.logarithmic else "epoch"
         self.place, self._left = run.place, -math.inf
         if self.logarithmic:
             done = self.place - START

@@ -11,7 +11,7 @@ from lightning_interactions.errors import ArgumentError
 from lightning_interactions.functional.strength import low_order_share, mean_order, order_distribution
 from lightning_interactions.metrics import drawing
 from lightning_interactions.metrics.drawing import BLUE, GREEN, ORANGE, VERMILLION
-from lightning_interactions.phases.epochs import begin_with_epoch, tell_epoch
+from lightning_interactions.phases.epochs import Unit, begin_with_place
 from lightning_interactions.report.axis import EpochAxis
 from lightning_interactions.report.record import RunRecord, lowest_index, middle_record
 from lightning_interactions.report.words import headline
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def order_distribution_figure(strength: Tensor, *, epoch: float | None = None) -> Figure:
-    """Draw the strength ``(2, n)`` of one epoch by order: positive interactions upwards, negative ones downwards."""
+def order_distribution_figure(strength: Tensor, *, epoch: float | None = None, unit: Unit = "epoch") -> Figure:
+    """Draw the strength ``(2, n)`` of one record by order: positive interactions upwards, negative ones downwards."""
     strength = torch.as_tensor(strength).detach().cpu().double()
     if strength.ndim != 2 or strength.shape[0] != 2:
         raise ArgumentError(f"Expected `strength` to have shape (2, n), but got {tuple(strength.shape)}.")
@@ -35,7 +35,7 @@ def order_distribution_figure(strength: Tensor, *, epoch: float | None = None) -
     if order != order:
         title = "No salient interactions measured"
     axes.set_title(
-        title if epoch is None else f"{begin_with_epoch(epoch)}: {title[0].lower()}{title[1:]}", fontsize=11, y=1
+        title if epoch is None else f"{begin_with_place(epoch, unit)}: {title[0].lower()}{title[1:]}", fontsize=11, y=1
     )
     return figure
 
@@ -174,7 +174,7 @@ def _events(run: RunRecord, axis: EpochAxis) -> list[tuple[str, float, str, str]
         ("overfitting", run.overfitting_place, run.overfitting_epoch, "-"),
     )
     # On the log scale the numbers at the axis are epochs done, one more than the epoch that is over then.
-    label = "{} (epoch {})" if axis.logarithmic else "{} {}"
+    label = f"{{}} ({run.unit} {{}})" if axis.logarithmic else "{} {}"
     return [(name, axis.at(at), style, label.format(name, n)) for name, at, n, style in found if at is not None]
 
 
@@ -189,7 +189,7 @@ def _draw_panels(panels: list[Axes], run: RunRecord, orders: list[float]) -> Non
         axes.set_ylim(-height, height)
         axes.yaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
         axes.tick_params(labelleft=axes is panels[0])
-        order, title = orders[index], f"{name} ({tell_epoch(epochs[index], short=True)})"
+        order, title = orders[index], f"{name} ({run.tell(epochs[index], short=True)})"
         if order == order:
             axes.axvline(order, color="black", linestyle=":", linewidth=1.6)
             title += f"\nmean order {order:.1f}"
@@ -234,7 +234,7 @@ def _draw_losses(axes: Axes, run: RunRecord, axis: EpochAxis) -> None:
         look: dict[str, Any] = {"color": VERMILLION, "alpha": 0.13, "linewidth": 0}
         axes.fill_between(place, train.numpy(), val.numpy(), where=wider.numpy(), label="loss gap", **look)
     if (lowest := lowest_index(val.tolist())) is not None:
-        label = f"lowest ({tell_epoch(run.history['epoch'][lowest], short=True)})"
+        label = f"lowest ({run.tell(run.history['epoch'][lowest], short=True)})"
         star: dict[str, Any] = {"color": "black", "markersize": 13, "linestyle": "none"}
         axes.plot(place[lowest], val[lowest].item(), "*", label=label, **star)
     axes.set_xlabel(axis.label)

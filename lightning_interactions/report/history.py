@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lightning_interactions.errors import ArgumentError, StateError, bad_argument
-from lightning_interactions.phases.epochs import is_inside, plain_epoch, tell_epoch
+from lightning_interactions.phases.epochs import Unit, is_inside, plain_epoch, tell_place
 
 Strength = Tensor | Sequence[Sequence[float]]
 """Positive and negative strength by order, ``(2, n)``."""
@@ -37,6 +37,11 @@ class History:
     that was measured but is undefined stays ``nan``. Beside the records stands one table, of the watched samples at the
     last measurement: `samples`.
 
+    Attributes:
+        unit: What the column ``epoch`` is counted in: ``"epoch"``, or ``"step"`` in a training without epochs, where it
+            is 1199 after 1200 of them. All that is called an epoch elsewhere (of events, of the boundary, of onsets) is
+            then a step too.
+
     Example:
         >>> history = History()
         >>> history.append(epoch=0, step=10, scalars={"mean_order": 3.5}, strength=[[1.0, 0.0], [0.5, 0.0]])
@@ -48,6 +53,7 @@ class History:
     """
 
     def __init__(self) -> None:
+        self.unit: Unit = "epoch"
         self._rows: list[dict[str, Any]] = []
         self._samples: list[dict[str, Any]] = []
         # Ordered sets: columns come in the order in which they were first seen, strengths last.
@@ -102,8 +108,8 @@ class History:
             return "History(empty)"
         columns = ", ".join([*self._scalars, *self._strengths][2:])
         epochs = [row["epoch"] for row in self._rows]
-        told = count_records(epochs).replace("measured ", "")
-        return f"History({told}, {span(epochs)}: {columns})"
+        told = count_records(epochs, self.unit).replace("measured ", "")
+        return f"History({told}, {span(epochs, self.unit)}: {columns})"
 
     def _repr_html_(self) -> str:
         """Show the latest records in a notebook."""
@@ -111,7 +117,7 @@ class History:
             return "<p>History(empty)</p>"
         rows = self._rows[-NOTEBOOK_ROWS:]
         keys = ["epoch", *(key for key in NOTEBOOK_COLUMNS if any(key in row for row in rows))]
-        head = "".join(f"<th>{key}</th>" for key in keys)
+        head = "".join(f"<th>{key}</th>" for key in [self.unit, *keys[1:]])
         body = "".join(f"<tr>{''.join(f'<td>{_short(row.get(key))}</td>' for key in keys)}</tr>" for row in rows)
         first = f"<caption>{escape(repr(self))}; the last {len(rows)}</caption>"
         return f"<table>{first}<tr>{head}</tr>{body}</table>"
@@ -157,7 +163,7 @@ class History:
             record = {"epoch": row.pop("epoch"), "step": row.pop("step")}
             record["strengths"] = {key: row.pop(key) for key in self._strengths if key in row}
             records.append({**record, "scalars": row})
-        return {"records": records, "samples": self.samples}
+        return {"records": records, "samples": self.samples, "unit": self.unit}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Replace the records by those of :meth:`state_dict`.
@@ -172,6 +178,7 @@ class History:
                 main = strengths.pop("strength")
                 restored.append(record["epoch"], record["step"], record["scalars"], main, strengths)
             restored.samples = state.get("samples", [])
+            restored.unit = state.get("unit", "epoch")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StateError(f"Expected the state of a History, but it cannot be read: {error!r}.") from error
         vars(self).update(vars(restored))
@@ -198,26 +205,27 @@ class History:
         write_whole(path, text.getvalue())
 
 
-def count_records(epochs: Sequence[float]) -> str:
+def count_records(epochs: Sequence[float], unit: Unit = "epoch") -> str:
     """Say how many records there are.
 
     Example:
         >>> count_records([0, 1]), count_records([-1, -0.75, 0])
         ('2 measured epochs', '3 records')
     """
-    inside = any(map(is_inside, epochs))
+    inside = unit == "step" or any(map(is_inside, epochs))
     return f"{len(epochs)} {'record' if inside else 'measured epoch'}{'s' * (len(epochs) > 1)}"
 
 
-def span(epochs: Sequence[float]) -> str:
+def span(epochs: Sequence[float], unit: Unit = "epoch") -> str:
     """Say from where to where records go.
 
     Example:
-        >>> span([0, 1]), span([-1, -0.75, 0])
-        ('0 to 1', 'initialisation to epoch 0')
+        >>> span([0, 1]), span([-1, -0.75, 0]), span([9, 19], "step")
+        ('0 to 1', 'initialisation to epoch 0', 'step 9 to step 19')
     """
     ends = epochs[0], epochs[-1]
-    return " to ".join(map(tell_epoch if any(map(is_inside, ends)) else str, ends))
+    plain = unit == "epoch" and not any(map(is_inside, ends))
+    return " to ".join(str(end) if plain else tell_place(end, unit) for end in ends)
 
 
 def _number(key: str, value: SupportsFloat) -> float:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_interactions.errors import ArgumentError
 from lightning_interactions.metrics.drawing import GREEN, ORANGE, VERMILLION
-from lightning_interactions.phases.epochs import begin_with_epoch
+from lightning_interactions.phases.epochs import begin_with_place
 from lightning_interactions.pictures.card import STYLE, card
 from lightning_interactions.pictures.exhibit import exhibit_of
 from lightning_interactions.report.figures import changes_figure, curves_figure, run_figure
@@ -30,7 +30,7 @@ MOST_FRAMES = 400
 IN_TITLES = ("split", "index", "target", "prediction")
 """Columns of a sample that the title of its card tells."""
 
-NOT_TOLD = ("key", "picture", "interactions", "epochs")
+NOT_TOLD = ("key", "picture", "interactions", "epochs", "unit")
 """Columns of a sample that are no numbers to read."""
 
 
@@ -79,7 +79,7 @@ def render_report(run: RunRecord, title: str) -> str:
     colour = VERMILLION if run.overfitting_epoch is not None else ORANGE if run.boundary_epoch is not None else GREEN
     return environment.get_template("report.html").render(
         title=title,
-        subtitle=f"{count_records(epochs)}, {span(epochs)}; lightning-interactions "
+        subtitle=f"{count_records(epochs, run.unit)}, {span(epochs, run.unit)}; lightning-interactions "
         f"{run.versions.get('lightning-interactions', '')}",
         verdict=verdict(run),
         colour=colour,
@@ -89,6 +89,7 @@ def render_report(run: RunRecord, title: str) -> str:
         curves=_png(curves_figure(run)),
         changes=_png(changes_figure(run)) if finite(run.column("change/emerged_share")) else None,
         frames=_frames(run),
+        unit=run.unit,
         events=run.events,
         samples=[{name: value for name, value in row.items() if name not in NOT_TOLD} for row in run.samples],
         cards=_cards(run),
@@ -108,7 +109,9 @@ def _cards(run: RunRecord) -> list[Markup]:
 
 def _facts(row: Mapping[str, Any]) -> dict[str, str]:
     told = {name: value for name, value in row.items() if name not in (*IN_TITLES, *NOT_TOLD)}
-    return {name.replace("_", " "): _cell(value) for name, value in told.items() if value is not None}
+    unit = row.get("unit", "epoch")
+    words = {name: name.replace("_", " ").replace("epoch", unit) for name in told}
+    return {words[name]: _cell(value) for name, value in told.items() if value is not None}
 
 
 def _png(figure: Figure) -> str:
@@ -125,7 +128,7 @@ def _frames(run: RunRecord) -> dict[str, Any]:
     kept = sorted({*range(0, len(epochs), step), *marks.values()})
     return {
         "epochs": [epochs[i] for i in kept],
-        "names": [begin_with_epoch(epochs[i]) for i in kept],
+        "names": [begin_with_place(epochs[i], run.unit) for i in kept],
         "shares": [_shares(run.history["strength"][i]) for i in kept],
         "mean_order": [round(orders[i], 4) if math.isfinite(orders[i]) else None for i in kept],
         "marks": {name: kept.index(i) for name, i in marks.items()},

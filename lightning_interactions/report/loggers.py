@@ -123,7 +123,7 @@ class Loggers:
         """Draw the run and its last record, if anything was measured and some logger can show it."""
         if not self.takes_figures or not run.history["epoch"]:
             return
-        last = order_distribution_figure(run.strength[-1], epoch=run.history["epoch"][-1])
+        last = order_distribution_figure(run.strength[-1], epoch=run.history["epoch"][-1], unit=run.unit)
         figures = {"run": run_figure(run), "strength_by_order": last}
         for sink in self.sinks:
             for name, figure in figures.items():

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lightning_interactions.errors import ArgumentError, StateError
-from lightning_interactions.phases.epochs import exact_or
+from lightning_interactions.phases.epochs import Unit, exact_or, tell_place
 from lightning_interactions.phases.event import PhaseEvent
 from lightning_interactions.report.history import deciding, write_whole
 
@@ -55,6 +55,7 @@ class RunRecord:
         samples: What is known of single watched samples, a row each; may be empty.
         versions: Of the packages in use.
         seconds_after: What the monitor took after its last record, which ``seconds`` of the records leave out.
+        unit: What all epochs in it are counted in, see `History`.
     """
 
     history: Mapping[str, Sequence[Any]]
@@ -65,11 +66,13 @@ class RunRecord:
     samples: Sequence[Mapping[str, Any]] = ()
     versions: Mapping[str, str] = field(default_factory=versions)
     seconds_after: float = 0.0
+    unit: Unit = "epoch"
 
     def to_json(self) -> str:
         """Return all of it as JSON; numbers JSON does not have become ``null``."""
         content = {
             "format": FORMAT,
+            "unit": self.unit,
             "boundary_epoch": self.boundary_epoch,
             "overfitting_epoch": self.overfitting_epoch,
             "events": [event.to_dict() for event in self.events],
@@ -102,6 +105,7 @@ class RunRecord:
                 content.get("samples", []),
                 content["versions"],
                 content.get("seconds_after", 0.0),
+                content.get("unit", "epoch"),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise StateError(f"Expected a {FORMAT}, but it cannot be read: {error!r}.") from error
@@ -114,6 +118,10 @@ class RunRecord:
         """Return a column of numbers, ``nan`` where there is none; with several splits that of the deciding one."""
         values = deciding(self.history, key) or [None] * len(self.history["epoch"])
         return [math.nan if value is None else float(value) for value in values]
+
+    def tell(self, place: float, *, short: bool = False) -> str:
+        """Name a place of this run in words, see `tell_place`."""
+        return tell_place(place, self.unit, short=short)
 
     @property
     def seconds(self) -> float:

@@ -196,6 +196,28 @@ class _CometSink(Sink):
         self.logger.experiment.log_asset_data(text, name=name, overwrite=True)
 
 
+class _TrackioSink(Sink):
+    """Trackio. Lightning has no logger for it; those that people write are called so, and begin the active run."""
+
+    shows_histograms = shows_figures = True
+
+    def histogram(self, tag: str, counts: NDArray[np.float64], edges: NDArray[np.float64], step: int) -> bool:
+        import trackio
+
+        trackio.log({tag: trackio.Histogram(np_histogram=(counts, edges))}, step=step)
+        return True
+
+    def figure(self, tag: str, figure: Figure, step: int) -> None:
+        import trackio
+
+        trackio.log({tag: trackio.Image(pixels(figure))}, step=step)
+
+    def text(self, tag: str, text: str, step: int) -> None:
+        import trackio
+
+        trackio.log({tag: trackio.Markdown(text)}, step=step)
+
+
 class _LitSink(_FolderSink):
     """Lightning's own service keeps files."""
 
@@ -218,6 +240,7 @@ _SINKS: dict[str, type[Sink]] = {
     "WandbLogger": _WandbSink,
     "MLFlowLogger": _MLflowSink,
     "CometLogger": _CometSink,
+    "TrackioLogger": _TrackioSink,
     "LitLogger": _LitSink,
     "CSVLogger": _FolderSink,
 }

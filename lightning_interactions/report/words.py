@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from lightning_interactions.phases.epochs import exact_or, tell_epoch
+from lightning_interactions.phases.epochs import exact_or, tell_place
 from lightning_interactions.phases.event import PhaseEvent
 from lightning_interactions.report.history import count_records
 from lightning_interactions.report.record import RunRecord, lowest_index, nearest
@@ -21,15 +21,15 @@ def headline(run: RunRecord) -> str:
     epochs, at, maybe = run.history["epoch"], run.boundary_place, run.suspected_place
     parts = [f"No phase boundary so far ({_measured(run)})"]
     if at is not None:
-        parts = [_ended_at(at)]
+        parts = [_ended_at(run, at)]
     elif maybe is not None:
-        parts = [f"No phase boundary so far, but one is suspected at {tell_epoch(maybe)}"]
+        parts = [f"No phase boundary so far, but one is suspected at {run.tell(maybe)}"]
     if run.overfitting_place is not None:
-        parts.append(f"overfitting began at {tell_epoch(run.overfitting_place)}")
+        parts.append(f"overfitting began at {run.tell(run.overfitting_place)}")
     if (lowest := lowest_index(run.column("val_loss"))) is not None and len(epochs) > 1:
         now = lowest == len(epochs) - 1
         parts.append(
-            f"validation loss {'is at its lowest now' if now else f'was lowest at {tell_epoch(epochs[lowest])}'}"
+            f"validation loss {'is at its lowest now' if now else f'was lowest at {run.tell(epochs[lowest])}'}"
         )
     lines = [parts[0]]
     for part in parts[1:]:
@@ -50,10 +50,10 @@ def _about_orders(run: RunRecord) -> str:
         return f"No salient interactions were found in {_measured(run)}."
     if at is None:
         last, maybe = lowest == len(orders) - 1, run.suspected_place
-        suspected = "" if maybe is None else f" One is suspected at {tell_epoch(maybe)}."
+        suspected = "" if maybe is None else f" One is suspected at {run.tell(maybe)}."
         return (
             f"No phase boundary was found in {_measured(run)}: the mean order was lowest ({orders[lowest]:.2f}) at "
-            f"{tell_epoch(epochs[lowest])}, {'the last one' if last else f'and is {now:.2f} now'}.{suspected}"
+            f"{run.tell(epochs[lowest])}, {'the last one' if last else f'and is {now:.2f} now'}.{suspected}"
         )
     turn = orders[nearest(epochs, at)]
     before = (
@@ -61,7 +61,7 @@ def _about_orders(run: RunRecord) -> str:
         if orders[0] > turn
         else f", with no fall of the mean order before it; it rose from {turn:.2f}"
     )
-    return f"{_ended_at(at)}{before} to {now:.2f}, as the network learned ever higher orders."
+    return f"{_ended_at(run, at)}{before} to {now:.2f}, as the network learned ever higher orders."
 
 
 def _about_losses(run: RunRecord) -> str:
@@ -69,15 +69,15 @@ def _about_losses(run: RunRecord) -> str:
     lowest = lowest_index(losses)
     if lowest is None:
         return ""
-    best = tell_epoch(epochs[lowest])
-    rose = f"from {losses[lowest]:.3g} at {best} to {losses[-1]:.3g} at {tell_epoch(epochs[-1])}"
+    best = run.tell(epochs[lowest])
+    rose = f"from {losses[lowest]:.3g} at {best} to {losses[-1]:.3g} at {run.tell(epochs[-1])}"
     if run.overfitting_epoch is not None:
         return (
             f"The network overfitted: the validation loss went {rose}. Keep the checkpoint of {best}; more data "
             "or regularisation would help."
         )
     alarm = run.withdrawn_alarm
-    early = f"The overfitting alarm of {tell_epoch(_alarm(alarm))} was withdrawn. " if alarm is not None else ""
+    early = f"The overfitting alarm of {run.tell(_alarm(alarm))} was withdrawn. " if alarm is not None else ""
     if lowest == len(losses) - 1:
         return f"{early}The validation loss is at its lowest now ({best}): train on."
     return (
@@ -97,10 +97,10 @@ def summary(run: RunRecord) -> dict[str, str]:
         "Overfitting risk": "unknown" if math.isnan(risk) else f"{risk:.2f} at the end",
         "Lowest validation loss": "none recorded"
         if lowest is None
-        else f"{tell_epoch(epochs[lowest])} ({losses[lowest]:.3f}; at the end {losses[-1]:.3f})",
+        else f"{run.tell(epochs[lowest])} ({losses[lowest]:.3f}; at the end {losses[-1]:.3f})",
         "Mean order": "no salient interactions"
         if low is None
-        else f"{orders[0]:.2f} at the start, {orders[low]:.2f} at its lowest ({tell_epoch(epochs[low])}), "
+        else f"{orders[0]:.2f} at the start, {orders[low]:.2f} at its lowest ({run.tell(epochs[low])}), "
         f"{orders[-1]:.2f} at the end",
     }
     if run.seconds:
@@ -119,15 +119,15 @@ def table(title: str, rows: Mapping[str, str]) -> str:
 def _found_boundary(run: RunRecord) -> str:
     at, maybe = run.boundary_place, run.suspected_place
     if at is None and maybe is not None:
-        return f"suspected at {tell_epoch(maybe)}"
-    return "none found" if at is None else tell_epoch(at)
+        return f"suspected at {run.tell(maybe)}"
+    return "none found" if at is None else run.tell(at)
 
 
 def _found_overfitting(run: RunRecord) -> str:
     over, alarm = run.overfitting_place, run.withdrawn_alarm
     if alarm is not None:
-        return f"alarm of {tell_epoch(_alarm(alarm))}, withdrawn in epoch {alarm.detected_epoch}"
-    return "none found" if over is None else f"found in {tell_epoch(over)}"
+        return f"alarm of {run.tell(_alarm(alarm))}, withdrawn in {alarm.unit} {alarm.detected_epoch}"
+    return "none found" if over is None else f"found in {run.tell(over)}"
 
 
 def finite(values: Sequence[float]) -> list[float]:
@@ -143,20 +143,20 @@ def short_sentence(event: PhaseEvent) -> str:
     e = event.evidence
     if event.kind in ("suspected", "boundary"):
         which = "boundary suspected" if event.kind == "suspected" else "phase boundary"
-        what = f"{which} at {tell_epoch(_turn(event))}{_change(e, 'mean order rose', 'trough', 'level')}."
+        what = f"{which} at {tell_place(_turn(event), event.unit)}{_change(e, 'mean order rose', 'trough', 'level')}."
     elif event.kind == "overfitting":
         best = e.get("best_val_epoch", math.nan)
-        since = f" of {tell_epoch(best)}" if math.isfinite(best) else ""
+        since = f" of {tell_place(best, event.unit)}" if math.isfinite(best) else ""
         rose = _change(e, "validation loss rose", "best_val_loss", "val_loss")
         what = f"overfitting{rose}. Keep the checkpoint{since}."
     elif event.retracts == "overfitting":
         low = f" (validation loss {e['val_loss']:.3g}, its lowest)" if "val_loss" in e else ""
-        what = f"the overfitting alarm of {tell_epoch(_alarm(event))} is withdrawn{low}."
+        what = f"the overfitting alarm of {tell_place(_alarm(event), event.unit)} is withdrawn{low}."
     elif event.kind == "retracted":
-        what = f"the phase boundary at {tell_epoch(_turn(event))} is withdrawn."
+        what = f"the phase boundary at {tell_place(_turn(event), event.unit)} is withdrawn."
     else:
         return event.message
-    return f"Epoch {event.detected_epoch}: {what}"
+    return f"{event.unit.capitalize()} {event.detected_epoch}: {what}"
 
 
 def event_markdown(event: PhaseEvent) -> str:
@@ -172,8 +172,8 @@ def event_markdown(event: PhaseEvent) -> str:
         | --- | ---: |
         | z | 2.5 |
     """
-    later = f", found in epoch {event.detected_epoch}" if event.epoch != event.detected_epoch else ""
-    parts = [f"**{event.kind.replace('_', ' ')}** (epoch {event.epoch}{later})", event.message]
+    later = f", found in {event.unit} {event.detected_epoch}" if event.epoch != event.detected_epoch else ""
+    parts = [f"**{event.kind.replace('_', ' ')}** ({event.unit} {event.epoch}{later})", event.message]
     if event.evidence:
         rows = [f"| {name.replace('_', ' ')} | {value:.4g} |" for name, value in event.evidence.items()]
         parts.append("\n".join(["| evidence | value |", "| --- | ---: |", *rows]))
@@ -183,8 +183,8 @@ def event_markdown(event: PhaseEvent) -> str:
 # -- words that return ------------------------------------------------------------------------------------------------
 
 
-def _ended_at(place: float) -> str:
-    return f"Low-order dominance ended at {tell_epoch(place)}"
+def _ended_at(run: RunRecord, place: float) -> str:
+    return f"Low-order dominance ended at {run.tell(place)}"
 
 
 def _turn(event: PhaseEvent) -> float:
@@ -198,7 +198,7 @@ def _alarm(event: PhaseEvent) -> float:
 
 
 def _measured(run: RunRecord) -> str:
-    return count_records(run.history["epoch"])
+    return count_records(run.history["epoch"], run.unit)
 
 
 def _change(evidence: Mapping[str, float], what: str, before: str, after: str) -> str:

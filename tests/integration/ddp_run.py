@@ -19,7 +19,17 @@ import torch
 import torch.distributed as dist
 from identity import Spy, outcome
 from lightning.pytorch.callbacks import ModelCheckpoint
-from models import Asks, ColumnNet, FullDisk, ScriptedDetector, column_data, loaders, rank, small_monitor
+from models import (
+    Asks,
+    ColumnNet,
+    Endless,
+    FullDisk,
+    ScriptedDetector,
+    column_data,
+    loaders,
+    rank,
+    small_monitor,
+)
 from stateful import STATEFUL
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
@@ -120,6 +130,8 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "inside": {"every_n_epochs": None},
     "inside_both": {"every_n_epochs": None, "watch": "both"},
     "inside_fault": {"every_n_epochs": None, "score": fails_on_rank_1_while_training, "on_error": "warn"},
+    "steps": {"every_n_epochs": None},
+    "steps_alone": {"every_n_epochs": None, "watch": "train"},
 }
 """The monitor's options. 'logged_loss' is logged without ``sync_dist``: the ranks have different values."""
 
@@ -171,10 +183,15 @@ def main(devices: int, folder: Path, scenario: str) -> None:
     make = partial(AutoMonitor, num_players=4, verbose=False) if scenario == "unreadable" else small_monitor
     monitor = make(**options)
     uneven, strategy = scenario == "uneven", "ddp" if devices > 1 else "auto"
-    inside = scenario.startswith("inside")  # the same batches on one rank and on two together
+    inside = scenario.startswith(("inside", "steps"))  # the same batches on one rank and on two together
+    endless: dict[str, Any] = {"max_epochs": -1, "max_steps": 16, "val_check_interval": 8, "log_every_n_steps": 8}
+    if scenario == "steps_alone":
+        endless |= {"val_check_interval": 1.0, "limit_val_batches": 0}
+    steps = scenario.startswith("steps")
     epochs = 3 + STOP_AFTER if scenario in ("withdrawn", "disk_full") else 3
     trainer = L.Trainer(
-        max_epochs=epochs, min_epochs=2 + STOP_AFTER if scenario == "withdrawn" else None,
+        **(endless if steps else {"max_epochs": epochs}),
+        min_epochs=2 + STOP_AFTER if scenario == "withdrawn" else None,
         accelerator="cpu", devices=devices, strategy=strategy,
         logger=FullDisk(folder) if scenario == "disk_full" else False, enable_progress_bar=False,
         enable_model_summary=False, default_root_dir=folder,
@@ -187,7 +204,9 @@ def main(devices: int, folder: Path, scenario: str) -> None:
     with collectives(pickled) as called:
         trainer.fit(
             FixedNet(),
-            DataLoader(column_data(64, seed=1), 16 // devices if inside else 16, shuffle=True),
+            DataLoader(
+                Endless() if steps else column_data(64, seed=1), 16 // devices if inside else 16, shuffle=not steps
+            ),
             DataLoader(validation, 16, sampler=Uneven() if uneven and devices > 1 else None),
         )
     state = monitor.state_dict()

@@ -31,6 +31,7 @@ from models import (
     SkippingNet,
     TwoLoadersNet,
     column_data,
+    endless_loaders,
     fit,
     listening,
     loaders,
@@ -133,6 +134,11 @@ CASES = {
     "inference-mode-off": Case(options={"inference_mode": False}),
     # data
     "streams": Case(data=stream_loaders, options={"val_check_interval": 4}, inside=1),
+    "endless-stream": Case(data=endless_loaders, inside=1,
+                           options={"max_epochs": -1, "max_steps": 12, "val_check_interval": 4}),
+    "endless-stream-alone": Case(1, data=endless_loaders, inside=0, monitor={"watch": "train"},
+                                 options={"max_epochs": -1, "max_steps": 12, "limit_val_batches": 0,
+                                          "log_every_n_steps": 4}),
     "two-loaders": Case(model=TwoLoadersNet, data=two_loaders),
     "named-loaders": Case(model=TwoLoadersNet, data=named_loaders),
     # the monitor

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from matplotlib.figure import Figure
-from models import fit, small_monitor
+from models import fit, loaders, small_monitor
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 
@@ -26,6 +27,7 @@ from lightning_interactions import (
     InteractionsWarning,
     PhaseEvent,
     RunRecord,
+    TrackioAlert,
     TwoPhaseMonitor,
     WandbAlert,
     log_histogram,
@@ -172,6 +174,106 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert json.loads(table.read_text())["data"] == [[4, event_markdown(EVENT)]]
     (kept,) = tmp_path.rglob("files/interactions.json")
     assert_kept(kept.read_text(), monitor)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["epochs", "steps"])
+def test_wandb_drops_nothing_that_comes_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stream: bool) -> None:
+    """Records inside of the first epoch wait for its validation, while Lightning logs on."""
+    wandb = pytest.importorskip("wandb", reason="Weights & Biases is not installed")
+    from lightning.pytorch.loggers import WandbLogger
+
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monitor = small_monitor(every_n_epochs=None)
+    options: dict[str, Any] = {"max_epochs": -1, "max_steps": 12, "val_check_interval": 8} if stream else {}
+    try:
+        data = loaders(train=3200) if stream else loaders()
+        fit(monitor, logger=WandbLogger(project="test", save_dir=tmp_path, offline=True), data=data, **options)
+    finally:
+        wandb.finish()
+    found: dict[str, list[tuple[int, float]]] = {}
+    for record in wandb_log(tmp_path):
+        if record.WhichOneof("record_type") == "history":
+            row = {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
+            for key in row:
+                found.setdefault(key, []).append((json.loads(row.get("trainer/global_step", "-1")), row[key]))
+    steps = monitor.history.column("step")
+    assert len(steps) > 6
+    for tag, column in columns(monitor).items():
+        assert [step for step, _ in found[tag]] == steps, "in order, each at its own step"
+        assert [json.loads(value) for _, value in found[tag]] == pytest.approx(column, rel=1e-6)
+    for tag in ("interactions/order_distribution/_type", "interactions_detail/histogram/order_01/_type"):
+        assert [step for step, _ in found[tag]] == steps
+    drawn = [step for step, _ in found["interactions/run/_type"]]
+    assert drawn == sorted(drawn)
+    assert [step for step, _ in found["train_loss_step"]] == list(range(12)), "nor anything of the user's"
+
+
+class TrackioLogger(Logger):
+    """What people write, as Lightning has none."""
+
+    def __init__(self, project: str) -> None:
+        super().__init__()
+        self.project = project
+
+    @property
+    def name(self) -> str:
+        return self.project
+
+    @property
+    def version(self) -> str:
+        return "run"
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any) -> None:
+        import trackio
+
+        trackio.init(project=self.project, name="run", embed=False, auto_log_cpu=False, auto_log_gpu=False)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        import trackio
+
+        trackio.log(dict(metrics), step=step)
+
+
+def test_trackio_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    trackio = pytest.importorskip("trackio", reason="Trackio is not installed")
+    from trackio.sqlite_storage import SQLiteStorage
+
+    logger, monitor, alert = TrackioLogger("test"), small_monitor(every_n_epochs=None), TrackioAlert(title="run 7")
+    logger.log_hyperparams({})
+    try:
+        fit(monitor, logger=logger)
+        Loggers([logger], "interactions/").event(EVENT, step=4)
+        for _ in range(2):  # the second one is throttled
+            alert.send(EVENT)
+        assert log_histogram(logger, "sizes", [3, 0, 1.5], [0, 1, 2, 4], step=10)
+    finally:
+        trackio.finish()
+    (told,) = SQLiteStorage.get_alerts("test", "run")
+    assert (told["title"], told["text"], told["level"]) == ("run 7: overfitting", "Epoch 3: it overfits.", "warn")
+    found: dict[str, list[tuple[int, Any]]] = {}
+    for row in SQLiteStorage.get_logs("test", "run"):
+        for key, value in row.items():
+            found.setdefault(key, []).append((row["step"], value))
+    steps = monitor.history.column("step")
+    for tag, column in columns(monitor).items():
+        assert [step for step, _ in found[tag]] == steps
+        assert [value for _, value in found[tag]] == pytest.approx(column, rel=1e-6)
+    share = np.array(monitor.history.column("strength")).sum(1)
+    share /= share.sum(1, keepdims=True)
+    assert [step for step, _ in found["interactions/order_distribution"]] == steps
+    kept = [value["values"] for _, value in found["interactions/order_distribution"]]
+    assert np.array(kept) == pytest.approx(share, rel=1e-6)
+    assert {tuple(value["bins"]) for _, value in found["interactions/order_distribution"]} == {
+        (0.5, 1.5, 2.5, 3.5, 4.5)
+    }
+    assert found["sizes"] == [(10, {"_type": "trackio.histogram", "bins": [0, 1, 2, 4], "values": [3, 0, 1.5]})]
+    assert found["interactions/events"] == [(4, {"_type": "trackio.markdown", "_value": event_markdown(EVENT)})]
+    picture = trackio.utils.MEDIA_DIR / found["interactions/run"][-1][1]["file_path"]
+    assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_mlflow_local_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,6 +99,23 @@ def test_the_samples_of_the_sanity_check_are_found_again(tmp_path: Path) -> None
         assert found.history.column(key) == pytest.approx(column, abs=1e-6), key
 
 
+def test_checkpoints_of_one_epoch_are_counted_in_steps(tmp_path: Path) -> None:
+    """Of two batches each, they are as many places in the one epoch of a live run."""
+    L.seed_everything(0, verbose=False)
+    trainer = L.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[ModelCheckpoint(tmp_path, save_top_k=-1, every_n_train_steps=1)],
+    )  # fmt: skip
+    trainer.fit(Net(hidden=12), datamodule=Data())
+    count = len(list(tmp_path.glob("*.ckpt")))
+    assert count > 2
+    found = analyze(tmp_path, output=tmp_path / "out", detector=ScriptedDetector(boundary=1))
+    assert (found.history.unit, found.history.column("epoch")) == ("step", list(range(count)))
+    assert found.history.column("epoch") == found.history.column("step")
+    again = analyze(tmp_path, output=tmp_path / "out", detector=ScriptedDetector(boundary=1))
+    assert (again.history.unit, len(again.history)) == ("step", count)
+
+
 @pytest.mark.parametrize("kind", ["instance", "loaders", "files", "no training data"])
 def test_other_ways_to_say_it(kind: str, run: tuple[TwoPhaseMonitor, Path]) -> None:
     live, folder = run

@@ -95,6 +95,20 @@ def test_two_ranks_give_the_numbers_of_one_inside_of_epochs(
     assert_equal_histories(ranks[scenario][0]["history"], single["history"], rel=1e-5)
 
 
+@pytest.mark.parametrize(("scenario", "done"), [("steps", range(0, 17, 2)), ("steps_alone", range(8, 17, 2))])
+def test_two_ranks_give_the_numbers_of_one_on_an_endless_stream(
+    scenario: str, done: range, ranks: dict[str, list[Found]], tmp_path: Path
+) -> None:
+    ddp_run.main(1, tmp_path, scenario)
+    single = torch.load(tmp_path / f"{scenario}_1.rank0", weights_only=True)
+    assert single["history"]["epoch"] == [steps - 1 for steps in done]
+    assert single["state"]["history"]["unit"] == "step"
+    for split, keys in single["keys"].items():
+        assert torch.equal(keys, ranks[scenario][0]["keys"][split]), "the same samples are watched"
+    assert ranks[scenario][0]["history"]["step"] == single["history"]["step"]
+    assert_equal_histories(ranks[scenario][0]["history"], single["history"], rel=1e-5)
+
+
 def test_a_fault_of_one_rank_inside_of_an_epoch_stops_no_rank(ranks: dict[str, list[Found]]) -> None:
     for rank in ranks["inside_fault"]:
         assert rank["epochs"] == 3

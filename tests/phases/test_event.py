@@ -23,10 +23,12 @@ def through_json(event: PhaseEvent) -> PhaseEvent:
 
 @given(
     st.sampled_from(KINDS), st.integers(0, 1000), st.dictionaries(st.text(max_size=5), st.floats(allow_nan=False)),
-    st.text(max_size=20), st.sampled_from(["boundary", "overfitting"]),
+    st.text(max_size=20), st.sampled_from(["boundary", "overfitting"]), st.sampled_from(["epoch", "step"]),
 )  # fmt: skip
-def test_it_survives_strict_json(kind: Any, epoch: int, evidence: dict[str, float], message: str, of: str) -> None:
-    event = PhaseEvent(kind, epoch, epoch + 1, 7, evidence, message, of if kind == "retracted" else "")
+def test_it_survives_strict_json(
+    kind: Any, epoch: int, evidence: dict[str, float], message: str, of: str, unit: Any
+) -> None:
+    event = PhaseEvent(kind, epoch, epoch + 1, 7, evidence, message, of if kind == "retracted" else "", unit)
     back = through_json(event)
     assert back.to_dict() == event.to_dict()
     finite = {name: value for name, value in evidence.items() if math.isfinite(value)}
@@ -66,6 +68,8 @@ def test_events_of_earlier_versions_are_read() -> None:
 
 
 def test_what_is_no_event_is_refused() -> None:
+    with pytest.raises(ArgumentError, match="`unit` to be 'epoch' or 'step', but got 'steps'"):
+        PhaseEvent("boundary", 1, 1, unit="steps")  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="`kind` to be one of suspected, boundary"):
         PhaseEvent("boundry", 1, 1)  # type: ignore[arg-type]
     with pytest.raises(AttributeError):

@@ -973,6 +973,24 @@ def test_places_inside_of_epochs_are_told_and_counted_as_epochs() -> None:
         again.update(whole[-1][0] - 0.25, *whole[-1][1:])
 
 
+@pytest.mark.parametrize("steps", [2, 100, 12_345])
+def test_steps_are_decided_on_as_epochs_are(steps: int) -> None:
+    """Only ratios of what is done count, so that the unit changes nothing but the words."""
+    events: list[PhaseEvent] = []
+    detector = PhaseDetector()
+    for epoch, *record in FULL:
+        events += detector.update((epoch + 1) * steps - 1, *record, unit="step")
+    by_epochs = replay(FULL)
+    assert kinds(events) == kinds(by_epochs)
+    for one, other in zip(events, by_epochs, strict=True):
+        assert [one.epoch + 1, one.detected_epoch + 1] == [(e + 1) * steps for e in (other.epoch, other.detected_epoch)]
+        assert (one.unit, other.unit) == ("step", "epoch")
+        for name in set(one.evidence) - {"trough_epoch", "best_val_epoch"}:
+            assert one.evidence[name] == pytest.approx(other.evidence[name], nan_ok=True), name
+        assert one.message.startswith(f"Step {one.detected_epoch}: ")
+        assert "epoch" not in one.message
+
+
 def test_a_turn_before_training_is_one_in_epoch_0() -> None:
     detector, events = PhaseDetector(), []
     for index in range(12):

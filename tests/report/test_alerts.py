@@ -24,6 +24,7 @@ from lightning_interactions import (
     CallAlert,
     InteractionsWarning,
     PhaseEvent,
+    TrackioAlert,
     TwoPhaseMonitor,
     WandbAlert,
     WarnAlert,
@@ -340,6 +341,7 @@ def test_bad_numbers_are_refused(option: dict[str, Any], monkeypatch: pytest.Mon
         WebhookAlert("HOOK", **option)
 
 
-def test_wandb_without_a_run_is_a_warning() -> None:
-    with pytest.warns(InteractionsWarning, match="WandbAlert: .*Epoch 3 was the boundary"):
-        WandbAlert().send(EVENT)
+@pytest.mark.parametrize("kind", [WandbAlert, TrackioAlert])
+def test_an_alert_of_a_run_that_is_not_there_is_a_warning(kind: type[Alert]) -> None:
+    with pytest.warns(InteractionsWarning, match=f"{kind.__name__}: .*Epoch 3 was the boundary"):
+        kind().send(EVENT)

@@ -40,6 +40,15 @@ def test_places_are_epochs_done_and_the_start_stands_at_the_left() -> None:
     assert not EpochAxis(RunRecord(example())).logarithmic
 
 
+def test_steps_stand_on_a_log_scale_too() -> None:
+    run = RunRecord(example(), unit="step")
+    axis = EpochAxis(run)
+    assert (axis.logarithmic, axis.label) == (True, "steps of training (log scale)")
+    assert axis.place.tolist() == [place + 1 for place in run.history["epoch"]]
+    assert_nothing_overlaps(run_figure(run))
+    assert "epoch" not in "".join([headline(run), verdict(run), *summary(run).values()]).lower()
+
+
 @pytest.mark.parametrize("draw", [run_figure, curves_figure], ids=["run", "curves"])
 def test_lines_and_curves_stand_at_their_places(draw: Any) -> None:
     figure = draw(looked_into())
