@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_interactions.errors import MeasureError
 from lightning_interactions.model.lockstep import GaveUpError, Lockstep
@@ -95,6 +95,12 @@ class Ranks:
         problem = self.agree(f"{type(cause).__name__}: {cause}" if own else None)
         if problem or cause is not None:
             raise MeasureError(problem or str(cause)) from cause
+
+    def asking(self, model: nn.Module, wrapper: nn.Module | None = None) -> Ranks:
+        """Return these ranks as they ask a model; for the ``wrapper`` of one that is split over them see `Lockstep`."""
+        if self.lockstep is not None and self.lockstep.module is model:
+            return self
+        return replace(self, lockstep=Lockstep.of(model) if wrapper is None else Lockstep(model, wrapper=wrapper))
 
     def section(self) -> AbstractContextManager[None]:
         """Ask the model inside; of one that is split over ranks see `Lockstep.section`."""

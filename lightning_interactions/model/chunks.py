@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from lightning_interactions.model.lockstep import Lockstep
+from lightning_interactions.model.lockstep import Lockstep
+from lightning_interactions.model.memory import free_memory, is_out_of_memory
 
 # Without a `chunk_size`, a chunk holds at most this many rows and input numbers (16 MiB in float32).
 MAX_CHUNK = 4096
@@ -122,16 +121,3 @@ class ChunkSize:
 def default_chunk_size(samples: Tensor) -> int:
     """Return the most rows of ``(B, *shape)`` per forward when the user did not say."""
     return max(32, min(MAX_CHUNK, CHUNK_ELEMENTS // max(samples[:1].numel(), 1)))
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory, on whatever device, did not suffice."""
-    text = str(error).lower()
-    told = "out of memory" in text or "can't allocate memory" in text
-    return told or isinstance(error, (MemoryError, torch.OutOfMemoryError))
-
-
-def free_memory() -> None:
-    """Give back to the device what the allocator keeps for later."""
-    if torch.cuda.is_available():  # does nothing where no device has been used
-        torch.cuda.empty_cache()

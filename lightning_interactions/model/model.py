@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from lightning_interactions.errors import InteractionsError, ModelCallError, ModelOutputError, sentence
 from lightning_interactions.model.batch import Batch
 from lightning_interactions.model.call import Call, call_plainly, find_call
-from lightning_interactions.model.chunks import ChunkSize, default_chunk_size, is_out_of_memory
+from lightning_interactions.model.chunks import ChunkSize, default_chunk_size
 from lightning_interactions.model.keep import Kept
 from lightning_interactions.model.layer import LayerCut
 from lightning_interactions.model.lockstep import Lockstep
+from lightning_interactions.model.memory import is_out_of_memory
 from lightning_interactions.model.quiet import Forward, Quiet, device_of, float32_forward, in_format_of, quiet
 from lightning_interactions.model.score import read_logits, read_whole
 from lightning_interactions.model.shards import dtype_inside

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from lightning_interactions.model.chunks import free_memory, is_out_of_memory
+from lightning_interactions.model.memory import free_memory, is_out_of_memory
 
 T = TypeVar("T")
 

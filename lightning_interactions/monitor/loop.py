@@ -18,7 +18,6 @@ from lightning_interactions.measure.reference import Reference
 from lightning_interactions.measure.watchlist import KINDS, Watchlist
 from lightning_interactions.model.chunks import ChunkSize
 from lightning_interactions.model.keep import Kept
-from lightning_interactions.model.lockstep import GaveUpError, Lockstep
 from lightning_interactions.model.quiet import device_of
 from lightning_interactions.model.reader import Sight, Sighting, defines_forward, learn, seeing
 from lightning_interactions.monitor.intake import Intake
@@ -31,8 +30,7 @@ from lightning_interactions.monitor.tasks import Tasks
 from lightning_interactions.phases import PhaseEvent
 from lightning_interactions.players.picture import Picture
 
-HANDFUL = 8
-"""A loss on fewer samples decides on nothing."""
+HANDFUL = 8  # a loss on fewer samples decides on nothing
 
 
 class InteractionMonitor(Results):
@@ -166,42 +164,28 @@ class InteractionMonitor(Results):
             ModelOutputError: If the model does not return logits, or cannot be cut at the layer.
             ModelCallError: If the model fails.
         """
-        self.join(model)
-        try:
-            with self.ranks.section():
-                return self._look(model, batch, tokenizer, precision, fallback, trial=trial)
-        except GaveUpError:  # all have looked, or none has
-            self.rules = None
-            raise
-
-    def join(self, model: nn.Module, wrapper: nn.Module | None = None) -> None:
-        """Ask a model that is split over ranks together with them; for ``wrapper`` see `Lockstep`."""
-        if self.ranks.lockstep is None or self.ranks.lockstep.module is not model:
-            lockstep = Lockstep.of(model) if wrapper is None else Lockstep(model, wrapper=wrapper)
-            self.ranks = replace(self.ranks, lockstep=lockstep)
-
-    def _look(self, model: nn.Module, batch: Any, tokenizer: Any, precision: Any, fallback: Any, *, trial: bool) -> str:
+        self.ranks = self.ranks.asking(model)
         options, seen = self.options, batch if isinstance(batch, Sighting) else Sighting(batch)
-        reader, note = learn(
-            seen,
-            wanted=options.input, input_fn=options.input_fn, target_fn=options.target_fn, forward_fn=options.forward_fn,
-            has_forward=defines_forward(model),
-        )  # fmt: skip
-        first = reader.first(options.splits[0], seen)
-        self.rules = find_rules(
-            model, first, call=reader.plan,
-            players=options.players, num_players=options.num_players, layer=options.layer, score=options.score,
-            target=options.target, forward_fn=options.forward_fn, loss_fn=options.loss_fn, seed=options.seed,
-            precision=precision, fallback=fallback, start=self.start, lockstep=self.ranks.lockstep,
-            tokenizer=tokenizer if tokenizer is not None else getattr(model, "tokenizer", None),
-        )  # fmt: skip
-        if not trial:
-            self._reference.prepare(self.rules, first)
-        self.intake.reader = reader
-        if reader.plan is not None:
-            reader.plan.slim()
-        self._tell([*([note] if note else []), *self.rules.notes])
-        return self.rules.describe()
+        with self.ranks.section():  # all ranks have rules after it, or none
+            reader, note = learn(
+                seen, wanted=options.input, input_fn=options.input_fn, target_fn=options.target_fn,
+                forward_fn=options.forward_fn, has_forward=defines_forward(model),
+            )  # fmt: skip
+            first = reader.first(options.splits[0], seen)
+            rules = find_rules(
+                model, first, call=reader.plan,
+                players=options.players, num_players=options.num_players, layer=options.layer, score=options.score,
+                target=options.target, forward_fn=options.forward_fn, loss_fn=options.loss_fn, seed=options.seed,
+                precision=precision, fallback=fallback, start=self.start, lockstep=self.ranks.lockstep,
+                tokenizer=tokenizer if tokenizer is not None else getattr(model, "tokenizer", None),
+            )  # fmt: skip
+            if not trial:
+                self._reference.prepare(rules, first)
+            if reader.plan is not None:
+                reader.plan.slim()
+        self.rules, self.intake.reader = rules, reader
+        self._tell([note, *rules.notes] if note else rules.notes)
+        return rules.describe()
 
     def sight(self, split: str, model: nn.Module) -> Sight | None:
         """Prepare to see the next step of a split; ``None`` where its samples are of no interest."""
@@ -387,7 +371,7 @@ class InteractionMonitor(Results):
 
     def _agree(self, module: nn.Module) -> Rules:
         """Make sure that all ranks have seen the same kind of batches; each looked at the first of its own."""
-        self.join(module)
+        self.ranks = self.ranks.asking(module)
         first = self.intake.first_waiting(self.options.splits[0])
         if self.rules is None and self.ranks.all(first is not None) and first is not None:
             self.look(module, first.to(device_of(module)))

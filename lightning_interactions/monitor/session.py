@@ -95,8 +95,7 @@ class Session:
         """Find the layer and the ranks: module and processes exist by now."""
         if self.active:
             check_layer(self.module, self.options)
-            self.loop.ranks = ranks_of(self.trainer)
-            self.loop.join(self.module, wrapper_of(self.trainer, self.module))
+            self.loop.ranks = ranks_of(self.trainer).asking(self.module, wrapper_of(self.trainer, self.module))
 
     @timed
     def start(self) -> None:

@@ -96,7 +96,7 @@ def test_two_ranks_give_the_numbers_of_one(name: str, found: Both, tmp_path: Pat
 @pytest.mark.parametrize("name", [name for name in CASES if name.startswith("memory")])
 def test_memory_that_runs_out_on_one_rank_is_made_up_for(name: str, found: Both) -> None:
     for rank in found[name][True]:
-        assert rank["events"] == []
+        assert "probe_failed" not in {event["kind"] for event in rank["events"]}
         assert len(rank["history"]["epoch"]) >= 2
         assert all(x == x for x in rank["history"]["mean_order"])
 
@@ -173,7 +173,7 @@ class NobodyKnows(Strategy):
         super().__init__(accelerator=CPUAccelerator())
 
     root_device = torch.device("cpu")
-    is_global_zero = True
+    is_global_zero, world_size, global_rank, local_rank, node_rank = True, 1, 0, 0, 0
     model_to_device = teardown = lambda self: None
     all_gather = broadcast = reduce = reduce_boolean_decision = lambda self, x, *rest, **others: x
     barrier = lambda self, *rest, **others: None  # noqa: E731

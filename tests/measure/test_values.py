@@ -16,8 +16,9 @@ from lightning_interactions.errors import ModelOutputError
 from lightning_interactions.measure.keys import content_keys
 from lightning_interactions.measure.samples import Samples, draw_players, join
 from lightning_interactions.measure.values import count_cells, evaluate_coalitions, score_rows, table_of
-from lightning_interactions.model.chunks import MAX_CHUNK, default_chunk_size, is_out_of_memory
+from lightning_interactions.model.chunks import MAX_CHUNK, default_chunk_size
 from lightning_interactions.model.layer import LayerCut
+from lightning_interactions.model.memory import is_out_of_memory
 from lightning_interactions.model.score import ScoreFn, log_odds, logit
 from lightning_interactions.players import ImagePatches, TabularFeatures
 
