@@ -87,7 +87,7 @@ class ChunkSize:
         """
         position = 0
         while position < total:
-            self._halve_with_others()
+            self._meet_others()
             try:
                 started = self._now(device)
                 done = step(position, self.rows)
@@ -104,9 +104,10 @@ class ChunkSize:
                 free_memory()
             position += done
 
-    def _halve_with_others(self) -> None:
-        """Make passes as small as on the rank that ran out of memory."""
+    def _meet_others(self) -> None:
+        """Make the next pass as small as on a rank that ran out of memory."""
         if self._lockstep is not None:
+            self._lockstep.announce()
             for _ in range(self._lockstep.halvings - self._halvings):
                 self.rows = max(self.rows // 2, 1)
             self._halvings = self._lockstep.halvings

@@ -49,6 +49,7 @@ class Lockstep:
         self._wrapper = wrapper if wrapper is not module else None
         self._shards = Shards(module)
         self._depth = 0
+        self._announced = False  # whether the other ranks wait for a pass of ours already
         self._again: Callable[[], object] | None = None
 
     @classmethod
@@ -93,12 +94,26 @@ class Lockstep:
         if not self._depth:
             with self.section():
                 return self.call(forward)
-        if bool((self._meet(_ASKING) == _FAILED).any()):
-            raise GaveUpError("another rank failed")
+        if not self._announced:
+            self.announce()
+        self._announced = False
         try:
             return self._shards.run(forward)
         finally:
             self._shards.rest()
+
+    def announce(self) -> None:
+        """Meet before a pass is prepared, in a `section`: it may depend on what others have met with (`halvings`)."""
+        self._keep_promise()
+        if bool((self._meet(_ASKING) == _FAILED).any()):
+            raise GaveUpError("another rank failed")
+        self._announced = True
+
+    def _keep_promise(self) -> None:
+        """Take part in the pass that was announced, where it could not be prepared: the others are in it."""
+        if self._announced:
+            self._announced = False
+            self._take_part()
 
     def ran_out_of_memory(self) -> None:
         """Let the other ranks know, at the next meeting, that passes are to be smaller."""
@@ -137,6 +152,7 @@ class Lockstep:
 
     def _leave(self, failed: bool) -> bool:
         """Take part in the passes of others until none has any left; return whether only others failed."""
+        self._keep_promise()
         while True:
             everyone = self._meet(_FAILED if failed else _DONE)
             some_failed, some_ask = (bool((everyone == state).any()) for state in (_FAILED, _ASKING))

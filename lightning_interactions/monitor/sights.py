@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning_interactions.errors import ArgumentError, EmptyBatchError, InteractionsError
 from lightning_interactions.model.keep import Kept
+from lightning_interactions.model.lockstep import GaveUpError
 from lightning_interactions.model.reader import Sight, Sighting
 from lightning_interactions.model.refusal import why_not
 from lightning_interactions.monitor.faults import Faults
@@ -85,7 +86,8 @@ class Sights:
         try:
             look_once(self.loop, self.trainer, self.module, seen)
         except Exception as error:
-            if isinstance(error, EmptyBatchError) and not last:
+            # Of what another rank has met this one knows only that: all come to the same.
+            if self._all_have(isinstance(error, (EmptyBatchError, GaveUpError))) and not last:
                 return
             blamed = [*options.chosen, *(["reference"] if options.reference is not None else [])]
             early = self.strict and self.trainer.global_step == 0 and self._is_about(error, blamed)

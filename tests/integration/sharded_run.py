@@ -137,6 +137,17 @@ class FailsOnRank1:
         return logits.gather(1, targets.unsqueeze(1)).squeeze(1)
 
 
+class NoTargetsAtFirst:
+    """Labels of which rank 1 knows none in its first batches."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, batch: list[Tensor]) -> Tensor:
+        self.calls += 1
+        return torch.full_like(batch[1], -100) if rank() == 1 and self.calls <= 2 else batch[1]
+
+
 class PlayersFail(TabularFeatures):
     """Players that cannot be drawn on rank 1, once there are as many samples as are watched."""
 
@@ -166,6 +177,7 @@ CASES = {
     "fixed_tensor": Case({"rate": 0.0}, kind=Tensored, tensor_parallel=2),
     "inside": Case(monitor=INSIDE, trainer={"accumulate_grad_batches": 2}),
     "off": Case(monitor={"sharded": "off"}),
+    "late": Case(monitor={"target_fn": NoTargetsAtFirst()}),
     "score": Case(monitor={"score": FailsOnRank1()}),
     "masks": Case(monitor={"players": PlayersFail()}),
     "memory_0": Case({"trap": Trap(0, 20), "after": 1}),

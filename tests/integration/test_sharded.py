@@ -119,6 +119,11 @@ def test_a_rank_that_can_be_asked_in_another_way_only_is(found: Both) -> None:
         assert rank["history"]["epoch"] == [0, 1]
 
 
+def test_a_batch_that_says_nothing_on_one_rank_is_waited_for_by_all(found: Both) -> None:
+    for rank in found["late"][True]:
+        assert rank["history"]["epoch"] == [0, 1]
+
+
 def test_it_can_be_switched_off(found: Both) -> None:
     first, second = found["off"][True]
     assert (first["history"]["epoch"], second["history"]["epoch"]) == ([], [])
