@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         PointClusters,
         RegionPlayers,
         TabularFeatures,
+        TimeWindows,
         Tokens,
     )
     from lightning_interactions.report.alerts import Alert, CallAlert, WandbAlert, WarnAlert, WebhookAlert
@@ -52,7 +53,7 @@ _NAMES = {
     "monitor.options": "Options",
     "phases.detector": "PhaseDetector",
     "phases.event": "PhaseEvent",
-    "players": "FeatureMask ImagePatches Players PointClusters RegionPlayers TabularFeatures Tokens",
+    "players": "FeatureMask ImagePatches Players PointClusters RegionPlayers TabularFeatures TimeWindows Tokens",
     "report.alerts": "Alert CallAlert WandbAlert WarnAlert WebhookAlert",
     "report.history": "History",
     "report.html": "write_report",
@@ -66,7 +67,7 @@ __all__ = [
     "Alert", "ArgumentError", "BatchError", "CallAlert", "FeatureMask", "History", "ImagePatches", "Interaction",
     "InteractionMonitor", "Interactions", "InteractionsError", "InteractionsWarning", "ModelCallError",
     "ModelOutputError", "Options", "PhaseDetector", "PhaseEvent", "Players", "PointClusters", "RegionPlayers",
-    "RunRecord", "StateError", "TabularFeatures", "Tokens", "TwoPhaseMonitor", "WandbAlert", "WarnAlert",
+    "RunRecord", "StateError", "TabularFeatures", "TimeWindows", "Tokens", "TwoPhaseMonitor", "WandbAlert", "WarnAlert",
     "WebhookAlert", "analyze_checkpoints", "compute_interactions", "functional", "log_histogram", "metrics",
     "write_report",
 ]  # fmt: skip
