@@ -234,18 +234,19 @@ def compute_interactions(
         players=players, num_players=num_players, layer=layer, score=score, target=target, seed=seed,
         tokenizer=getattr(model, "tokenizer", None),
     )  # fmt: skip
-    asked, task = rules.model, rules.task
+    asked, task, batch = rules.model, rules.task, rules.along(batch)
     keys = content_keys(batch.inputs, seed, rules.players.padding if layer is None else None).cpu()
-    samples = Samples(batch.inputs.cpu(), task.read(batch.targets).cpu(), keys)
+    carried = tuple(tensor.cpu() for tensor in batch.carried)
+    samples = Samples(batch.inputs.cpu(), task.read(batch.targets).cpu(), keys, carried)
     with asked.quiet():
         game = Game.draw(asked, samples, rules.players, num_players, chunk_size)
         _tell_of(game, num_players)
-        (placed,) = asked.place(batch.inputs)
+        placed, *along = asked.place(batch.inputs, *batch.carried)
         values = evaluate_coalitions(
             asked, placed, game.labels.to(placed.device),
-            task.pick(samples.targets, asked.logits(placed, chunk_size), keys),
+            task.pick(samples.targets, asked.logits(placed, chunk_size, along), keys),
             masker=game.players, num_players=game.num_players, score=task.follow,
-            chunk_size=chunk_size, cut=asked.cut,
+            chunk_size=chunk_size, cut=asked.cut, carried=along,
         )  # fmt: skip
     split = Reading(noise_bound).split(values, value_scale(values, scale))
     return Interactions(values, split.and_, split.or_, split.gap, game.labels, game)

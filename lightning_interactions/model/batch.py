@@ -227,12 +227,16 @@ class Padding:
         """Give the token ids ``(..., L)`` alone."""
         return inputs[..., 0, :] if self.packed else inputs
 
-    def extend(self, inputs: Tensor, length: int) -> Tensor:
-        """Pad to a ``length`` that is not smaller, on the side on which the loader does."""
+    def sides(self, inputs: Tensor, length: int) -> tuple[int, int]:
+        """How much is to be padded left and right up to a ``length`` that is not smaller: where the loader does."""
         more = length - inputs.shape[-1]
         counts = self.present(inputs)
         left = bool(counts[:, -1].all()) and not bool(counts[:, 0].all())
-        sides = (more, 0) if left else (0, more)
+        return (more, 0) if left else (0, more)
+
+    def extend(self, inputs: Tensor, length: int) -> Tensor:
+        """Pad to a ``length`` that is not smaller."""
+        sides = self.sides(inputs, length)
         if not self.packed:
             return pad(inputs, sides, value=self.token)
         out = pad(inputs, sides, value=0)

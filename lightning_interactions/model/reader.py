@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lightning_interactions.errors import BatchError, EmptyBatchError
 from lightning_interactions.model.batch import TARGET_KEYS, Batch, ask, describe_structure, read_batch, target_leaf
 from lightning_interactions.model.plan import Plan, between, make_plan, model_calls
+from lightning_interactions.model.positions import find_positions, may_be_labels
 from lightning_interactions.model.seen import Recorder, SeenCall, can_be_seen, sizes_of
 from lightning_interactions.model.targets import MISSING, known_rows
 from lightning_interactions.model.tree import copied, rebuild, same, tensors
@@ -109,7 +110,7 @@ class Reader:
             raise _no_targets(seen.batch, len(inputs))
         self.sites[split] = {call.site for call in match.calls}
         self.ignored |= {call.ignored for call in seen.calls or () if call.ignored is not None}
-        for index in self.ignored if targets.ndim == 1 and not targets.is_floating_point() else ():
+        for index in self.ignored if not targets.is_floating_point() else ():
             targets = torch.where(targets == index, MISSING, targets)
         return Batch(inputs, targets.detach().to(inputs.device), plan.fields, carried, names)
 
@@ -199,7 +200,8 @@ def _find_targets(seen: Sighting, inputs: Tensor, carried: Mapping[str, Tensor],
     calls = [other for other in seen.calls or () if not other.judge]
     given = list(call.given.values())
     given += [x for other in calls if not other.inside and other.site for x in other.given.values()]
-    others = [path for path, leaf in batch.items() if not any(_same(leaf, x) for x in given) and leaf.ndim <= 2]
+    others = [path for path, leaf in batch.items() if not any(_same(leaf, x) for x in given)]
+    others = [path for path in others if batch[path].ndim <= 2 or _are_of_positions(batch[path], calls)]
     fitting = [path for path in others if _fits(batch[path], calls)]
     others = fitting or others
     if others:
@@ -237,6 +239,12 @@ def _judged(seen: Sighting, rows: int) -> list[tuple[str, Tensor]]:
             found.append((call, own[1]))
     found.sort(key=lambda pair: pair[0].judge != "loss")
     return [(call.site, tensor) for call, tensor in found]
+
+
+def _are_of_positions(targets: Tensor, calls: Sequence[SeenCall]) -> bool:
+    """Whether these can be labels of positions the last call returned scores of; any, where these were too large."""
+    output = next((call.output for call in reversed(calls) if not call.inside), None)
+    return may_be_labels(targets) if output is None else find_positions(output, targets) is not None
 
 
 def _fits(targets: Tensor, calls: Sequence[SeenCall]) -> bool:
