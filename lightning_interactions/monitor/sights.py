@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lightning_interactions.errors import ArgumentError, EmptyBatchError, InteractionsError
+from lightning_interactions.errors import ArgumentError, BatchError, EmptyBatchError, InteractionsError
 from lightning_interactions.model.keep import Kept
 from lightning_interactions.model.reader import Sight, Sighting
-from lightning_interactions.model.refusal import why_not
+from lightning_interactions.model.refusal import why_never, why_not
 from lightning_interactions.monitor.faults import Faults
 from lightning_interactions.monitor.loop import InteractionMonitor
 from lightning_interactions.monitor.terminal import say
@@ -81,6 +81,9 @@ class Sights:
         if not (seen.calls is None or seen.calls or options.explicit or last):
             return
         try:
+            never = None if options.explicit else why_never(seen)
+            if never is not None:
+                raise BatchError(never)
             look_once(self.loop, self.trainer, self.module, seen)
         except Exception as error:
             if isinstance(error, EmptyBatchError) and not last:
