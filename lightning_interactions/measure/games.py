@@ -15,11 +15,12 @@ from lightning_interactions.errors import BatchError, ModelCallError, ModelOutpu
 from lightning_interactions.measure.keys import content_keys
 from lightning_interactions.measure.samples import Samples, crop, draw_players, grow
 from lightning_interactions.measure.values import score_rows
-from lightning_interactions.model.batch import Batch, Field
+from lightning_interactions.model.batch import Batch
 from lightning_interactions.model.call import Call
 from lightning_interactions.model.hooks import has_foreign_hooks
 from lightning_interactions.model.keep import Kept
 from lightning_interactions.model.model import Model, find_model
+from lightning_interactions.model.packing import Field
 from lightning_interactions.model.positions import Look, Positions, find_positions, loss_of, may_be_labels
 from lightning_interactions.model.quiet import same_random_numbers
 from lightning_interactions.model.score import ScoreFn, logits_leaf, output, read_logits, read_whole, resolve_score
@@ -257,7 +258,7 @@ def find_rules(
             _try_players(chosen, masked, num_players, seed)
     others = _others(batch) if layer is None else ""
     what = f"the output of layer {layer!r}" if layer else batch.describe()
-    shape = masked.inputs.shape[2:] if len(masked.fields) > 1 else masked.inputs.shape[1:]
+    shape = masked.inputs.shape[1 + (len(masked.fields) > 1 and masked.table is None) :]
     shown = f"{what} of shape (B, {', '.join(map(str, shape))}){others}"
     return Rules(model, task, chosen, batch.fields, shown, tuple(notes))
 
@@ -289,7 +290,7 @@ def _others(batch: Batch) -> str:
 
 def is_reconstruction(batch: Batch) -> bool:
     """Whether a model was seen to return something like its input, and nothing the targets could be classes of."""
-    if batch.seen is None or read_whole(batch.seen, batch.inputs.shape[1:]) is None:
+    if batch.seen is None or batch.table is not None or read_whole(batch.seen, batch.inputs.shape[1:]) is None:
         return False
     shape, targets = batch.inputs.shape[1:], batch.targets
     if targets.shape == batch.inputs.shape and same(targets.to(batch.inputs), batch.inputs):

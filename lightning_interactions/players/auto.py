@@ -88,11 +88,15 @@ def suited_players(players: Players | str, batch: Batch, model: nn.Module, token
     """Choose players, or copy those the user chose, and let them learn from the model; they are not fitted yet."""
     chosen = copy.deepcopy(players) if isinstance(players, Players) else _chosen(batch, model)
     chosen.suit(model, [field.row for field in batch.fields], tokenizer)
+    if batch.table is not None:
+        chosen.suit_table(batch.table)
     chosen.see(batch.inputs)
     return chosen
 
 
 def _chosen(batch: Batch, model: nn.Module) -> Players:
+    if batch.table is not None:
+        return TabularFeatures()
     return choose_players(batch.inputs, packed=len(batch.fields) > 1, model=model)
 
 

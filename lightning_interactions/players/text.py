@@ -10,7 +10,8 @@ from torch import Generator, Tensor, nn
 
 from lightning_interactions.errors import BatchError, bad_argument, is_whole
 from lightning_interactions.functional.coalitions import MIN_PLAYERS
-from lightning_interactions.model.batch import ATTENTION_KEY, SPECIAL_KEY, Padding
+from lightning_interactions.model.batch import SPECIAL_KEY, Padding
+from lightning_interactions.model.packing import ATTENTION_KEY
 from lightning_interactions.players.base import BACKGROUND, MaskedRegions
 from lightning_interactions.players.picture import ATTACHED, Picture, WordsContent, count_of
 from lightning_interactions.players.rows import shorten
