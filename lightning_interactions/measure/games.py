@@ -236,7 +236,9 @@ def find_rules(
         dense = replace(dense, score=resolve_score(score), loss_fn=loss_fn)
         batch = dense.along(batch)
         few = batch.rows(rows)
-    leaf = logits_leaf(batch.seen, batch.targets, batch.judged) if batch.seen is not None and whole is None else None
+    leaf = batch.leaf if dense is None and whole is None else None
+    if leaf is None and batch.seen is not None and whole is None:
+        leaf = logits_leaf(batch.seen, batch.targets, batch.judged)
     how = {**asked, "layer": layer, "leaf": leaf, "whole": whole, "dense": dense}
     model, notes = _ask_somehow(module, few, batch, precision, fallback, **how)
     seen = _seen_outputs(batch, whole, leaf)
@@ -274,7 +276,7 @@ def _find_positions(
         _ask_somehow(module, some, every, precision, fallback, **how, dense=look)
         seen = look.output
     ids = batch.inputs[:, 0] if len(batch.fields) > 1 and batch.inputs.ndim == 3 else batch.inputs
-    return find_positions(seen, batch.targets, None if ids.is_floating_point() else ids, told)
+    return find_positions(seen, batch.targets, None if ids.is_floating_point() else ids, told, batch.leaf)
 
 
 def _others(batch: Batch) -> str:

@@ -35,6 +35,7 @@ class Batch:
     names: tuple[str, ...] = ()  # of the tensors that are carried along
     judged: Tensor | None = None  # what a loss was given of it
     seen: Any = None  # what it was seen to return for the whole batch
+    leaf: Path | None = None  # where in that is what is followed, of several heads
 
     @property
     def table(self) -> Table | None:

@@ -183,7 +183,9 @@ def may_be_labels(targets: Any) -> bool:
     return not targets.is_floating_point() or zeros_and_ones(targets[targets.isfinite()])
 
 
-def find_positions(output: Any, targets: Any, ids: Tensor | None = None, told: float | None = None) -> Positions | None:
+def find_positions(
+    output: Any, targets: Any, ids: Tensor | None = None, told: float | None = None, leaf: Path | None = None
+) -> Positions | None:
     """Find scores of every position in what a model returned, to which the targets fit; ``None`` if there are none.
 
     Args:
@@ -194,6 +196,7 @@ def find_positions(output: Any, targets: Any, ids: Tensor | None = None, told: f
             about the label at the same place.
         told: The loss the model itself returned for ``output``, where that is of the same samples as the targets:
             whichever of the two gives this loss is right.
+        leaf: Where the scores are, where that is known.
 
     Example:
         >>> find_positions(torch.zeros(2, 5, 8, 8), torch.zeros(2, 8, 8).long()).classes
@@ -205,7 +208,7 @@ def find_positions(output: Any, targets: Any, ids: Tensor | None = None, told: f
     if not may_be_labels(targets):
         return None
     for path, scores in _candidates(output):
-        found = _fitting(scores, targets)
+        found = _fitting(scores, targets) if leaf is None or path == leaf else None
         if found is None:
             continue
         found = replace(found, leaf=path or None, numbers=scores[:1].numel())

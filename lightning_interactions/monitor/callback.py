@@ -90,6 +90,8 @@ class TwoPhaseMonitor(Base, Results):
         input: Name or position of the tensor that is masked, among those with a row for each sample that the model is
             called with; the others go along unmasked. By default one with a usual name (``input_ids``,
             ``pixel_values``, ``x``, ...), else an image before a sequence before columns before ids.
+        head: Name or position of the output that is followed, where the model returns several with targets of their
+            own: those a loss was given with it, those of its name, or, where it is in a tuple, those at its place.
         input_fn: ``batch -> inputs``, to read the batch instead of watching the step: a tensor ``(B, *shape)``, or a
             mapping with ``input_ids`` and tensors of the same shape that go with them.
         forward_fn: ``(module, inputs) -> logits``, instead of the call the step makes. Inputs are then read from the
@@ -217,6 +219,7 @@ class TwoPhaseMonitor(Base, Results):
         chunk_size: int | None = None,
         precision: Literal["32-true", "inherit"] = "32-true",
         input: str | int | None = None,  # what users would call it
+        head: str | int | None = None,
         input_fn: Callable[[Any], Any] | None = None,
         forward_fn: Callable[[Any, Any], Any] | None = None,
         target_fn: Callable[[Any], Tensor] | None = None,
@@ -237,7 +240,7 @@ class TwoPhaseMonitor(Base, Results):
             scale=scale, noise_bound=noise_bound, salience=salience, tolerance=tolerance,
             per_octave=per_octave, max_per_epoch=max_per_epoch, every_n_epochs=every_n_epochs,
             max_overhead=max_overhead, detector=detector, monitor=monitor, loss_fn=loss_fn,
-            on_event=on_event, stop_on=stop_on, chunk_size=chunk_size, precision=precision, input=input,
+            on_event=on_event, stop_on=stop_on, chunk_size=chunk_size, precision=precision, input=input, head=head,
             input_fn=input_fn, forward_fn=forward_fn, target_fn=target_fn, log_key_prefix=log_key_prefix,
             one_group=one_group, log_figures=log_figures, show_samples=show_samples, reference=reference,
             extras=extras, seed=seed, on_error=on_error, verbose=verbose,

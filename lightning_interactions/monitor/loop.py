@@ -169,7 +169,7 @@ class InteractionMonitor(Results):
         reader, note = learn(
             seen,
             wanted=options.input, input_fn=options.input_fn, target_fn=options.target_fn, forward_fn=options.forward_fn,
-            has_forward=defines_forward(model),
+            has_forward=defines_forward(model), head=options.head,
         )  # fmt: skip
         first = reader.first(options.splits[0], seen)
         self.rules = find_rules(

@@ -77,9 +77,7 @@ def test_a_category_has_no_fraction() -> None:
 
 def test_other_players_say_that_they_cannot_mask_a_table() -> None:
     batch = read_batch(({"age": AGE, "job": JOB[:, 0]}, torch.arange(4)))
-    with pytest.raises(
-        BatchError, match=r"FeatureMask cannot mask the columns age, job.*TabularFeatures\(\)`"
-    ):
+    with pytest.raises(BatchError, match=r"FeatureMask cannot mask the columns age, job.*TabularFeatures\(\)`"):
         suited_players(FeatureMask([0, 1]), batch, torch.nn.Identity())
     chosen = suited_players("auto", batch, torch.nn.Identity())
     assert type(chosen) is TabularFeatures
