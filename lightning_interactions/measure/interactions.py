@@ -185,12 +185,14 @@ def compute_interactions(
     Args:
         model: A classifier that returns logits ``(B, C)`` or ``(B,)``; or a function of the inputs that does. Modules
             that the function names are called in evaluation mode too.
-        inputs: ``(B, *shape)``, or a mapping with ``input_ids`` and tensors of the same shape that go with them.
+        inputs: ``(B, *shape)``, or a mapping with ``input_ids`` and tensors of the same shape that go with them, or of
+            columns ``(B,)`` and ``(B, K)``.
         targets: Class indices ``(B,)``, one-hot rows or probabilities ``(B, C)``, rows of 0 and 1 (multi-label), or
-            numbers (regression).
+            numbers (regression); labels ``(B, H, W)`` or ``(B, L)`` where the model returns scores of every position.
         players: ``"auto"`` (images ``(B, C, H, W)`` or ``(B, H, W, C)``: patches; integer ``(B, L)``: tokens;
             ``(B, F)``: columns; ``(B, N, 3)`` or ``(B, 3, N)``: clusters of points, where the model does not look at
-            their order) or an instance of `Players`.
+            their order; ``(B, T, F)``, ``(B, C, T)``: windows, where its layers say which dimension is time) or an
+            instance of `Players`.
         num_players: Players per sample, 2 to 16; the cost doubles with each.
         layer: Mask the output of this module instead of the input; the model must be a module.
         score: ``"log_odds"``, ``"logit"``, ``"probability"``, ``"output"`` or ``(logits, targets) -> scores``.

@@ -42,8 +42,10 @@ class TwoPhaseMonitor(Base, Results):
 
     Args:
         players: ``"auto"`` or an instance of `Players`. Decided from the first batch and printed: floating-point
-            ``(B, C, H, W)`` or ``(B, H, W, C)`` is cut into patches, ``(B, F)`` into columns, ``(B, N, 3)`` or
-            ``(B, 3, N)`` into clusters of points unless it may be a series of time; integer ``(B, L)`` are tokens.
+            ``(B, C, H, W)`` or ``(B, H, W, C)`` is cut into patches, ``(B, F)`` and mappings of columns into columns,
+            ``(B, N, 3)`` or ``(B, 3, N)`` into clusters of points unless it may be a series, ``(B, T, F)``,
+            ``(B, C, T)`` and ``(B, L, D)`` into windows where the model's layers tell which dimension is time; integer
+            ``(B, L)`` are tokens.
         num_samples: Watched samples per split. Cost is proportional to it.
         num_players: Players per sample, 2 to 16. Cost doubles with each.
         watch: ``"val"``, ``"train"`` or ``"both"``. With ``"both"`` validation samples decide. Where no validation runs
@@ -97,7 +99,8 @@ class TwoPhaseMonitor(Base, Results):
         forward_fn: ``(module, inputs) -> logits``, instead of the call the step makes. Inputs are then read from the
             batch, a mapping if it had several token tensors.
         target_fn: ``batch -> targets``: class indices ``(B,)``, one-hot rows or probabilities ``(B, C)``, rows of 0 and
-            1 (multi-label), or numbers (regression); ``nan``, or -100 among whole numbers, are missing. By default what
+            1 (multi-label), numbers (regression), or labels of every position, ``(B, H, W)`` or ``(B, L)``; ``nan``, or
+            -100 among whole numbers, are missing. By default what
             a loss or metric module was given, what has a usual name (``labels``, ``target``, ``y``, ...), or a tensor
             of the batch that the model was not given.
         log_key_prefix: Start of the logged keys that are read first; that of all others is made of it:
