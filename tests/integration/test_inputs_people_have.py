@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from lightning_interactions import TimeWindows
 from lightning_interactions.functional.coalitions import coalition_masks
 from lightning_interactions.measure.games import Game, find_rules
+from lightning_interactions.measure.judge import compare_losses
 from lightning_interactions.measure.keys import content_keys
 from lightning_interactions.measure.measurement import measure
 from lightning_interactions.measure.ranks import Ranks
@@ -198,11 +199,31 @@ def test_segmentation(void: int, module: bool) -> None:
             scores, labels = self(batch["image"]), batch["mask"]
             return self.loss(scores, labels) if module else F.cross_entropy(scores, labels, ignore_index=void)
 
-    labels = torch.where(torch.arange(12) < whole(4).view(-1, 1, 1), void, LABELS)
+    few = torch.arange(12) < whole(12).view(-1, 1, 1)  # of some samples only a column: each counts by its pixels
+    labels = torch.where(few, void, LABELS)
     run = watch(Net, both([{"image": x, "mask": y} for x, y in zip(SQUARES, labels, strict=True)], size=SIZE))
     assert_measured(run)
     assert "mean of log_odds over the labels of all positions, of 3 classes" in chosen(run)
     assert all(0 <= sample["prediction"] <= 1 for sample in run.monitor.history.samples)
+    loop = run.monitor._loop
+    assert loop.rules is not None
+    task, samples = loop.tasks.by_split["val"], loop.watchlist.losses["val"]
+    verdict = compare_losses(loop.rules.model, task, samples, {"val_loss": run.logged}, Ranks())
+    assert verdict is not None
+    assert verdict.ours == pytest.approx(run.logged, rel=1e-5)
+
+
+def test_a_segmentation_is_compared_with_another_network() -> None:
+    class Net(StepNet):
+        def judge(self, batch: Any) -> Tensor:
+            return F.cross_entropy(self.net(batch[0]), batch[1])
+
+    run = watch(
+        lambda: Net(UNet(3)), both(list(zip(SQUARES, LABELS, strict=True))),
+        {"reference": nn.Conv2d(1, 3, 3, padding=1)},
+    )  # fmt: skip
+    assert_measured(run)
+    assert all(0 <= share <= 1 for share in run.monitor.history.column("reference/shared_share"))
 
 
 @pytest.mark.parametrize("channel", [True, False])

@@ -16,6 +16,7 @@ from torch import Generator, Tensor, nn
 from lightning_interactions import ArgumentError, BatchError, ImagePatches, Tokens, compute_interactions
 from lightning_interactions.errors import ModelOutputError
 from lightning_interactions.functional.coalitions import coalition_masks
+from lightning_interactions.measure.games import find_rules
 from lightning_interactions.model.batch import Batch
 from lightning_interactions.model.positions import OUTPUT_NUMBERS, Positions, find_positions
 from lightning_interactions.model.score import logit
@@ -220,6 +221,13 @@ def test_the_game_of_a_language_model(score: Any) -> None:
             at = [(scores[i, j, t], int(MASKED[i, t + 1])) for t in range(5) if MASKED[i, t + 1] != -100]
             expected = sum(odds(z, y) if score == "log_odds" else float(z[y]) for z, y in at)
             assert float(found.values[i, j]) == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
+def test_the_layers_before_a_cut_run_once_for_each_sample() -> None:
+    x, y = torch.randn(2, 1, 6, 6), torch.randint(0, 3, (2, 6, 6))
+    rules = find_rules(Pixels().eval(), Batch(x, y), layer="conv.1", num_players=4)
+    assert rules.model.cut is not None
+    assert not rules.model.cut._repeat_inputs
 
 
 def test_few_rows_at_a_time_where_the_vocabulary_is_large() -> None:
