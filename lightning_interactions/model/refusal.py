@@ -18,11 +18,12 @@ _GRAPHS = ("torch_geometric", "dgl", "jraph")
 def why_never(seen: Sighting) -> str | None:
     """Say why a batch can be of no game, whatever the model makes of it, as `why_not` does."""
     for part in _parts(seen):
-        if type(part).__module__.partition(".")[0] in _GRAPHS or hasattr(part, "edge_index"):
-            kind = f"{type(part).__module__.partition('.')[0]}'s {type(part).__name__}"
+        packages = [cls.__module__.partition(".")[0] for cls in type(part).__mro__]  # batches are of classes made anew
+        known = next((package for package in packages if package in _GRAPHS), None)
+        if known or hasattr(part, "edge_index"):
             return (
-                f"the batch holds {kind}, and graphs are not supported: nodes and edges are not kept apart by sample, "
-                "so they have no players that could be masked"
+                f"the batch holds {known or packages[0]}'s {type(part).__name__}, and graphs are not supported: nodes and "
+                "edges are not kept apart by sample, so they have no players that could be masked"
             )
     names = {path[-1] for path, _ in leaves(seen.batch) if path}
     if "boxes" in names and not isinstance(seen.batch, Mapping):

@@ -113,6 +113,8 @@ def test_the_most_particular_kind_is_told(others: list[Tensor]) -> None:
 def test_what_came_is_named() -> None:
     said = str(why_never(Sighting([of("torch_geometric"), Y])))
     assert said.startswith("the batch holds torch_geometric's Data, and")
+    collated = type("DataBatch", (type(of("torch_geometric")),), {"__module__": "abc"})  # as its loaders make them
+    assert str(why_never(Sighting(collated()))).startswith("the batch holds torch_geometric's DataBatch, and")
     boxes = [[MAPS[0]], [{"boxes": torch.zeros(2, 4), "labels": Y[:2]}]]
     assert str(why_never(Sighting(boxes))).startswith("the batch holds boxes (2, 4), and")
     assert "(6, 8, 8), with -100" in str(why_not(Sighting([MAPS], [call(MAPS, MAPS)])))
