@@ -22,8 +22,8 @@ def why_never(seen: Sighting) -> str | None:
         known = next((package for package in packages if package in _GRAPHS), None)
         if known or hasattr(part, "edge_index"):
             return (
-                f"the batch holds {known or packages[0]}'s {type(part).__name__}, and graphs are not supported: nodes and "
-                "edges are not kept apart by sample, so they have no players that could be masked"
+                f"the batch holds {known or packages[0]}'s {type(part).__name__}, and graphs are not supported: nodes "
+                "and edges are not kept apart by sample, so they have no players that could be masked"
             )
     names = {path[-1] for path, _ in leaves(seen.batch) if path}
     if "boxes" in names and not isinstance(seen.batch, Mapping):
