@@ -25,7 +25,7 @@ from lightning_interactions.model.positions import Look, Positions, find_positio
 from lightning_interactions.model.quiet import same_random_numbers
 from lightning_interactions.model.score import ScoreFn, logits_leaf, output, read_logits, read_whole, resolve_score
 from lightning_interactions.model.task import Target, Task, find_task
-from lightning_interactions.model.tree import Path, same
+from lightning_interactions.model.tree import Path, same, tensors
 from lightning_interactions.players import (
     Players,
     names_of,
@@ -292,7 +292,8 @@ def _others(batch: Batch) -> str:
 
 def is_reconstruction(batch: Batch) -> bool:
     """Whether a model was seen to return something like its input, and nothing the targets could be classes of."""
-    if batch.seen is None or batch.table is not None or read_whole(batch.seen, batch.inputs.shape[1:]) is None:
+    seen = batch.seen if batch.leaf is None else tensors(batch.seen).get(batch.leaf)
+    if seen is None or batch.table is not None or read_whole(seen, batch.inputs.shape[1:]) is None:
         return False
     shape, targets = batch.inputs.shape[1:], batch.targets
     if targets.shape == batch.inputs.shape and same(targets.to(batch.inputs), batch.inputs):

@@ -103,7 +103,8 @@ class Reader:
         inputs, carried = plan.arrange(match.own)
         names = tuple(plan.carried.values())
         if self.target_fn is not None:
-            self._follow_head(seen, len(inputs))
+            if self.leaf is None:
+                self._follow_head(seen, len(inputs))
             targets: Any = ask("target_fn", self.target_fn, seen.batch)
         else:
             known = dict(zip(names, carried, strict=True))

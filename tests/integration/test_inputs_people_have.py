@@ -325,6 +325,25 @@ def test_a_head_with_targets_of_another_name() -> None:
     assert_measured(run)
 
 
+def test_a_head_beside_a_reconstruction() -> None:
+    class Net(StepNet):
+        def __init__(self) -> None:
+            super().__init__(layers(5, 8))
+            self.back, self.kind = nn.Linear(8, 5), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            shared = torch.tanh(self.net(x))
+            return {"image": self.back(shared), "kind": self.kind(shared)}
+
+        def judge(self, batch: Any) -> Tensor:
+            found = self(batch["x"])
+            return F.cross_entropy(found["kind"], batch["kind"]) + 0 * F.mse_loss(found["image"], batch["x"])
+
+    run = watch(Net, both([{"x": x, "kind": k} for x, k in zip(X, KINDS, strict=True)]), {"head": "kind"})
+    assert_measured(run)
+    assert "of 3 classes" in chosen(run)
+
+
 def test_features_beside_logits_are_no_heads() -> None:
     class Net(TwoHeads):
         form = staticmethod(lambda kind, colour: (kind, torch.cat([kind, kind, colour], 1)))
