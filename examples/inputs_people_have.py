@@ -3,7 +3,7 @@
 Six small projects, each an ordinary Trainer with one more callback; only the one with two heads has to say which. What
 the monitor took the data for is in the first line it prints of each.
 
-python examples/inputs_people_have.py          # a minute on two cores
+python examples/inputs_people_have.py          # two minutes on two cores
 python examples/inputs_people_have.py --fast   # a few seconds, to see that it runs
 """
 
