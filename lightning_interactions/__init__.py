@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         PointClusters,
         RegionPlayers,
         TabularFeatures,
+        TimeWindows,
         Tokens,
     )
     from lightning_interactions.report.alerts import (
@@ -61,7 +62,7 @@ _NAMES = {
     "monitor.options": "Options",
     "phases.detector": "PhaseDetector",
     "phases.event": "PhaseEvent",
-    "players": "FeatureMask ImagePatches Players PointClusters RegionPlayers TabularFeatures Tokens",
+    "players": "FeatureMask ImagePatches Players PointClusters RegionPlayers TabularFeatures TimeWindows Tokens",
     "report.alerts": "Alert CallAlert TrackioAlert WandbAlert WarnAlert WebhookAlert",
     "report.history": "History",
     "report.html": "write_report",
@@ -75,9 +76,9 @@ __all__ = [
     "Alert", "ArgumentError", "BatchError", "CallAlert", "FeatureMask", "History", "ImagePatches", "Interaction",
     "InteractionMonitor", "Interactions", "InteractionsError", "InteractionsWarning", "ModelCallError",
     "ModelOutputError", "Options", "PhaseDetector", "PhaseEvent", "Players", "PointClusters", "RegionPlayers",
-    "RunRecord", "StateError", "TabularFeatures", "Tokens", "TrackioAlert", "TwoPhaseMonitor", "WandbAlert",
-    "WarnAlert", "WebhookAlert", "analyze_checkpoints", "compute_interactions", "functional", "log_histogram",
-    "metrics", "process_ranks", "write_report",
+    "RunRecord", "StateError", "TabularFeatures", "TimeWindows", "Tokens", "TrackioAlert", "TwoPhaseMonitor",
+    "WandbAlert", "WarnAlert", "WebhookAlert", "analyze_checkpoints", "compute_interactions", "functional",
+    "log_histogram", "metrics", "process_ranks", "write_report",
 ]  # fmt: skip
 
 

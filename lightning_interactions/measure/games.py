@@ -15,17 +15,19 @@ from lightning_interactions.errors import BatchError, ModelCallError, ModelOutpu
 from lightning_interactions.measure.keys import content_keys
 from lightning_interactions.measure.samples import Samples, crop, draw_players, grow
 from lightning_interactions.measure.values import score_rows
-from lightning_interactions.model.batch import Batch, Field
+from lightning_interactions.model.batch import Batch
 from lightning_interactions.model.call import Call
 from lightning_interactions.model.hooks import has_foreign_hooks
 from lightning_interactions.model.keep import Kept
 from lightning_interactions.model.lockstep import Lockstep
 from lightning_interactions.model.model import Model, find_model
+from lightning_interactions.model.packing import Field
+from lightning_interactions.model.positions import Look, Positions, find_positions, loss_of, may_be_labels
 from lightning_interactions.model.quiet import same_random_numbers
-from lightning_interactions.model.score import ScoreFn, logits_leaf, read_logits, read_whole
+from lightning_interactions.model.score import ScoreFn, logits_leaf, output, read_logits, read_whole, resolve_score
 from lightning_interactions.model.shards import dtype_inside
 from lightning_interactions.model.task import Target, Task, find_task
-from lightning_interactions.model.tree import Path, same
+from lightning_interactions.model.tree import Path, same, tensors
 from lightning_interactions.players import (
     Players,
     names_of,
@@ -160,6 +162,12 @@ class Rules:
         """Say what was chosen, in one sentence without a full stop."""
         return f"players are {self.players.describe()} of {self.masked}; their game is the {self.task.describe()}"
 
+    def along(self, batch: Batch) -> Batch:
+        """Prepare a batch that was read like the first one: what are no targets of one number each goes along."""
+        if self.model.positions is not None:
+            return self.model.positions.along(batch)
+        return batch if self.model.whole is None else with_whole_targets(batch)
+
     @property
     def doubtful(self) -> bool:
         """Whether it was told that the model answers at random, or otherwise than in the step."""
@@ -224,11 +232,18 @@ def find_rules(
     if chosen is not None:  # before the model, which would say less clearly what is wrong with its inputs
         _try_players(chosen, few, num_players, seed)
     whole = batch.inputs.shape[1:] if is_reconstruction(batch) else None
-    leaf = logits_leaf(batch.seen, batch.targets, batch.judged) if batch.seen is not None and whole is None else None
-    how = {
-        "call": call, "forward_fn": forward_fn, "layer": layer, "leaf": leaf, "whole": whole, "start": start,
-        "lockstep": lockstep,
-    }  # fmt: skip
+    asked = {"call": call, "forward_fn": forward_fn, "start": start, "lockstep": lockstep}
+    dense = None
+    if whole is None and resolve_score(score) is not output and may_be_labels(batch.targets):
+        dense = _find_positions(module, batch, few, precision, fallback, **asked)
+    if dense is not None:
+        dense = replace(dense, score=resolve_score(score), loss_fn=loss_fn)
+        batch = dense.along(batch)
+        few = batch.rows(rows)
+    leaf = batch.leaf if dense is None and whole is None else None
+    if leaf is None and batch.seen is not None and whole is None:
+        leaf = logits_leaf(batch.seen, batch.targets, batch.judged)
+    how = {**asked, "layer": layer, "leaf": leaf, "whole": whole, "dense": dense}
     model, notes = _ask_somehow(module, few, batch, precision, fallback, **how)
     seen = _seen_outputs(batch, whole, leaf)
     model, outputs, doubts = _as_the_step(model, few, None if seen is None else seen[rows])
@@ -240,7 +255,7 @@ def find_rules(
     if whole is not None:
         batch, few = with_whole_targets(batch), with_whole_targets(few)
     known = outputs if seen is None or whole is not None else seen
-    task = find_task(known, batch.targets, score, target, whole=whole is not None, loss_fn=loss_fn)
+    task = find_task(known, batch.targets, score, target, whole=whole is not None, loss_fn=loss_fn, positions=dense)
     picked = task.pick(task.read(few.targets), outputs, torch.arange(len(outputs)))
     score_rows(outputs, picked, 1, task.follow)
     if chosen is None:
@@ -249,29 +264,47 @@ def find_rules(
             _try_players(chosen, masked, num_players, seed)
     others = _others(batch) if layer is None else ""
     what = f"the output of layer {layer!r}" if layer else batch.describe()
-    shape = masked.inputs.shape[2:] if len(masked.fields) > 1 else masked.inputs.shape[1:]
+    shape = masked.inputs.shape[1 + (len(masked.fields) > 1 and masked.table is None) :]
     shown = f"{what} of shape (B, {', '.join(map(str, shape))}){others}"
     return Rules(model, task, chosen, batch.fields, shown, tuple(notes))
+
+
+def _find_positions(
+    module: nn.Module, batch: Batch, few: Batch, precision: Any, fallback: Any, **how: Any
+) -> Positions | None:
+    """Find scores of every position in what the model was seen to return, or returns for a few samples."""
+    seen, told = batch.seen, loss_of(batch.seen)
+    if seen is None:
+        look, nothing = Look(), (torch.zeros(len(x.inputs), device=x.inputs.device) for x in (few, batch))
+        some, every = (replace(x, carried=(*x.carried, y)) for x, y in zip((few, batch), nothing, strict=True))
+        _ask_somehow(module, some, every, precision, fallback, **how, dense=look)
+        seen = look.output
+    ids = batch.inputs[:, 0] if len(batch.fields) > 1 and batch.inputs.ndim == 3 else batch.inputs
+    return find_positions(seen, batch.targets, None if ids.is_floating_point() else ids, told, batch.leaf)
 
 
 def _others(batch: Batch) -> str:
     """Name the tensors that could have been masked as well."""
     own = batch.inputs.ndim - (len(batch.fields) > 1)
     alike = [
-        name for name, x in zip(batch.names, batch.carried, strict=False) if x.ndim >= 2 and x.shape[1:].numel() > 1
+        name
+        for name, x in zip(batch.names, batch.carried, strict=False)
+        if name and x.ndim >= 2 and x.shape[1:].numel() > 1
     ]
     return f" (not {', '.join(alike)}: see `input=`)" if alike and own else ""
 
 
 def is_reconstruction(batch: Batch) -> bool:
     """Whether a model was seen to return something like its input, and nothing the targets could be classes of."""
-    if batch.seen is None or read_whole(batch.seen, batch.inputs.shape[1:]) is None:
+    seen = batch.seen if batch.leaf is None else tensors(batch.seen).get(batch.leaf)
+    if seen is None or batch.table is not None or read_whole(seen, batch.inputs.shape[1:]) is None:
         return False
     shape, targets = batch.inputs.shape[1:], batch.targets
     if targets.shape == batch.inputs.shape and same(targets.to(batch.inputs), batch.inputs):
         return True
     if len(shape) > 1:
-        return targets.ndim == 1 or targets.is_floating_point()  # else classes of positions
+        fits = targets[:1].numel() == shape.numel() and may_be_labels(targets)
+        return targets.ndim == 1 or (targets.is_floating_point() and not fits)  # else classes of positions
     top = int(targets.max()) + 1 if targets.ndim == 1 and not targets.is_floating_point() else None
     return targets.shape[1:] != shape and top != shape[0]
 

@@ -186,12 +186,14 @@ def compute_interactions(
     Args:
         model: A classifier that returns logits ``(B, C)`` or ``(B,)``; or a function of the inputs that does. Modules
             that the function names are called in evaluation mode too.
-        inputs: ``(B, *shape)``, or a mapping with ``input_ids`` and tensors of the same shape that go with them.
+        inputs: ``(B, *shape)``, or a mapping with ``input_ids`` and tensors of the same shape that go with them, or of
+            columns ``(B,)`` and ``(B, K)``.
         targets: Class indices ``(B,)``, one-hot rows or probabilities ``(B, C)``, rows of 0 and 1 (multi-label), or
-            numbers (regression).
+            numbers (regression); labels ``(B, H, W)`` or ``(B, L)`` where the model returns scores of every position.
         players: ``"auto"`` (images ``(B, C, H, W)`` or ``(B, H, W, C)``: patches; integer ``(B, L)``: tokens;
             ``(B, F)``: columns; ``(B, N, 3)`` or ``(B, 3, N)``: clusters of points, where the model does not look at
-            their order) or an instance of `Players`.
+            their order; ``(B, T, F)``, ``(B, C, T)``: windows, where its layers say which dimension is time) or an
+            instance of `Players`.
         num_players: Players per sample, 2 to 16; the cost doubles with each.
         layer: Mask the output of this module instead of the input; the model must be a module.
         score: ``"log_odds"``, ``"logit"``, ``"probability"``, ``"output"`` or ``(logits, targets) -> scores``.
@@ -235,18 +237,19 @@ def compute_interactions(
         players=players, num_players=num_players, layer=layer, score=score, target=target, seed=seed,
         tokenizer=getattr(model, "tokenizer", None), lockstep=Lockstep.of(module),
     )  # fmt: skip
-    asked, task = rules.model, rules.task
+    asked, task, batch = rules.model, rules.task, rules.along(batch)
     keys = content_keys(batch.inputs, seed, rules.players.padding if layer is None else None).cpu()
-    samples = Samples(batch.inputs.cpu(), task.read(batch.targets).cpu(), keys)
+    carried = tuple(tensor.cpu() for tensor in batch.carried)
+    samples = Samples(batch.inputs.cpu(), task.read(batch.targets).cpu(), keys, carried)
     with asked.quiet():
         game = Game.draw(asked, samples, rules.players, num_players, chunk_size)
         _tell_of(game, num_players)
-        (placed,) = asked.place(batch.inputs)
+        placed, *along = asked.place(batch.inputs, *batch.carried)
         values = evaluate_coalitions(
             asked, placed, game.labels.to(placed.device),
-            task.pick(samples.targets, asked.logits(placed, chunk_size), keys),
+            task.pick(samples.targets, asked.logits(placed, chunk_size, along), keys),
             masker=game.players, num_players=game.num_players, score=task.follow,
-            chunk_size=chunk_size, cut=asked.cut,
+            chunk_size=chunk_size, cut=asked.cut, carried=along,
         )  # fmt: skip
     split = Reading(noise_bound).split(values, value_scale(values, scale))
     return Interactions(values, split.and_, split.or_, split.gap, game.labels, game)

@@ -61,7 +61,10 @@ def settle_tasks(
     with model.quiet():
         outputs = outputs_of(model, watched[first], chunk_size)
     every = [some[first].targets for some in (watched, losses) if first in some]
-    task = find_task(outputs, torch.cat(every), score, target, whole=model.whole is not None, loss_fn=loss_fn)
+    task = find_task(
+        outputs, torch.cat(every), score, target,
+        whole=model.whole is not None, loss_fn=loss_fn, positions=model.positions,
+    )  # fmt: skip
     tasks, problem = {first: task}, None
     notes = _doubts(task, torch.cat(every))
     for split in [split for split in {**watched, **losses} if split != first]:
@@ -139,7 +142,7 @@ def compare_losses(
     # Where all samples are in the loss, only the averages over batches may differ.
     errors = ERRORS if len(samples) >= LOSS_SAMPLES else 1.0
     targets = samples.targets.to(outputs.device)
-    counts = torch.ones(len(samples)) if samples.counts is None else samples.counts
+    counts = task.weights(samples.targets) * (1 if samples.counts is None else samples.counts)
     usual: Verdict | None = None
     near: list[Verdict] = []
     for form in _forms(task, outputs, targets, model.module):
@@ -180,7 +183,7 @@ def _mean(each: Tensor, counts: Tensor) -> tuple[float, float]:
 def _forms(task: Task, outputs: Tensor, targets: Tensor, module: nn.Module) -> list[Task]:
     """Forms of the loss, the likeliest first."""
     forms = [task]
-    if task.loss_fn is not None:
+    if task.loss_fn is not None or task.kind == "positions":
         return forms
     inside = bool(((outputs >= 0) & (outputs <= 1)).all())
     if task.kind in ("classes", "binary", "labels") and inside:

@@ -213,7 +213,8 @@ class _Asker:
         for rows, part, outputs in self.all_outputs(own):
             loss = self.task.loss(outputs, self.task.read(part.targets))
             loss = torch.where(loss.isfinite(), loss, torch.nan)  # one infinite one would hide the others
-            counts = torch.ones_like(loss) if part.counts is None else part.counts.to(loss)
+            counts = self.task.weights(part.targets).to(loss)
+            counts = counts if part.counts is None else counts * part.counts.to(loss)
             mean.update(loss, counts)
             table[rows] = torch.stack([loss, counts], 1).to(table)
         return mean, table

@@ -82,7 +82,7 @@ class Reference:
         """
         if self._given is None:
             return
-        own, few = rules.model, batch.rows(two_rows(batch, rules.players))
+        own, few = rules.model, rules.along(batch.rows(two_rows(batch, rules.players)))
         try:
             module = self._copy(own.module)
         except ArgumentError:
@@ -175,9 +175,10 @@ class Reference:
 
 def _plainly(module: nn.Module, few: Batch, own: Model) -> Model:
     """Call a module with the inputs only, and leave out what goes along with them in the step."""
-    alone = replace(few, carried=(), names=())
+    labels = few.carried[-1:] if own.dense is not None else ()
+    alone = replace(few, carried=labels, names=few.names[-len(labels) :] if labels else ())
     try:
-        model = find_model(module, alone, precision=own.precision, whole=own.whole)
+        model = find_model(module, alone, precision=own.precision, whole=own.whole, dense=own.dense)
     except BatchError as error:
         raise ArgumentError(str(error)) from error
     call = model.call

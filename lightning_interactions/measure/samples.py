@@ -19,6 +19,7 @@ from torch.nn.functional import pad
 from lightning_interactions.errors import BatchError
 from lightning_interactions.measure.keys import content_keys, with_targets, without_targets
 from lightning_interactions.model.batch import Batch, Padding
+from lightning_interactions.model.targets import MISSING
 from lightning_interactions.players import Players, player_counts
 from lightning_interactions.players.base import BACKGROUND
 
@@ -180,9 +181,24 @@ def _check_shapes(old: Samples, new: Samples, padding: Padding | None, any_size:
             f"Expected all inputs to have one shape, but got {tuple(b)} after {tuple(a)}. Give `input_fn=batch -> "
             "inputs` that pads or crops them."
         )
-    shapes = [tuple(x.shape[1:]) for x in old.carried], [tuple(x.shape[1:]) for x in new.carried]
+    shapes = [[None if _goes_with_tokens(x, part, padding) else tuple(x.shape[1:]) for x in part.carried]
+              for part in (old, new)]  # fmt: skip
     if shapes[0] != shapes[1]:
         raise BatchError(f"Expected what goes with the inputs to have shapes {shapes[0]}, but got {shapes[1]}.")
+
+
+def _goes_with_tokens(tensor: Tensor, samples: Samples, padding: Padding | None) -> bool:
+    """Whether what is carried along has a whole number for each token: their labels."""
+    whole = tensor.ndim == 2 and not tensor.is_floating_point()
+    return padding is not None and whole and tensor.shape[1] == samples.inputs.shape[-1]
+
+
+def _carried_with(part: Samples, padding: Padding | None, length: int) -> tuple[Tensor, ...]:
+    """What goes along with tokens that are padded to a length: their labels too, with what stands for none."""
+    if padding is None or length == part.inputs.shape[-1]:
+        return part.carried
+    sides = padding.sides(part.inputs, length)
+    return tuple(pad(x, sides, value=MISSING) if _goes_with_tokens(x, part, padding) else x for x in part.carried)
 
 
 def _merge(joined: Samples, passing: Tensor, old: int) -> tuple[Samples, Tensor]:
@@ -206,7 +222,8 @@ def join(parts: Sequence[Samples], padding: Padding | None = None) -> Samples:
         own = [torch.tensor(x.shape[1:]).repeat(len(x), 1) if part.sizes is None else part.sizes
                for x, part in zip(inputs, parts, strict=True)]  # fmt: skip
         inputs, sizes = [grow(x, shape) for x in inputs], torch.cat(own)
-    carried = tuple(torch.cat(tensors) for tensors in zip(*(part.carried for part in parts), strict=True))
+    along = [_carried_with(part, padding, inputs[0].shape[-1]) for part in parts]
+    carried = tuple(torch.cat(tensors) for tensors in zip(*along, strict=True))
     counts = [torch.ones_like(part.keys) if part.counts is None else part.counts for part in parts]
     targets, keys = (torch.cat(list(x)) for x in zip(*((part.targets, part.keys) for part in parts), strict=True))
     return Samples(torch.cat(inputs), targets, keys, carried, torch.cat(counts), sizes)

@@ -1,63 +1,51 @@
 """Finding inputs and targets in whatever a loader gives, or a model was called with.
 
-The watched part of an input is one tensor. Token ids have companions of the same shape (an attention mask, segments):
-they are packed into one tensor with them, ``(B, K, L)``, the ids in row 0, their companions below. They are collected,
-hashed, masked and repeated together, and unpacked again when the model is called. Other tensors with a row for each
-sample are carried along.
+The watched part of an input is one tensor, into which several may be packed (see `packing`): token ids with their
+companions, or the columns of a table. Other tensors with a row for each sample are carried along.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from lightning_interactions.errors import BatchError, bad_argument
+from lightning_interactions.model.packing import ATTENTION_KEY, Field, Role, Table, column_field, pack, table_of
 from lightning_interactions.model.targets import zeros_and_ones
 from lightning_interactions.model.tree import Path, tensors
 
 TARGET_KEYS = ("labels", "label", "targets", "target", "y")
 INPUT_KEYS = ("input_ids", "pixel_values", "inputs", "input", "images", "image", "points", "features", "x")
-ATTENTION_KEY = "attention_mask"
 SPECIAL_KEY = "special_tokens_mask"
-
-Role = Literal["", "counts", "padding", "lengths"]
-
-
-class Field(NamedTuple):
-    """One named tensor of an input: its key in the batch, and its own type (packed, all are 64-bit integers).
-
-    Packed, a mask of the positions that count is 1 where they do, whichever way the model wants it.
-    """
-
-    name: str
-    dtype: torch.dtype
-    role: Role = ""  # "counts": a mask of what counts; "padding": one of what does not; "lengths": made of lengths
-
-    @property
-    def row(self) -> str:
-        """Its name as a row of the packed input."""
-        return ATTENTION_KEY if self.role else self.name
 
 
 @dataclass(frozen=True)
 class Batch:
     """What was found in a batch."""
 
-    inputs: Tensor  # (B, *shape), or (B, K, L) where K > 1 fields are packed; not copied unless packed
+    inputs: Tensor  # (B, *shape), or where several fields are packed (B, K, L) or (B, F); not copied unless packed
     targets: Tensor  # (B, ...)
     fields: tuple[Field, ...] = ()  # the tensors in `inputs` by name; empty if the batch gave a tensor without a name
     carried: tuple[Tensor, ...] = ()  # (B, ...) each: what else a model that was seen is called with
     names: tuple[str, ...] = ()  # of the tensors that are carried along
     judged: Tensor | None = None  # what a loss was given of it
     seen: Any = None  # what it was seen to return for the whole batch
+    leaf: Path | None = None  # where in that is what is followed, of several heads
+
+    @property
+    def table(self) -> Table | None:
+        """What the inputs are, where they are columns of several types."""
+        return table_of(self.fields)
 
     def describe(self) -> str:
         """Name the inputs in a few words."""
+        if self.table is not None:
+            return self.table.describe()
         return " with ".join(field.name for field in self.fields if field.name) or "inputs"
 
     def rows(self, rows: Tensor) -> Batch:
@@ -119,32 +107,22 @@ def ask(name: str, function: Callable[[Any], Any], batch: Any) -> Any:
         ) from error
 
 
-def pack(own: Sequence[Tensor], fields: Sequence[Field], lengths: Tensor | None = None) -> Tensor:
-    """Pack token ids ``(B, L)`` with their companions; one tensor alone stays as it is. Undone by `unpack`.
+def pick_columns(named: Mapping[str, Tensor], positional: Collection[str] = ()) -> list[str]:
+    """Choose the tensors that are columns of one table; none where these are something else.
 
-    ``lengths``, long ``(B,)``, make the row of the field whose role that is.
+    They are all that is ``(B,)`` or ``(B, K)`` and has a name of its own, floating-point or whole numbers, as tabular
+    libraries pass them; arguments that are handed over by position only where one is called categories. There is no
+    table where anything has more dimensions, or is a text; and none where a single tensor has several columns and a
+    usual name: the others then go along with it.
     """
-    if len(fields) == 1:
-        return own[0]
-    rows = []
-    for tensor, field in zip(own, fields, strict=False):
-        rows.append((tensor == 0).long() if field.role == "padding" else tensor.long())
-    if lengths is not None:
-        places = torch.arange(own[0].shape[-1], device=own[0].device)
-        rows.append((places < lengths.to(places).unsqueeze(1)).long())
-    return torch.stack(rows, 1)
-
-
-def unpack(inputs: Tensor, fields: Sequence[Field]) -> dict[str, Tensor]:
-    """Give the tensors of an input, packed or not, by name and each of its own type; there must be a name."""
-    if len(fields) == 1:
-        return {fields[0].name: inputs}
-    found = {}
-    for row, field in enumerate(fields):
-        if field.role != "lengths":
-            own = inputs[:, row].contiguous()
-            found[field.name] = (1 - own if field.role == "padding" else own).to(field.dtype)
-    return found
+    own = {name: x for name, x in named.items() if _last(name) not in TARGET_KEYS and not x.is_complex()}
+    if any(x.ndim > 2 or "mask" in _last(name) or _is_text(name, x) for name, x in own.items()):
+        return []
+    wide = [name for name, x in own.items() if x.ndim == 2]
+    by_name = [name for name in own if name not in positional]
+    chosen = by_name if len(by_name) > 1 else [name for name in wide if any("cat" in _last(x) for x in wide)]
+    usual = len(wide) == 1 and _last(wide[0]) in INPUT_KEYS
+    return chosen if len(chosen) > 1 and not usual else []
 
 
 def pick_input(named: Mapping[str, Tensor], wanted: str | int | None = None) -> list[str]:
@@ -162,8 +140,9 @@ def pick_input(named: Mapping[str, Tensor], wanted: str | int | None = None) -> 
     if not playable:
         shapes = ", ".join(f"{name} {tuple(x.shape)}" for name, x in named.items()) or "no tensors"
         raise BatchError(
-            f"Expected the model to be called with a tensor (B, ...) whose parts can be masked, but it is called with "
-            f"{shapes}. Give `input_fn=batch -> inputs` and `forward_fn=(module, inputs) -> logits`."
+            "Expected the model to be called with a tensor (B, ...) whose parts can be masked, or with several "
+            f"columns, but it is called with {shapes}. Give `input_fn=batch -> inputs` and "
+            "`forward_fn=(module, inputs) -> logits`."
         )
     usual = [name for key in INPUT_KEYS for name in playable if _last(name) == key]
     masks = {name for name, x in playable.items() if _is_mask(name, x)}
@@ -227,12 +206,16 @@ class Padding:
         """Give the token ids ``(..., L)`` alone."""
         return inputs[..., 0, :] if self.packed else inputs
 
-    def extend(self, inputs: Tensor, length: int) -> Tensor:
-        """Pad to a ``length`` that is not smaller, on the side on which the loader does."""
+    def sides(self, inputs: Tensor, length: int) -> tuple[int, int]:
+        """How much is to be padded left and right up to a ``length`` that is not smaller: where the loader does."""
         more = length - inputs.shape[-1]
         counts = self.present(inputs)
         left = bool(counts[:, -1].all()) and not bool(counts[:, 0].all())
-        sides = (more, 0) if left else (0, more)
+        return (more, 0) if left else (0, more)
+
+    def extend(self, inputs: Tensor, length: int) -> Tensor:
+        """Pad to a ``length`` that is not smaller."""
+        sides = self.sides(inputs, length)
         if not self.packed:
             return pad(inputs, sides, value=self.token)
         out = pad(inputs, sides, value=0)
@@ -245,7 +228,12 @@ def _read_inputs(inputs: Any) -> tuple[Tensor | None, tuple[Field, ...]]:
         return inputs, ()
     if not isinstance(inputs, Mapping):
         return None, ()
-    named = {str(key): value for key, value in inputs.items() if isinstance(value, Tensor) and value.ndim >= 2}
+    every = {str(key): value for key, value in inputs.items() if isinstance(value, Tensor) and value.ndim}
+    columns = pick_columns(every)
+    if columns and sum(x.ndim == 2 for x in every.values()) != 1:  # else what goes with the only one may be anything
+        fields = tuple(column_field(name, every[name]) for name in columns)
+        return pack([every[name] for name in columns], fields), fields
+    named = {name: value for name, value in every.items() if value.ndim >= 2}
     main = next((key for key in INPUT_KEYS if key in named), None)
     if main is None:
         if len(named) != 1:
@@ -300,6 +288,12 @@ def _is_mask(name: str, tensor: Tensor) -> bool:
     if tensor.dtype == torch.bool or "mask" in _last(name):
         return True
     return tensor.is_floating_point() and bool((tensor == -torch.inf).any()) and not bool((tensor > 0).any())
+
+
+def _is_text(name: str, tensor: Tensor) -> bool:
+    """Whether whole numbers in several columns are called tokens."""
+    whole = tensor.ndim == 2 and not tensor.is_floating_point()
+    return whole and any(word in _last(name) for word in ("ids", "token", "text", "word"))
 
 
 def _last(name: str) -> str:

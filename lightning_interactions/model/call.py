@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from lightning_interactions.errors import BatchError
-from lightning_interactions.model.batch import Batch, Field, unpack
+from lightning_interactions.model.batch import Batch
+from lightning_interactions.model.packing import Field, unpack
 from lightning_interactions.model.score import read_logits
 
 Call = Callable[..., Any]  # (module, inputs as read from the batch, packed or not, *carried) -> model's output

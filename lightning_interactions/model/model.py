@@ -18,6 +18,7 @@ from lightning_interactions.model.keep import Kept
 from lightning_interactions.model.layer import LayerCut
 from lightning_interactions.model.lockstep import Lockstep
 from lightning_interactions.model.memory import is_out_of_memory
+from lightning_interactions.model.positions import Positions, Reads
 from lightning_interactions.model.quiet import Forward, Quiet, device_of, float32_forward, in_format_of, quiet
 from lightning_interactions.model.score import read_logits, read_whole
 from lightning_interactions.model.shards import dtype_inside
@@ -42,6 +43,7 @@ class Model:
     cut: LayerCut | None = None  # where it is masked; None for the input
     leaf: Path | None = None  # where its logits are in what it returns; None if that is plain
     whole: torch.Size | None = None  # shape of its outputs where they are no logits but a sample each
+    dense: Reads | None = None  # reads scores of every position with the labels, the last tensor carried along
     rows: int | None = None  # the only number of rows it can be called with
     hooks: bool = False  # whether it needs the forward hooks its user put on it
     start: Kept | None = None  # the state from which its forward passes begin; that at hand, if `None`
@@ -55,6 +57,10 @@ class Model:
         assert self._forward is not None, "a model is only asked inside `quiet`"
         if self.rows is None and self.cut is None and len(inputs) == 1:  # who squeezes outputs mistakes a single row
             return self._ask(*(x.expand(2, *x.shape[1:]).clone() for x in (inputs, *carried)))[:1]
+        most = self.dense.rows_at_once if self.dense is not None and self.rows is None and self.cut is None else None
+        if most is not None and len(inputs) > most:
+            pieces = zip(*(x.tensor_split(-(-len(inputs) // most)) for x in (inputs, *carried)), strict=True)
+            return torch.cat([self(*part) for part in pieces])
         if self.rows is None or len(inputs) == self.rows:
             return self._ask(inputs, *carried)
         parts = [self._ask(*block) for block in _blocks((inputs, *carried), self.rows)]
@@ -64,12 +70,15 @@ class Model:
         assert self._forward is not None
         assert self._inside is not None
         self._inside.rewind()
+        own = inputs if self.dense is None else inputs[:-1]
         try:
-            output = self._pass(*inputs)
+            output = self._pass(*own)
         except Exception as error:
             if isinstance(error, InteractionsError) or is_out_of_memory(error):
                 raise
-            raise ModelCallError(_failed(self.module, inputs, error)) from error
+            raise ModelCallError(_failed(self.module, own, error)) from error
+        if self.dense is not None:
+            return self.dense.read(output, inputs[-1])
         if self.whole is None:
             return read_logits(output, len(inputs[0]), self.leaf)
         found = read_whole(output, self.whole)
@@ -92,6 +101,11 @@ class Model:
         with self.quiet():
             assert self._forward is not None
             self._forward(*inputs)
+
+    @property
+    def positions(self) -> Positions | None:
+        """How scores of every position are read, if they are."""
+        return self.dense if isinstance(self.dense, Positions) else None
 
     def of(self, module: nn.Module) -> Model:
         """Ask another module of the same kind in the same way, for example an averaged copy."""
@@ -202,6 +216,7 @@ def find_model(
     layer: str | None = None,
     leaf: Path | None = None,
     whole: torch.Size | None = None,
+    dense: Reads | None = None,
     hooks: bool = False,
     start: Kept | None = None,
     rows: int | None = None,
@@ -218,6 +233,7 @@ def find_model(
         layer: Where it is masked.
         leaf: As for `Model`.
         whole: As for `Model`.
+        dense: As for `Model`.
         hooks: As for `Model`.
         start: As for `Model`.
         rows: As for `Model`.
@@ -230,12 +246,12 @@ def find_model(
         )
 
     def ask(call: Call) -> Any:
-        attempt = Model(module, call, precision, rows=rows, hooks=hooks, start=start, lockstep=lockstep)
+        attempt = Model(module, call, precision, dense=dense, rows=rows, hooks=hooks, start=start, lockstep=lockstep)
         with attempt.quiet():
-            return attempt(few.inputs)
+            return attempt(few.inputs, *few.carried)
 
     way = call if call is not None and forward_fn is None else find_call(module, few, forward_fn, ask)
-    model = Model(module, way, precision, cut, leaf, whole, rows, hooks=hooks, start=start, lockstep=lockstep)
+    model = Model(module, way, precision, cut, leaf, whole, dense, rows, hooks=hooks, start=start, lockstep=lockstep)
     with model.quiet():
         model.logits(few.inputs, None, few.carried)
         if cut is not None:

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_interactions.errors import BatchError, bad_argument
-from lightning_interactions.model.batch import Field, companion_role, pack, pick_input, unpack
+from lightning_interactions.model.batch import companion_role, pick_columns, pick_input
+from lightning_interactions.model.packing import Field, column_field, pack, unpack
 from lightning_interactions.model.seen import SeenCall
 from lightning_interactions.model.tree import Path, leaves, rebuild, same, tensors
 
@@ -179,13 +180,17 @@ def make_plan(calls: Sequence[SeenCall], wanted: str | int | None = None, batch:
                 counts.add((number, path))
     named = {names[place]: tensor for place, tensor in reversed(own.items())}
     by_name = {names[place]: place for place in reversed(own)}
-    chosen = pick_input(dict(reversed(named.items())), wanted)
+    named = dict(reversed(named.items()))
+    positional = [name for name, (_, path) in by_name.items() if path[0] == 0 and len(path) == 2]
+    columns = pick_columns(named, positional) if wanted is None else []
+    chosen = columns or pick_input(named, wanted)
     places, ids = [by_name[name] for name in chosen], named[chosen[0]]
     carried = {place: names[place] for place in own if place not in places}
-    fields = [Field(names[p], own[p].dtype, companion_role(names[p], own[p], ids) if p != places[0] else "")
-              for p in places]  # fmt: skip
+    fields = [column_field(names[p], own[p]) for p in places] if columns else [
+        Field(names[p], own[p].dtype, companion_role(names[p], own[p], ids) if p != places[0] else "") for p in places
+    ]  # fmt: skip
     lengths = None
-    if ids.ndim == 2 and not ids.is_floating_point() and not any(found.role for found in fields):
+    if not columns and ids.ndim == 2 and not ids.is_floating_point() and not any(found.role for found in fields):
         lengths = next((place for place, name in carried.items() if _are_lengths(name, own[place], ids)), None)
     if lengths is not None:
         fields.append(Field("", torch.bool, "lengths"))

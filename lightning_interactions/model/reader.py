@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_interactions.errors import BatchError, EmptyBatchError
+from lightning_interactions.errors import BatchError, EmptyBatchError, bad_argument
 from lightning_interactions.model.batch import TARGET_KEYS, Batch, ask, describe_structure, read_batch, target_leaf
+from lightning_interactions.model.heads import Wanted, choose_head, find_heads
 from lightning_interactions.model.plan import Plan, between, make_plan, model_calls
+from lightning_interactions.model.positions import find_positions, may_be_labels
 from lightning_interactions.model.seen import Recorder, SeenCall, can_be_seen, sizes_of
 from lightning_interactions.model.targets import MISSING, known_rows
-from lightning_interactions.model.tree import copied, rebuild, same, tensors
+from lightning_interactions.model.tree import Path, copied, rebuild, same, tensors
 
 
 @dataclass
@@ -83,6 +85,8 @@ class Reader:
     sources: dict[str, Source] = field(default_factory=dict)  # of each split
     ignored: set[int] = field(default_factory=set)  # class indices that stand for a missing target
     sites: dict[str, set[str]] = field(default_factory=dict)  # of each split: the modules its steps call
+    head: Wanted = None  # which of several outputs is followed
+    leaf: Path | None = None  # where it is in what the model returns, once that was seen
 
     def read(self, split: str, seen: Sighting) -> Batch:
         """Return the samples; a `BatchError` says what is missing. Those without a target are left out."""
@@ -99,19 +103,38 @@ class Reader:
         inputs, carried = plan.arrange(match.own)
         names = tuple(plan.carried.values())
         if self.target_fn is not None:
+            if self.leaf is None:
+                self._follow_head(seen, len(inputs))
             targets: Any = ask("target_fn", self.target_fn, seen.batch)
         else:
             known = dict(zip(names, carried, strict=True))
             if split not in self.sources:
-                self.sources[split] = _find_targets(seen, inputs, known, match.calls[0])
+                own = self._follow_head(seen, len(inputs))
+                self.sources[split] = own or _find_targets(seen, inputs, known, match.calls[0])
             targets = _at(self.sources[split], seen, inputs, known)
         if not isinstance(targets, Tensor) or not targets.ndim or len(targets) != len(inputs):
             raise _no_targets(seen.batch, len(inputs))
         self.sites[split] = {call.site for call in match.calls}
         self.ignored |= {call.ignored for call in seen.calls or () if call.ignored is not None}
-        for index in self.ignored if targets.ndim == 1 and not targets.is_floating_point() else ():
+        for index in self.ignored if not targets.is_floating_point() else ():
             targets = torch.where(targets == index, MISSING, targets)
-        return Batch(inputs, targets.detach().to(inputs.device), plan.fields, carried, names)
+        return Batch(inputs, targets.detach().to(inputs.device), plan.fields, carried, names, leaf=self.leaf)
+
+    def _follow_head(self, seen: Sighting, rows: int) -> Source | None:
+        """Find the head that is followed, if there are several; return where its own targets are."""
+        heads = find_heads(seen.calls or (), seen.batch, rows)
+        if self.leaf is not None and not any(head.leaf == self.leaf for head in heads):
+            return None  # a step of training may call something else
+        head = choose_head(heads, self.head, ask=self.target_fn is None)
+        if head is None:
+            return None
+        self.leaf = head.leaf
+        if head.target is None and self.target_fn is None:
+            raise BatchError(
+                f"No targets of the output {head.name!r} {head.shape} were found in the batch "
+                f"{describe_structure(seen.batch)}. Give `target_fn=batch -> targets`."
+            )
+        return None if head.target is None else ("batch", head.target)
 
     def sites_of(self, split: str) -> set[str] | None:
         """Names of the modules whose calls in the steps of a split matter; ``None`` while that is not known."""
@@ -152,6 +175,7 @@ def learn(
     target_fn: Callable[[Any], Any] | None = None,
     forward_fn: Callable[[Any, Any], Any] | None = None,
     has_forward: bool = False,
+    head: Wanted = None,
 ) -> tuple[Reader, str | None]:
     """Learn to read what passes by from the first sighting; return what is to be told too.
 
@@ -159,6 +183,8 @@ def learn(
     the batch is read instead; also where the step computes something between two modules, if the model has a
     ``forward`` of its own.
     """
+    if head is not None and (input_fn is not None or forward_fn is not None):
+        raise bad_argument("head", "None beside `input_fn` and `forward_fn`: let the latter return that output", head)
     plain = Reader(None, input_fn, target_fn)
     if input_fn is not None or forward_fn is not None:
         return plain, None
@@ -175,10 +201,12 @@ def learn(
             f"The step computes something between `{gap[0]}` and `{gap[1]}`, so no call of a module gives the model's "
             "answer. Define `forward(inputs) -> logits`, or give `forward_fn=(module, inputs) -> logits`."
         )
+    if plan is None and head is not None:
+        raise bad_argument("head", "None, for the step was not seen to call a module with the batch's tensors", head)
     if plan is None:
         text = "the step calls no module with the batch's tensors, so its inputs are read from the batch"
         return plain, text if seen.calls is not None else None
-    return Reader(plan, None, target_fn), None
+    return Reader(plan, None, target_fn, head=head), None
 
 
 def _find_targets(seen: Sighting, inputs: Tensor, carried: Mapping[str, Tensor], call: SeenCall) -> Source:
@@ -199,7 +227,8 @@ def _find_targets(seen: Sighting, inputs: Tensor, carried: Mapping[str, Tensor],
     calls = [other for other in seen.calls or () if not other.judge]
     given = list(call.given.values())
     given += [x for other in calls if not other.inside and other.site for x in other.given.values()]
-    others = [path for path, leaf in batch.items() if not any(_same(leaf, x) for x in given) and leaf.ndim <= 2]
+    others = [path for path, leaf in batch.items() if not any(_same(leaf, x) for x in given)]
+    others = [path for path in others if batch[path].ndim <= 2 or _are_of_positions(batch[path], calls)]
     fitting = [path for path in others if _fits(batch[path], calls)]
     others = fitting or others
     if others:
@@ -237,6 +266,12 @@ def _judged(seen: Sighting, rows: int) -> list[tuple[str, Tensor]]:
             found.append((call, own[1]))
     found.sort(key=lambda pair: pair[0].judge != "loss")
     return [(call.site, tensor) for call, tensor in found]
+
+
+def _are_of_positions(targets: Tensor, calls: Sequence[SeenCall]) -> bool:
+    """Whether these can be labels of positions the last call returned scores of; any, where these were too large."""
+    output = next((call.output for call in reversed(calls) if not call.inside), None)
+    return may_be_labels(targets) if output is None else find_positions(output, targets) is not None
 
 
 def _fits(targets: Tensor, calls: Sequence[SeenCall]) -> bool:

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from lightning_interactions.model.batch import target_leaf
+from lightning_interactions.model.positions import is_dense
 from lightning_interactions.model.reader import Sighting
 from lightning_interactions.model.tree import leaves, same, tensors
 
 _GRAPHS = ("torch_geometric", "dgl", "jraph")
+
+
+def why_never(seen: Sighting) -> str | None:
+    """Say why a batch can be of no game, whatever the model makes of it, as `why_not` does."""
+    for part in _parts(seen):
+        packages = [cls.__module__.partition(".")[0] for cls in type(part).__mro__]  # batches are of classes made anew
+        known = next((package for package in packages if package in _GRAPHS), None)
+        if known or hasattr(part, "edge_index"):
+            return (
+                f"the batch holds {known or packages[0]}'s {type(part).__name__}, and graphs are not supported: nodes "
+                "and edges are not kept apart by sample, so they have no players that could be masked"
+            )
+    names = {path[-1] for path, _ in leaves(seen.batch) if path}
+    if "boxes" in names and not isinstance(seen.batch, Mapping):
+        return _detection(seen)
+    return None
 
 
 def why_not(seen: Sighting, optimizers: int = 1) -> str | None:
@@ -19,31 +36,45 @@ def why_not(seen: Sighting, optimizers: int = 1) -> str | None:
 
     ``optimizers`` is their number: adversaries have one each.
     """
-    if any(type(leaf).__module__.partition(".")[0] in _GRAPHS or hasattr(leaf, "edge_index") for leaf in _parts(seen)):
-        return "graphs have no players that could be masked: nodes and edges are not kept apart by sample"
-    names = {path[-1] for path, _ in leaves(seen.batch) if path}
-    if "boxes" in names:
-        return "object detection has no single score for a sample that interactions could explain"
+    never = why_never(seen)
+    if never is not None:
+        return never
+    if "boxes" in {path[-1] for path, _ in leaves(seen.batch) if path}:
+        return _detection(seen)
     outputs = [x for call in seen.calls or () if not (call.judge or call.inside) for x in tensors(call.output).values()]
-    if _is_dense(outputs):
-        return (
-            "the model returns scores for every position (segmentation, translation), and a game needs one for a sample"
-        )
-    if optimizers > 1 and (not _has_labels(seen) or seen.calls == [] or _are_critics(outputs)):
+    labelled = _has_labels(seen)
+    if optimizers > 1 and (not labelled or seen.calls == [] or _are_critics(outputs)):
         return "several optimizers and no targets that fit: adversarial networks have no score of a target to explain"
-    if not _has_labels(seen):
+    dense = [x for x in outputs if is_dense(x)]
+    if dense:
+        labelled = _judged(seen) or _unread(seen, list(tensors(seen.batch).values()))
+        return None if labelled else _unlabelled(dense[0])
+    if not labelled:
         return "the batches have no targets (self-supervised learning), so there is no score of a target to explain"
     return None
+
+
+def _unlabelled(numbers: Tensor) -> str:
+    shape = tuple(numbers.shape)
+    wanted = shape[:2] if len(shape) == 3 else (shape[0], *shape[2:])
+    return (
+        f"the model returns numbers for every position {shape}, and the batches have no labels of these: give "
+        f"`target_fn=batch -> labels` {wanted}, with -100 where there is none"
+    )
+
+
+def _detection(seen: Sighting) -> str:
+    boxes = next(leaf for path, leaf in leaves(seen.batch) if path and path[-1] == "boxes")
+    shape = f" {tuple(boxes.shape)}" if isinstance(boxes, Tensor) else ""
+    return (
+        f"the batch holds boxes{shape}, and object detection is not supported: it has no single score for a sample "
+        "that interactions could explain"
+    )
 
 
 def _parts(seen: Sighting) -> Iterator[Any]:
     yield seen.batch
     yield from (leaf for _, leaf in leaves(seen.batch))
-
-
-def _is_dense(outputs: list[Tensor]) -> bool:
-    floating = [x for x in outputs if x.is_floating_point() and x.ndim]
-    return bool(floating) and all(x.ndim > 2 and x.shape[2:].numel() > 1 for x in floating)
 
 
 def _are_critics(outputs: list[Tensor]) -> bool:
@@ -53,11 +84,19 @@ def _are_critics(outputs: list[Tensor]) -> bool:
 
 def _has_labels(seen: Sighting) -> bool:
     """Whether a tensor looks like targets: one number for a sample, a row of whole ones, or one no module was given."""
-    found = [x for x in tensors(seen.batch).values() if x.ndim in (1, 2)]
-    calls = seen.calls or ()
-    given = [x for call in calls for x in call.given.values()]
-    unread = any(not any(same(x, other) for other in given) for x in found) if given else False
+    every = tensors(seen.batch)
+    found = [x for x in every.values() if x.ndim in (1, 2)]
     single = any(x.ndim == 1 or x.shape[1] == 1 or not x.is_floating_point() for x in found)
-    opaque = not tensors(seen.batch)  # an object whose parts are not known
-    judged = any(call.judge for call in calls)
-    return opaque or judged or single or unread or target_leaf(seen.batch) is not None
+    opaque = not every  # an object whose parts are not known
+    return opaque or _judged(seen) or single or _unread(seen, found)
+
+
+def _judged(seen: Sighting) -> bool:
+    """Whether a loss was called, or something has the name of targets."""
+    return any(call.judge for call in seen.calls or ()) or target_leaf(seen.batch) is not None
+
+
+def _unread(seen: Sighting, found: Sequence[Tensor]) -> bool:
+    """Whether some of these no module was given, of those that were seen to be given anything."""
+    given = [x for call in seen.calls or () for x in call.given.values()]
+    return bool(given) and any(not any(same(x, other) for other in given) for x in found)

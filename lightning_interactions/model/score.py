@@ -74,10 +74,23 @@ def read_logits(output: Any, rows: int | None = None, leaf: Path | None = None) 
         shown = f"{output.dtype} of shape {tuple(output.shape)}" if isinstance(output, Tensor) else _kind(output)
         raise ModelOutputError(
             f"Expected the model to return floating-point logits of shape (B, C) or (B,), or an object with `.logits`, "
-            f"but got {shown}. Give `forward_fn=(module, inputs) -> logits`."
+            f"but got {shown}. {_advice(output)}"
         )
     logits = found.unsqueeze(-1) if found.ndim == 1 else found.flatten(1)
     return logits.float() if logits.device.type == "mps" else logits.double()
+
+
+def _advice(output: Any) -> str:
+    """Say what to do where there are no logits."""
+    found = [x for x in tensors(output).values() if x.is_floating_point() and x.ndim > 2 and x.shape[2:].numel() > 1]
+    if not found:
+        return "Give `forward_fn=(module, inputs) -> logits`."
+    shape = tuple(found[0].shape)
+    labels = f"({shape[0]}, {shape[1]})" if len(shape) == 3 else f"({', '.join(map(str, (shape[0], *shape[2:])))})"
+    return (
+        f"If these are scores of every position, no labels {labels} of these were found: give `target_fn=batch -> "
+        "labels`, with -100 where there is none; else `forward_fn=(module, inputs) -> logits`."
+    )
 
 
 def read_whole(output: Any, shape: torch.Size) -> Tensor | None:

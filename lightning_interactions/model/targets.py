@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_interactions.errors import BatchError
 from lightning_interactions.model.score import check_targets
 
-Kind = Literal["classes", "binary", "labels", "regression", "reconstruction"]
+Kind = Literal["classes", "binary", "labels", "positions", "regression", "reconstruction"]
 
 MISSING = -100
 """A whole number that stands for a missing target: what torch's losses ignore."""
@@ -93,6 +93,13 @@ def read_labels(targets: Any, outputs: int, soft: bool) -> Tensor:
         )
     own = targets if targets.is_floating_point() else torch.where(targets == MISSING, torch.nan, targets.float())
     return own if own.dtype in (torch.float32, torch.float64) else own.float()
+
+
+def check_counts(targets: Any) -> Tensor:
+    """Return numbers of labels, long ``(B,)``: what is left of the labels of positions, which go along."""
+    if not isinstance(targets, Tensor) or targets.ndim != 1 or targets.is_floating_point():
+        raise BatchError("Expected labels of every position, as in the first batch. Give `target_fn=batch -> labels`.")
+    return targets
 
 
 def read_soft(targets: Any, outputs: int) -> Tensor:

@@ -1,11 +1,13 @@
 """What the model is asked: which of its outputs is followed, how its score is read, and what its loss is.
 
-Five kinds of tasks are told apart by the model's outputs and the targets of the first samples:
+Six kinds of tasks are told apart by the model's outputs and the targets of the first samples:
 
 - ``classes``: ``(B, C)`` logits, one class index, one-hot row or row of probabilities (soft labels) per sample;
 - ``binary``: one logit per sample, targets 0 and 1, or between them;
 - ``labels`` (multi-label): ``(B, C)`` logits, a row of 0 and 1 per sample. The game is played on one label of each
   sample, which is a binary task of its own;
+- ``positions``: scores of every pixel or token, and a label for each. Outputs are what `Positions.read` makes of them,
+  ``(B, 3)``, and the target of a sample is the number of its labels;
 - ``regression``: one output per sample and targets that are no classes, or ``score="output"``. The score is the output;
 - ``reconstruction``: an output of the shape of the input. The score is minus the mean squared error.
 
@@ -23,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_interactions.errors import ArgumentError, BatchError, bad_argument, is_whole
+from lightning_interactions.model.positions import Positions
 from lightning_interactions.model.score import (
     ScoreFn,
     check_targets,
@@ -38,6 +41,7 @@ from lightning_interactions.model.targets import (
     are_numbers,
     are_probabilities,
     are_soft,
+    check_counts,
     known_values,
     read_labels,
     read_numbers,
@@ -68,18 +72,22 @@ class Task:
     loss_fn: Callable[[Tensor, Tensor], Tensor] | None = None  # (outputs, targets) -> (B,), instead of the usual one
     named: str = field(default="", compare=False)  # what that is, in words
     scale: float = 1.0  # of the usual loss: half of squared errors, or a sum over outputs
+    positions: Positions | None = None  # where scores of every position are read
 
     def read(self, targets: Any) -> Tensor:
         """Check targets and bring them into the one form used from here on.
 
         They become long ``(B,)`` for ``classes`` and ``binary`` (floating ``(B, C)`` and ``(B,)`` if they are soft),
         floating ``(B, C)`` from 0 to 1 for ``labels``, with ``nan`` where one is missing, floating ``(B,)`` or
-        ``(B, C)`` for ``regression`` and ``reconstruction``. What was read once may be read again.
+        ``(B, C)`` for ``regression`` and ``reconstruction``, long ``(B,)`` for ``positions``. What was read once may be
+        read again.
         """
         if self.kind == "reconstruction":
             return read_whole(targets, self.outputs)
         if self.kind == "regression":
             return read_numbers(targets, self.outputs)
+        if self.kind == "positions":
+            return check_counts(targets)
         if self.kind == "labels":
             return read_labels(targets, self.outputs, self.soft)
         if self.soft:
@@ -107,6 +115,8 @@ class Task:
         targets, keys = targets.to(device), keys.to(device)
         if self.kind == "reconstruction":
             return targets.to(outputs)
+        if self.kind == "positions":
+            return torch.zeros_like(targets)
         if self.kind == "regression":
             return targets if targets.ndim == 1 else targets[:, self._column]
         logits = self._logits(outputs)
@@ -121,6 +131,8 @@ class Task:
         """Score ``(B,)`` what was picked."""
         if self.kind == "reconstruction":
             return -(outputs - picked).square().mean(1)
+        if self.kind == "positions":
+            return outputs[:, 0]
         logits = self._logits(outputs)
         if self.kind == "labels":  # two numbers in one: the label, and whether it applies
             return self.score(logits.gather(1, (picked // 2).unsqueeze(1)), picked % 2)
@@ -131,12 +143,23 @@ class Task:
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Loss ``(B,)`` of every sample: cross-entropy in nats (mean over labels), or squared error of numbers."""
         targets = targets.to(outputs.device)
+        if self.kind == "positions":
+            return outputs[:, 1]
         if self.loss_fn is not None:
             return _checked(self.loss_fn(outputs, targets), outputs)
         return self.scale * usual_loss(self, self._logits(outputs), targets)
 
+    def weights(self, targets: Tensor) -> Tensor:
+        """How much each loss ``(B,)`` counts in the mean: as much as it has labels, where it is one of positions."""
+        return targets if self.kind == "positions" else torch.ones(len(targets), device=targets.device)
+
     def predict(self, outputs: Tensor, picked: Tensor) -> Tensor:
-        """Say what the model itself answers where `pick` chose, floating ``(B,)``: a class, 0 or 1, or a number."""
+        """Say what the model itself answers where `pick` chose, floating ``(B,)``: a class, 0 or 1, or a number.
+
+        Of positions it is the share of them where its answer is right.
+        """
+        if self.kind == "positions":
+            return outputs[:, 2]
         if self.kind == "reconstruction":
             return outputs.new_zeros(len(outputs))
         if self.kind == "regression":
@@ -152,6 +175,8 @@ class Task:
         targets = targets.to(picked.device)
         if self.kind == "reconstruction":
             return targets.new_zeros(len(targets))
+        if self.kind == "positions":
+            return torch.ones_like(targets)
         if self.kind == "labels":
             return targets.gather(1, (picked // 2).unsqueeze(1))[:, 0].round()
         if self.kind == "regression":
@@ -171,6 +196,8 @@ class Task:
         score = getattr(self.score, "__name__", "score")
         whose = {"label": "the label", "predicted": "the predicted class"}.get(str(self.target), f"{self.target}")
         form = " (outputs are probabilities)" if self.probabilities else ""
+        if self.positions is not None:
+            return self.positions.describe(score)
         if self.kind == "reconstruction":
             return "negative squared error of a reconstruction"
         if self.kind == "regression":
@@ -238,15 +265,20 @@ def find_task(
     *,
     whole: bool = False,
     loss_fn: Callable[[Tensor, Tensor], Tensor] | None = None,
+    positions: Positions | None = None,
 ) -> Task:
     """Find out what kind of task a model has, from some of its outputs and the targets of many samples.
 
-    ``whole`` says that the outputs are samples, as of an autoencoder. A `BatchError` says that the targets fit no kind
-    of task, an `ArgumentError` that ``target`` does not fit it.
+    ``whole`` says that the outputs are samples, as of an autoencoder, ``positions`` what they are made of. A
+    `BatchError` says that the targets fit no kind of task, an `ArgumentError` that ``target`` does not fit it.
     """
     columns, function = outputs.shape[1], resolve_score(score)
     if whole:
         return Task("reconstruction", columns, output, "label", loss_fn=loss_fn)
+    if positions is not None:
+        if target != "label":
+            raise bad_argument("target", '"label" where the model returns scores of every position', target)
+        return Task("positions", columns, function, positions=positions)
     kind: Kind
     soft = are_soft(targets, columns)
     if function is output or (are_numbers(targets, columns) and not soft):

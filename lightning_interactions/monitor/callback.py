@@ -42,8 +42,10 @@ class TwoPhaseMonitor(Base, Results):
 
     Args:
         players: ``"auto"`` or an instance of `Players`. Decided from the first batch and printed: floating-point
-            ``(B, C, H, W)`` or ``(B, H, W, C)`` is cut into patches, ``(B, F)`` into columns, ``(B, N, 3)`` or
-            ``(B, 3, N)`` into clusters of points unless it may be a series of time; integer ``(B, L)`` are tokens.
+            ``(B, C, H, W)`` or ``(B, H, W, C)`` is cut into patches, ``(B, F)`` and mappings of columns into columns,
+            ``(B, N, 3)`` or ``(B, 3, N)`` into clusters of points unless it may be a series, ``(B, T, F)``,
+            ``(B, C, T)`` and ``(B, L, D)`` into windows where the model's layers tell which dimension is time; integer
+            ``(B, L)`` are tokens.
         num_samples: Watched samples per split. Cost is proportional to it.
         num_players: Players per sample, 2 to 16. Cost doubles with each.
         watch: ``"val"``, ``"train"`` or ``"both"``. With ``"both"`` validation samples decide. Where no validation runs
@@ -96,12 +98,15 @@ class TwoPhaseMonitor(Base, Results):
         input: Name or position of the tensor that is masked, among those with a row for each sample that the model is
             called with; the others go along unmasked. By default one with a usual name (``input_ids``,
             ``pixel_values``, ``x``, ...), else an image before a sequence before columns before ids.
+        head: Name or position of the output that is followed, where the model returns several with targets of their
+            own: those a loss was given with it, those of its name, or, where it is in a tuple, those at its place.
         input_fn: ``batch -> inputs``, to read the batch instead of watching the step: a tensor ``(B, *shape)``, or a
             mapping with ``input_ids`` and tensors of the same shape that go with them.
         forward_fn: ``(module, inputs) -> logits``, instead of the call the step makes. Inputs are then read from the
             batch, a mapping if it had several token tensors.
         target_fn: ``batch -> targets``: class indices ``(B,)``, one-hot rows or probabilities ``(B, C)``, rows of 0 and
-            1 (multi-label), or numbers (regression); ``nan``, or -100 among whole numbers, are missing. By default what
+            1 (multi-label), numbers (regression), or labels of every position, ``(B, H, W)`` or ``(B, L)``; ``nan``, or
+            -100 among whole numbers, are missing. By default what
             a loss or metric module was given, what has a usual name (``labels``, ``target``, ``y``, ...), or a tensor
             of the batch that the model was not given.
         log_key_prefix: Start of the logged keys that are read first; that of all others is made of it:
@@ -234,6 +239,7 @@ class TwoPhaseMonitor(Base, Results):
         sharded: Literal["auto", "lockstep", "off"] = "auto",
         precision: Literal["32-true", "inherit"] = "32-true",
         input: str | int | None = None,  # what users would call it
+        head: str | int | None = None,
         input_fn: Callable[[Any], Any] | None = None,
         forward_fn: Callable[[Any, Any], Any] | None = None,
         target_fn: Callable[[Any], Tensor] | None = None,
@@ -255,7 +261,8 @@ class TwoPhaseMonitor(Base, Results):
             per_octave=per_octave, max_per_epoch=max_per_epoch, every_n_epochs=every_n_epochs,
             start_epoch=start_epoch, max_overhead=max_overhead, detector=detector, monitor=monitor, loss_fn=loss_fn,
             on_event=on_event, stop_on=stop_on, chunk_size=chunk_size, sharded=sharded, precision=precision,
-            input=input, input_fn=input_fn, forward_fn=forward_fn, target_fn=target_fn, log_key_prefix=log_key_prefix,
+            input=input, head=head, input_fn=input_fn, forward_fn=forward_fn, target_fn=target_fn,
+            log_key_prefix=log_key_prefix,
             one_group=one_group, log_figures=log_figures, show_samples=show_samples, reference=reference,
             extras=extras, seed=seed, on_error=on_error, verbose=verbose,
         )  # fmt: skip

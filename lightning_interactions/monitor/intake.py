@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lightning_interactions.errors import BatchError
-from lightning_interactions.measure.games import Rules, with_whole_targets
+from lightning_interactions.measure.games import Rules
 from lightning_interactions.measure.watchlist import LOSS_SAMPLES, Watchlist
 from lightning_interactions.model.batch import Batch
 from lightning_interactions.model.reader import Reader, Sighting
@@ -116,5 +116,4 @@ class Intake:
 
     def _read(self, split: str, seen: Sighting, rules: Rules) -> Batch:
         assert self.reader is not None, "the rules are known, so is the reader"
-        batch = self.reader.read(split, seen)
-        return batch if rules.model.whole is None else with_whole_targets(batch)
+        return rules.along(self.reader.read(split, seen))

@@ -169,7 +169,7 @@ class InteractionMonitor(Results):
         with self.ranks.section():  # all ranks have rules after it, or none
             reader, note = learn(
                 seen, wanted=options.input, input_fn=options.input_fn, target_fn=options.target_fn,
-                forward_fn=options.forward_fn, has_forward=defines_forward(model),
+                forward_fn=options.forward_fn, has_forward=defines_forward(model), head=options.head,
             )  # fmt: skip
             first = reader.first(options.splits[0], seen)
             rules = find_rules(

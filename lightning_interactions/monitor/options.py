@@ -19,6 +19,7 @@ from lightning_interactions.measure.interactions import check_chunk_size
 from lightning_interactions.measure.measurement import part_of
 from lightning_interactions.measure.reading import Reading
 from lightning_interactions.measure.reference import Given, check_reference
+from lightning_interactions.model.heads import check_head_option
 from lightning_interactions.model.plan import check_input_option
 from lightning_interactions.model.score import ScoreFn, resolve_score
 from lightning_interactions.model.task import Target, check_target_option
@@ -43,8 +44,8 @@ _CHOICES: dict[str, tuple[object, ...]] = {
 }
 
 _IDENTITY = (
-    "players", "score", "target", "num_samples", "num_players", "resample", "layer", "scale", "noise_bound", "salience",
-    "precision", "seed",
+    "players", "score", "target", "num_samples", "num_players", "resample", "layer", "head", "scale", "noise_bound",
+    "salience", "precision", "seed",
 )  # fmt: skip
 """Settings under which records can be compared with each other."""
 
@@ -95,6 +96,7 @@ class Options:
     sharded: str = "auto"
     precision: str = "32-true"
     input: str | int | None = None
+    head: str | int | None = None
     input_fn: Callable[[Any], Any] | None = None
     forward_fn: Callable[[Any, Any], Any] | None = None
     target_fn: Callable[[Any], Any] | None = None
@@ -126,6 +128,7 @@ class Options:
             if not isinstance(getattr(self, name), (str, type(None))):
                 raise bad_argument(name, "a string or None", getattr(self, name))
         check_input_option(self.input)
+        check_head_option(self.head)
         check_extras(self.extras, self.reference)
         object.__setattr__(self, "extras", tuple(self.extras))  # lists of configuration files too
         check_reference(self.reference, self.layer, self.target)
@@ -173,7 +176,7 @@ class Options:
     @property
     def chosen(self) -> list[str]:
         """Names of the options by which the user said how data and model are read."""
-        named = "players", "layer", "input", "input_fn", "forward_fn", "target_fn", "loss_fn", "target", "score"
+        named = "players", "layer", "input", "head", "input_fn", "forward_fn", "target_fn", "loss_fn", "target", "score"
         return [f.name for f in fields(self) if f.name in named and getattr(self, f.name) != f.default]
 
     @property

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lightning_interactions.errors import ArgumentError, EmptyBatchError, InteractionsError
+from lightning_interactions.errors import ArgumentError, BatchError, EmptyBatchError, InteractionsError
 from lightning_interactions.model.keep import Kept
 from lightning_interactions.model.lockstep import GaveUpError
 from lightning_interactions.model.reader import Sight, Sighting
-from lightning_interactions.model.refusal import why_not
+from lightning_interactions.model.refusal import why_never, why_not
 from lightning_interactions.monitor.faults import Faults
 from lightning_interactions.monitor.loop import InteractionMonitor
 from lightning_interactions.monitor.terminal import say
@@ -84,6 +84,9 @@ class Sights:
         if not self._all_have(told) or seen is None:
             return
         try:
+            never = None if options.explicit else why_never(seen)
+            if never is not None:
+                raise BatchError(never)
             look_once(self.loop, self.trainer, self.module, seen)
         except Exception as error:
             # Of what another rank has met this one knows only that: all come to the same.

@@ -17,10 +17,11 @@ from lightning_interactions.players.points import PointClusters
 from lightning_interactions.players.regions import FeatureMask
 from lightning_interactions.players.tabular import TabularFeatures
 from lightning_interactions.players.text import Tokens
+from lightning_interactions.players.windows import TimeWindows
 
 __all__ = [
     "ATTACHED", "FeatureMask", "ImageContent", "ImagePatches", "MaskedRegions", "Picture", "Players", "PointClusters",
-    "PointsContent", "RegionPlayers", "RowsContent", "TabularFeatures", "Tokens", "WordsContent", "check_players",
-    "choose_players", "names_of", "of_layer", "picture_of", "player_counts", "suited_players", "two_rows",
-    "with_background",
+    "PointsContent", "RegionPlayers", "RowsContent", "TabularFeatures", "TimeWindows", "Tokens", "WordsContent",
+    "check_players", "choose_players", "names_of", "of_layer", "picture_of", "player_counts", "suited_players",
+    "two_rows", "with_background",
 ]  # fmt: skip

@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 from lightning_interactions.errors import ArgumentError, BatchError, bad_argument, is_number
 from lightning_interactions.functional.coalitions import MIN_PLAYERS
 from lightning_interactions.model.batch import Padding
+from lightning_interactions.model.packing import Table
 from lightning_interactions.model.quiet import memory_format_of
 from lightning_interactions.players.picture import Picture, numbered
 
@@ -95,6 +96,17 @@ class Players(ABC):
             fields: Names of the rows of packed samples, see `read_batch`; empty where samples are not packed.
             tokenizer: The tokenizer, where the model or the data module has one.
         """
+
+    def suit_table(self, table: Table) -> None:
+        """Learn that samples are columns ``(F,)`` of several types, packed: see `Table`; after `suit`.
+
+        Raises:
+            BatchError: If this kind of players cannot mask them, as only `TabularFeatures` can.
+        """
+        raise BatchError(
+            f"{type(self).__name__} cannot mask {table.describe()}, which are of several types. Give "
+            "`players=TabularFeatures()`, or `input=` the name of one of them."
+        )
 
     def see(self, samples: Tensor) -> None:  # noqa: B027
         """Look at the first samples that came, once, after `suit` and before `fit`: what `describe` can say of them.

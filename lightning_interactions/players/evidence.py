@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
@@ -14,6 +15,55 @@ _LIBRARY = "torch.nn"
 
 CLOUD_POINTS = 256
 """From so many points on, how they lie one after the other tells a cloud from a series."""
+
+
+class Layer(NamedTuple):
+    """What a layer takes of ``(B, A, C)``: so many numbers, in the dimension where layers of its kind expect them."""
+
+    channels: Literal["first", "last"]
+    width: int
+
+
+def widths(model: nn.Module) -> tuple[Layer, ...]:
+    """How many numbers the layers of a model take at every step of time, in the order in which they were made.
+
+    Example:
+        >>> widths(nn.Sequential(nn.Conv1d(4, 8, 3), nn.Flatten(), nn.Linear(64, 2)))
+        (Layer(channels='first', width=4), Layer(channels='last', width=64))
+    """
+    return tuple(layer for module in model.modules() if (layer := _layer_of(module)) is not None and layer.width > 0)
+
+
+def time_axis(layers: Sequence[Layer], shape: Sequence[int]) -> int | None:
+    """Tell along which dimension of a sample ``(A, C)`` time goes; ``None`` where that is not known.
+
+    A dimension of size 1 is not it. Else the first layer that takes as many numbers as one of the dimensions has says
+    that the other one is: an ``nn.LSTM(8, ...)`` of ``(50, 8)`` the first. Where both have that size, convolutions and
+    recurrent layers expect time where they always do.
+
+    Example:
+        >>> time_axis([Layer("last", 8)], (50, 8)), time_axis([Layer("first", 1)], (1, 16000)), time_axis([], (5, 6))
+        (0, 1, None)
+    """
+    long = [axis for axis, size in enumerate(shape) if size > 1]
+    if len(long) == 1:
+        return long[0]
+    layer = next((layer for layer in layers if layer.width in shape), None)
+    if layer is None:
+        return None
+    if shape[0] == shape[1]:
+        return 1 if layer.channels == "first" else 0
+    return 0 if layer.width == shape[1] else 1
+
+
+def reads_time(model: nn.Module) -> bool:
+    """Whether a model has layers made for time: recurrent ones, or convolutions that slide along one dimension.
+
+    Example:
+        >>> reads_time(nn.GRU(3, 8)), reads_time(nn.Conv1d(3, 8, 1))
+        (True, False)
+    """
+    return any(isinstance(m, _RECURRENT) or (isinstance(m, nn.Conv1d) and _slides(m)) for m in model.modules())
 
 
 def order_matters(model: nn.Module, shape: Sequence[int], axis: int) -> bool | None:
@@ -87,6 +137,20 @@ def reads_images_alone(model: nn.Module, shape: Sequence[int]) -> bool:
         return False
     other = (*_RECURRENT, *_ORDERED, nn.Conv1d, nn.MultiheadAttention)
     return not any(isinstance(m, other) or _has_table(m, min(shape)) for m in model.modules())
+
+
+def _layer_of(module: nn.Module) -> Layer | None:
+    if isinstance(module, nn.Conv1d):
+        return Layer("first", module.in_channels)
+    if isinstance(module, nn.BatchNorm1d):
+        return Layer("first", module.num_features)
+    if isinstance(module, _RECURRENT):
+        return Layer("last", module.input_size)
+    if isinstance(module, nn.Linear):
+        return Layer("last", module.in_features)
+    if isinstance(module, nn.MultiheadAttention):
+        return Layer("last", module.embed_dim)
+    return Layer("last", module.normalized_shape[-1]) if isinstance(module, nn.LayerNorm) else None
 
 
 def _slides(module: nn.Module) -> bool:

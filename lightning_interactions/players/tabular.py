@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from lightning_interactions.errors import ArgumentError, BatchError, bad_argument, is_whole
+from lightning_interactions.model.packing import Table
 from lightning_interactions.players.base import Baseline, RegionPlayers, plain
 from lightning_interactions.players.evidence import largest_table
 from lightning_interactions.players.picture import Picture, RowsContent, count_of
@@ -27,7 +28,8 @@ class TabularFeatures(RegionPlayers):
     The mean of categories is no category. With ``baseline="mean"`` an absent column therefore shows its most frequent
     value (of several, the smallest) where its numbers are ids:
 
-    - every column of an integer or boolean table;
+    - every column of an integer or boolean table, or tensor of a table that comes as several: so the model gets an id
+      that it has an embedding for;
     - a column of a floating-point table whose watched values are all whole numbers that the model's largest embedding
       has a row for. Without an embedding in the model no column is one: 0 and 1 of a dummy that goes into a linear
       layer have a mean that means something.
@@ -70,15 +72,25 @@ class TabularFeatures(RegionPlayers):
         self._group_names = [str(name) for name in groups] if isinstance(groups, Mapping) else []
         self._given = _check_names(names)  # no setting: it changes nothing that is measured
         self._found: list[list[str]] = []
+        self._table: Table | None = None  # where the columns came as several tensors
         self._embedded = 0  # ids from here on are in no embedding of the model
 
     def suit(self, model: nn.Module, fields: Sequence[str] = (), tokenizer: Any = None) -> None:
         """Find out up to which id the model can look one up."""
         self._embedded = largest_table(model)
 
+    def suit_table(self, table: Table) -> None:
+        """Take note which columns are whole numbers, and how they are packed."""
+        self._table = table
+
     def fit(self, samples: Tensor) -> None:
         """Check that there is a name for each column too, if names were given."""
-        super().fit(samples)
+        if self._table is None:
+            super().fit(samples)
+        else:
+            super().fit(self._table.values(samples))
+            assert self._values is not None  # just learned
+            self._values = self._table.words(self._values.expand(samples.shape[1:]))
         if self._given is not None and samples.ndim == 2 and len(self._given) != samples.shape[1]:
             raise ArgumentError(
                 f"Expected argument `names` to have a name for each of the {samples.shape[1]} columns, but got "
@@ -111,6 +123,8 @@ class TabularFeatures(RegionPlayers):
         if sample.ndim != 1 or sample.shape != players.shape:
             shapes = f"a sample of shape {tuple(sample.shape)}, players {tuple(players.shape)}"
             return Picture(names, None, f"not shown as columns: {shapes}")
+        if self._table is not None and len(sample) == len(self._table.names):
+            sample = self._table.values(sample)
         rows = self._rows(sample, players.tolist())
         for player, name in enumerate(names):
             own = [(called, value) for called, value, one in rows if one == player]
@@ -140,7 +154,7 @@ class TabularFeatures(RegionPlayers):
 
     def describe(self) -> str:
         """Count the groups instead of listing their columns, and say what becomes of ids."""
-        ids = self._embedded and isinstance(self.baseline, str) and self.baseline == "mean"
+        ids = (self._embedded or self._table is not None) and isinstance(self.baseline, str) and self.baseline == "mean"
         told = [f"baseline={self.baseline!r}" + (", of ids the most frequent" if ids else "")]
         if self._groups:
             told.append(f"{len(self._groups)} groups of {sum(map(len, self._groups))} columns")
@@ -164,7 +178,9 @@ class TabularFeatures(RegionPlayers):
         return labels
 
     def _column(self, column: int, size: int) -> str:
-        known = self._found if self._given is None else [self._given]
+        # Names found in the data are in an order of their own.
+        found = self._found if self._table is None else [self._table.names]
+        known = found if self._given is None else [self._given]
         return next((names[column] for names in known if len(names) == size), f"column {column}")
 
     def _name(self, columns: list[int], size: int) -> str:
@@ -183,6 +199,7 @@ class TabularFeatures(RegionPlayers):
         if not samples.is_floating_point():
             return _most_frequent(samples)
         ids = ((samples == samples.floor()) & (samples >= 0) & (samples < self._embedded)).all(0)
+        ids = ids if self._table is None else self._table.whole
         mean = super()._typical(samples)
         mean[ids] = _most_frequent(samples[:, ids])
         return mean

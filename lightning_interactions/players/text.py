@@ -10,7 +10,8 @@ from torch import Generator, Tensor, nn
 
 from lightning_interactions.errors import BatchError, bad_argument, is_whole
 from lightning_interactions.functional.coalitions import MIN_PLAYERS
-from lightning_interactions.model.batch import ATTENTION_KEY, SPECIAL_KEY, Padding
+from lightning_interactions.model.batch import SPECIAL_KEY, Padding
+from lightning_interactions.model.packing import ATTENTION_KEY
 from lightning_interactions.players.base import BACKGROUND, MaskedRegions
 from lightning_interactions.players.picture import ATTACHED, Picture, WordsContent, count_of
 from lightning_interactions.players.rows import shorten
@@ -35,7 +36,8 @@ class Tokens(MaskedRegions):
 
     Args:
         mask_token_id: Id shown in place of an absent token. ``None``: that of the model's or data module's
-            ``tokenizer``, or of the model's ``config``.
+            ``tokenizer``, or of the model's ``config``; or else, as language models have none, the tokenizer's id of
+            an unknown word.
         special_token_ids: Ids that are never players, besides those the tokenizer calls special.
 
     Raises:
@@ -72,7 +74,8 @@ class Tokens(MaskedRegions):
         config = next((found for part in model.modules() if (found := getattr(part, "config", None)) is not None), None)
         tables = _embeddings_of(model)
         if self._mask is None:
-            self._mask = _first_id(tokenizer, "mask_token_id", config, "mask_token_id")
+            places = tokenizer, "mask_token_id", config, "mask_token_id", tokenizer, "unk_token_id"
+            self._mask = _first_id(*places)
         padded = next((table for table in tables if table.padding_idx is not None), None)
         self._pad = _first_id(tokenizer, "pad_token_id", config, "pad_token_id", padded, "padding_idx")
         ends = [getattr(config, f"{name}_token_id", None) for name in ("bos", "eos", "cls", "sep")]

@@ -293,7 +293,8 @@ def spread_of(outputs: Any, targets: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("model", "x", "y", "options", "says"),
     [
-        (nn.Linear(4, 3), torch.randn(24, 5, 4), torch.arange(24) % 3, {}, 'players="auto" recognises'),
+        (nn.Sequential(nn.Flatten(), nn.Linear(20, 3)), torch.randn(24, 5, 4), torch.arange(24) % 3, {},
+         r'players="auto" recognises.*series of 5 steps with 4 numbers each: `TimeWindows\(axis=0\)`'),
         (nn.Linear(5, 3), torch.randn(24, 5), torch.arange(24) % 3, {"target": 3}, "`target`.*from 0 to 2"),
         (nn.Linear(5, 1), torch.randn(24, 5), torch.rand(24) * 9, {"target": "predicted"}, "`target`.*regression"),
         (nn.Linear(5, 3), torch.randn(24, 5), torch.arange(24) % 3, {"players": Tokens(3)}, "Tokens needs integer"),

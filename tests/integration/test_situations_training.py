@@ -21,6 +21,7 @@ from situations import (
     columns,
     layers,
     pairs,
+    pictures,
     watch,
 )
 from torch import Tensor, nn
@@ -216,14 +217,13 @@ def test_two_views_without_labels() -> None:
     assert_off(run, r"no targets \(self-supervised learning\)")
 
 
-def test_segmentation() -> None:
+def test_segmentation_without_labels() -> None:
     class Net(ForwardNet):
         def judge(self, batch: Any) -> Tensor:
-            return F.cross_entropy(self(batch[0]), batch[1])
+            return self(batch).square().mean()
 
-    images = torch.randn(16, 1, 6, 6, generator=torch.Generator().manual_seed(0))
-    items = [(image, (image[0] > 0).long()) for image in images]
-    assert_off(watch(lambda: Net(nn.Conv2d(1, 2, 3, padding=1)), both(items)), "scores for every position")
+    run = watch(lambda: Net(nn.Conv2d(1, 2, 3, padding=1)), both(list(pictures(16))))
+    assert_off(run, r"numbers for every position \(16, 2, 6, 6\).*`target_fn=batch -> labels` \(16, 6, 6\)")
 
 
 def test_object_detection() -> None:
@@ -246,7 +246,7 @@ def test_object_detection() -> None:
     images = [torch.randn(1, 8 + i % 3, 8, generator=generator) for i in range(16)]
     items = [(x, {"boxes": torch.rand(1, 4, generator=generator), "labels": torch.tensor([1])}) for x in images]
     data = both(items, size=4, collate_fn=lambda items: tuple(zip(*items, strict=True)))
-    assert_off(watch(lambda: Net(nn.Linear(1, 4)), data), "object detection has no single score")
+    assert_off(watch(lambda: Net(nn.Linear(1, 4)), data), r"boxes \(1, 4\), and object detection is not supported")
 
 
 class Graph:
@@ -268,7 +268,7 @@ def test_graphs() -> None:
         def judge(self, batch: Any) -> Tensor:
             return F.cross_entropy(self(batch), batch.y)
 
-    assert_off(watch(lambda: Net(layers(1, 3)), both(pairs(), collate_fn=Graph)), "graphs have no players")
+    assert_off(watch(lambda: Net(layers(1, 3)), both(pairs(), collate_fn=Graph)), "graphs are not supported")
 
 
 # -- mistakes ----------------------------------------------------------------------------------------------------------
@@ -323,15 +323,14 @@ def in_two_parts(model: Any, folder: Path, data: dict[str, Any]) -> tuple[Any, l
 def test_a_run_that_is_not_measured_is_continued(tmp_path: Path) -> None:
     class Net(ForwardNet):
         def judge(self, batch: Any) -> Tensor:
-            return F.cross_entropy(self(batch[0]), batch[1])
+            return self(batch).square().mean()
 
-    images = torch.randn(16, 1, 6, 6, generator=torch.Generator().manual_seed(0))
-    items = [(image, (image[0] > 0).long()) for image in images]
+    items = list(pictures(16))
     monitor, first, second = in_two_parts(lambda: Net(nn.Conv2d(1, 2, 3, padding=1)), tmp_path, both(items))
     assert len(monitor.history) == 0
     assert len(first) == len(second) == 1
     assert first == second
-    assert "scores for every position" in first[0]
+    assert "numbers for every position" in first[0]
 
 
 def test_a_run_whose_logged_loss_decides_is_continued(tmp_path: Path) -> None:

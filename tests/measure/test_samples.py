@@ -907,3 +907,19 @@ def test_ranks_judge_together_whether_samples_come_again(
         return found
 
     assert on_ranks(2, work) == [expected] * 2
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_labels_of_tokens_are_padded_with_them(left: bool) -> None:
+    """On the same side, by what stands for no label: else padding would be predicted."""
+    texts = [torch.tensor([[5, 6, 7], [8, 9, 4]]), torch.tensor([[3, 2, 5, 6, 7], [9, 8, 7, 6, 5]])]
+    first = torch.tensor([[0, 0, 8], [0, 8, 9]]) if left else torch.tensor([[8, 0, 0], [9, 8, 0]])
+    texts[0] = torch.where(first > 0, texts[0], 0)
+    pool = Pool(8)
+    for ids in texts:
+        pool.offer(Batch(ids, torch.ones(2).long(), carried=(torch.where(ids == 0, -100, ids),)), Padding(token=0))
+    found = pool.result()
+    assert found is not None
+    assert found.inputs.shape == (4, 5)
+    assert int((found.inputs == 0).sum()) == 7
+    assert found.carried[0].equal(torch.where(found.inputs == 0, -100, found.inputs))

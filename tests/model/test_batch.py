@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from lightning_interactions.errors import BatchError
 from lightning_interactions.measure.keys import content_keys
 from lightning_interactions.measure.samples import Pool
-from lightning_interactions.model.batch import Batch, Field, Padding, describe_structure, read_batch, unpack
+from lightning_interactions.model.batch import Batch, Padding, describe_structure, read_batch
 from lightning_interactions.model.call import find_call
+from lightning_interactions.model.packing import Field, unpack
 
 # -- reading batches -------------------------------------------------------------------------------------------------
 
 X, Y = torch.zeros(4, 3), torch.arange(4)
+X3 = X.unsqueeze(-1)
 Pair = namedtuple("Pair", ["image", "label"])
 
 
@@ -51,7 +53,10 @@ def test_one_function_leaves_the_rest_to_the_usual_form() -> None:
 @pytest.mark.parametrize(
     ("batch", "shown"),
     [
-        ({"a": X, "b": X, "label": Y}, "dict('a': float32 tensor (4, 3), 'b': float32 tensor (4, 3), 'label': int64"),
+        (
+            {"a": X3, "b": X3, "label": Y},
+            "dict('a': float32 tensor (4, 3, 1), 'b': float32 tensor (4, 3, 1), 'label': int64",
+        ),
         ({"image": X, "class": Y}, "dict('image': float32 tensor (4, 3), 'class': int64 tensor (4,))"),
         (X, "float32 tensor (4, 3)"),
         ((X,), "tuple(float32 tensor (4, 3))"),

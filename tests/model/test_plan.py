@@ -189,9 +189,11 @@ CASES = {
         Nested(), lambda m: m({"views": {"image": IMAGES[0]}, "others": (COLUMNS[:, 0],)}, {"scale": 3.0}),
         "batch.views.image", ("batch.others.0",)),
     "columns": Case(
-        Columns(), lambda m: m(IDS[:, :3], COLUMNS), "continuous", ("categorical",)),
+        Columns(), lambda m: m(IDS[:, :3], COLUMNS), "categorical with continuous"),
     "columns of one width": Case(
-        Columns(), lambda m: m(IDS[:, :4], continuous=COLUMNS), "continuous", ("categorical",)),
+        Columns(), lambda m: m(IDS[:, :4], continuous=COLUMNS), "categorical with continuous"),
+    "numbers alone": Case(
+        Columns(), lambda m: m(IDS[:, :4], COLUMNS), "continuous", ("categorical",), wanted="continuous"),
     "categorical columns": Case(
         Columns(), lambda m: m(IDS[:, :4], COLUMNS), "categorical", ("continuous",), wanted="categorical"),
     "two images": Case(Images(), lambda m: m(*IMAGES), "left", ("right",)),

@@ -10,17 +10,18 @@ import torch
 from torch import Tensor
 
 from lightning_interactions.model.reader import Sighting
-from lightning_interactions.model.refusal import why_not
+from lightning_interactions.model.refusal import why_never, why_not
 from lightning_interactions.model.seen import SeenCall
 
 X = torch.randn(6, 5)
 Y = torch.tensor([0, 2, 1, 1, 0, 2])
+IDS = torch.ones(6, 7).long()
 MAPS = torch.randn(6, 4, 8, 8)
 LOGITS = torch.randn(6, 3)
 
-GRAPHS = "graphs have no players"
-DETECTION = "object detection"
-DENSE = "scores for every position"
+GRAPHS = "graphs are not supported"
+DETECTION = "object detection is not supported"
+DENSE = "numbers for every position"
 ADVERSARIAL = "adversarial networks"
 UNLABELLED = "self-supervised"
 
@@ -50,9 +51,9 @@ SAID: dict[str, tuple[Any, list[SeenCall] | None, int, str]] = {
     "boxes of every image": (
         [[MAPS[0], MAPS[1]], [{"boxes": torch.zeros(2, 4), "labels": Y[:2]}, {"boxes": torch.zeros(1, 4)}]],
         None, 1, DETECTION),
-    "segmentation": ([MAPS, (MAPS[:, 0] > 0).long()], [call(MAPS)], 1, DENSE),
-    "segmentation, named": ([MAPS, Y], [call({"out": MAPS, "aux": MAPS})], 1, DENSE),
-    "translation": ([Y, Y], [call((torch.tensor(1.0), torch.randn(6, 7, 99)))], 1, DENSE),
+    "segmentation without labels": ([MAPS], [call({"out": MAPS, "aux": MAPS}, MAPS)], 1, DENSE),
+    "a language model without labels": (
+        {"input_ids": IDS, "attention_mask": IDS}, [call(torch.randn(6, 7, 99), IDS)], 1, DENSE),
     "adversaries without labels": ([X], [call(LOGITS)], 2, ADVERSARIAL),
     "adversaries whose step calls nothing": ([X, Y], [], 2, ADVERSARIAL),
     "two views": ([X, X + 1], [call(LOGITS), call(LOGITS, X + 1)], 1, UNLABELLED),
@@ -70,6 +71,8 @@ def test_why_there_is_no_game(batch: Any, calls: Any, optimizers: int, said: str
 
 
 NOTHING: dict[str, tuple[Any, list[SeenCall] | None, int]] = {
+    "segmentation": ([MAPS, (MAPS[:, 0] > 0).long()], [call(MAPS)], 1),
+    "translation": ([Y, Y], [call((torch.tensor(1.0), torch.randn(6, 7, 99)))], 1),
     "classes": ([X, Y], [call(LOGITS)], 1),
     "classes in a column": ([X, Y.unsqueeze(1)], [call(LOGITS)], 1),
     "classes inside": ({"views": {"x": X}, "number": Y}, None, 1),
@@ -105,4 +108,18 @@ def test_the_most_particular_kind_is_told(others: list[Tensor]) -> None:
     """A graph is no segmentation, whatever is returned for it, and boxes are no maps."""
     assert GRAPHS in str(why_not(Sighting([Graph(), *others], [call(MAPS)]), 2))
     assert DETECTION in str(why_not(Sighting({"boxes": X, "others": others}, [call(MAPS)]), 2))
-    assert DENSE in str(why_not(Sighting(others[:1], [call(MAPS)]), 2))
+
+
+def test_what_came_is_named() -> None:
+    said = str(why_never(Sighting([of("torch_geometric"), Y])))
+    assert said.startswith("the batch holds torch_geometric's Data, and")
+    collated = type("DataBatch", (type(of("torch_geometric")),), {"__module__": "abc"})  # as its loaders make them
+    assert str(why_never(Sighting(collated()))).startswith("the batch holds torch_geometric's DataBatch, and")
+    boxes = [[MAPS[0]], [{"boxes": torch.zeros(2, 4), "labels": Y[:2]}]]
+    assert str(why_never(Sighting(boxes))).startswith("the batch holds boxes (2, 4), and")
+    assert "(6, 8, 8), with -100" in str(why_not(Sighting([MAPS], [call(MAPS, MAPS)])))
+    assert "(6, 7), with -100" in str(why_not(Sighting({"input_ids": IDS}, [call(torch.randn(6, 7, 99), IDS)])))
+
+
+def test_classes_beside_boxes_are_tried_first() -> None:
+    assert why_never(Sighting({"images": MAPS, "boxes": X, "labels": Y}, [call(LOGITS)])) is None

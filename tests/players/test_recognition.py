@@ -16,10 +16,10 @@ from lightning_interactions.errors import ArgumentError, BatchError
 from lightning_interactions.functional.coalitions import coalition_masks
 from lightning_interactions.model.batch import Batch
 from lightning_interactions.players import (
-    FeatureMask,
     ImagePatches,
     Players,
     PointClusters,
+    TimeWindows,
     choose_players,
     player_counts,
     suited_players,
@@ -119,11 +119,27 @@ def test_a_point_network_plays_on_clouds_however_they_lie(make: Any, last: bool)
     assert result.player_counts.tolist() == [4] * 4
 
 
-READERS: dict[str, Any] = {
+OF_TIME: dict[str, Any] = {
     "LSTM": lambda n: Recurrent(),
     "GRU": lambda n: Recurrent(nn.GRU),
     "LSTM cell": lambda n: nn.LSTMCell(3, 8),
     "convolution over time": lambda n: nn.Sequential(Transpose(), nn.Conv1d(3, 4, 5), nn.AdaptiveMaxPool1d(1)),
+}
+
+
+@pytest.mark.parametrize("length", [40, 400])
+@pytest.mark.parametrize("make", OF_TIME.values(), ids=OF_TIME.keys())
+def test_where_layers_are_made_for_time_it_is_a_series(make: Any, length: int) -> None:
+    """However the numbers lie: noise is a series too. How to say that it is a cloud is told."""
+    for inputs in (torch.randn(4, length, 3), smooth(4, length, 3)):
+        players = of_model(make(length), inputs)
+        assert type(players) is TimeWindows
+        assert players.partition(inputs[0], Generator()).shape == (length, 1)
+        assert "players=PointClusters()" in players.describe()
+        assert type(of_model(make(length), inputs, PointClusters())) is PointClusters
+
+
+READERS: dict[str, Any] = {
     "convolution over an image of it": lambda n: nn.Sequential(nn.Conv2d(1, 4, (3, 1))),
     "flattened": lambda n: nn.Sequential(nn.Flatten(), nn.Linear(3 * n, 3)),
 }
@@ -132,7 +148,7 @@ READERS: dict[str, Any] = {
 @pytest.mark.parametrize("length", [40, 400])
 @pytest.mark.parametrize("make", READERS.values(), ids=READERS.keys())
 def test_where_the_order_matters_it_is_asked_for(make: Any, length: int) -> None:
-    """However the numbers lie: noise is a series too."""
+    """Landmarks are flattened too."""
     for inputs in (torch.randn(4, length, 3), smooth(4, length, 3)):
         with pytest.raises(BatchError, match=f"clouds of {length} points or series of {length} steps.*order.*matters"):
             of_model(make(length), inputs)
@@ -172,17 +188,14 @@ def test_noise_of_any_seed_is_a_cloud_and_a_noisy_series_none() -> None:
 @pytest.mark.parametrize("length", [7, 53])
 def test_what_is_proposed_works_as_it_stands(length: int, last: bool) -> None:
     inputs = smooth(4, length, 3)
-    model: nn.Module = Recurrent()
-    if not last:
-        inputs, model = inputs.transpose(1, 2).contiguous(), nn.Sequential(Transpose(), model)
+    inputs = inputs if last else inputs.transpose(1, 2).contiguous()
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * length, 3))
     with pytest.raises(BatchError) as caught:
         compute_interactions(model, inputs, torch.tensor([0, 1, 2, 0]), num_players=4)
     proposed = re.findall(r"`players=(.+?)`[,.]", str(caught.value))
-    kinds = [
-        eval(code, {"torch": torch, "FeatureMask": FeatureMask, "PointClusters": PointClusters}) for code in proposed
-    ]
-    assert [type(kind) for kind in kinds] == [PointClusters, FeatureMask]
-    windows = kinds[1].mask_ids.flatten()
+    kinds = [eval(code, {"TimeWindows": TimeWindows, "PointClusters": PointClusters}) for code in proposed]
+    assert [type(kind) for kind in kinds] == [PointClusters, TimeWindows]
+    windows = kinds[1].partition(inputs[0], Generator()).flatten()
     assert len(windows) == length
     assert windows.unique().tolist() == list(range(min(10, length)))
     assert bool((windows.diff() >= 0).all())
@@ -337,7 +350,7 @@ def test_gray_images_are_recognised_where_the_convolutions_take_one_channel() ->
     [
         MLP,
         ChannelsLast(3),
-        nn.Sequential(ChannelsLast(1), nn.LSTM(4, 4)),
+        nn.Sequential(ChannelsLast(1), nn.LSTM(5, 4)),
         nn.Sequential(nn.Conv2d(1, 8, 4, 4), nn.MultiheadAttention(8, 2)),
         nn.Sequential(ChannelsLast(1), Positions(12, learned=True)),
     ],
@@ -351,17 +364,16 @@ def test_else_it_is_asked_what_they_are(model: nn.Module) -> None:
     for words, shape in (("12 steps with 14", (12, 1)), ("14 steps with 12", (14,))):
         code = re.search(rf"series of {words} numbers each: `(.+?)`", text)
         assert code is not None
-        mask = eval(code[1], {"torch": torch, "FeatureMask": FeatureMask}).mask_ids
-        assert mask.shape == shape
-        assert mask.unique().tolist() == list(range(10))
+        windows = eval(code[1], {"TimeWindows": TimeWindows}).partition(torch.zeros(12, 14), Generator())
+        assert windows.shape == shape
+        assert windows.unique().tolist() == list(range(10))
 
 
-def test_a_dimension_of_one_has_no_windows() -> None:
-    with pytest.raises(BatchError) as caught:
-        choose_players(torch.randn(3, 1, 50))
-    assert "series of 50 steps" in str(caught.value)
-    assert "series of 1 steps" not in str(caught.value)
-    assert "gray" not in str(caught.value)
+@pytest.mark.parametrize("shape", [(1, 50), (50, 1)])
+def test_a_dimension_of_one_is_no_time(shape: tuple[int, int]) -> None:
+    players = choose_players(torch.randn(3, *shape))
+    assert type(players) is TimeWindows
+    assert players.partition(torch.randn(shape), Generator()).unique().tolist() == list(range(10))
 
 
 def test_other_shapes_are_not_asked_about() -> None:
