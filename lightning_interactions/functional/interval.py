@@ -15,19 +15,32 @@ def weighted_mean(strength: Tensor, weights: Tensor) -> tuple[float, Tensor]:
     """Average a weight per order over strength ``(samples, 2, n)``, and split the average into one number per sample.
 
     The average over several samples is a ratio of sums, ``x = sum_k w_k J(k) / sum_k J(k)``, so strong samples count
-    more and per-sample averages do not average to it. The delta method gives each sample's share of its change:
-    ``x + sum_k (w_k - x) J_i(k) / mean_i total_i``, with ``x`` as their mean. Samples that are not finite are left out,
-    and have ``nan``.
+    more and per-sample averages do not average to it: see `ratio_of_sums`.
     """
     total = strength.double().sum(-2)
-    finite = total.isfinite().all(-1)
-    used = total[finite]
-    out = total.new_full((len(total),), math.nan)
-    if not len(used) or float(used.sum()) <= 0:
+    return ratio_of_sums(total @ weights.to(total), total.sum(-1))
+
+
+def ratio_of_sums(numerator: Tensor, denominator: Tensor) -> tuple[float, Tensor]:
+    """Divide the sum over samples ``(B,)`` by another one, and split the ratio into one number per sample.
+
+    The delta method gives each sample's share of a change of the ratio ``x``: ``x + (a_i - x b_i) / mean(b)``, with
+    ``x`` as their mean. Samples that are not finite are left out, and have ``nan``; so has all where the denominators
+    add up to nothing.
+
+    Example:
+        >>> x, parts = ratio_of_sums(torch.tensor([1.0, 3.0]), torch.tensor([1.0, 1.0]))
+        >>> x, parts.tolist()
+        (2.0, [1.0, 3.0])
+    """
+    top, bottom = numerator.double(), denominator.double()
+    finite = top.isfinite() & bottom.isfinite()
+    out = bottom.new_full(bottom.shape, math.nan)
+    mean = bottom[finite].mean()
+    if not float(mean) > 0:
         return math.nan, out
-    mean, weights = used.mean(0), weights.to(total)
-    x = float(mean @ weights / mean.sum())
-    out[finite] = x + used @ (weights - x) / mean.sum()
+    x = float(top[finite].mean() / mean)
+    out[finite] = x + (top - x * bottom)[finite] / mean
     return x, out
 
 
