@@ -45,7 +45,13 @@ class TwoPhaseMonitor(Base, Results):
             ``(B, C, H, W)`` or ``(B, H, W, C)`` is cut into patches, ``(B, F)`` into columns, ``(B, N, 3)`` or
             ``(B, 3, N)`` into clusters of points unless it may be a series of time; integer ``(B, L)`` are tokens.
         num_samples: Watched samples per split. Cost is proportional to it.
-        num_players: Players per sample, 2 to 16. Cost doubles with each.
+        num_players: Players per sample, 2 to 512. Up to 16 all masks are asked, and the cost doubles with each; more
+            (or ``num_pairs``) are *sampled*: no interactions, but the mean degree of the scores with its standard
+            error, watched in the place of the mean order, at a cost that does not depend on their number.
+        num_pairs: Random mask pairs of every sample where the mean degree is sampled, 16 or more; ``None``: 96 with
+            more than 16 players. Given with fewer it has them sampled too. A pair is a mask, and the same with one
+            player flipped; each sample has its own ones, the same at every record. Not with ``scale``,
+            ``noise_bound``, ``salience``, ``tolerance``, ``reference`` or ``extras``, which are about interactions.
         watch: ``"val"``, ``"train"`` or ``"both"``. With ``"both"`` validation samples decide. Where no validation runs
             the training samples are watched, and that is told.
         resample: Draw new samples for each measurement instead of comparing the same ones.
@@ -165,6 +171,12 @@ class TwoPhaseMonitor(Base, Results):
         ``mean_players`` (texts may have fewer than ``num_players``), ``seconds`` (all the monitor took since the record
         before: measuring, logging, drawing). No onsets and changes with ``resample=True``.
 
+        Where the mean degree is sampled there are, of what is measured in the scores, ``mean_degree`` (with
+        ``interactions/`` then), ``mean_degree_error`` (standard error), ``mean_degree_lower`` and ``mean_degree_upper``
+        (95 % interval, as if samples and masks were drawn anew), ``total_variance`` (of a sample's scores over all
+        masks, in units of the score squared), ``effect``, ``skipped_samples`` and ``mean_players``; no histograms, no
+        samples. A text with fewer players counts by its own number.
+
         With ``watch="both"`` keys of the interactions, onsets and changes have a part ``train/`` or ``val/``. Loggers
         that can take them also get histograms (``order_distribution``; ``histogram/order_01``, ... in the second
         group), figures (``run``, ``strength_by_order``, ``samples``, the three with the most cancelling high-order
@@ -195,6 +207,7 @@ class TwoPhaseMonitor(Base, Results):
         *,
         num_samples: int = 32,
         num_players: int = 10,
+        num_pairs: int | None = None,
         watch: Literal["val", "train", "both"] = "val",
         resample: bool = False,
         keep_samples: Literal["keys", "inputs", "nothing"] = "keys",
@@ -232,7 +245,7 @@ class TwoPhaseMonitor(Base, Results):
     ) -> None:
         super().__init__()
         self.options = Options(
-            players=players, num_samples=num_samples, num_players=num_players, watch=watch,
+            players=players, num_samples=num_samples, num_players=num_players, num_pairs=num_pairs, watch=watch,
             resample=resample, keep_samples=keep_samples, layer=layer, score=score, target=target,
             scale=scale, noise_bound=noise_bound, salience=salience, tolerance=tolerance,
             per_octave=per_octave, max_per_epoch=max_per_epoch, every_n_epochs=every_n_epochs,

@@ -48,9 +48,8 @@ def _about_orders(run: RunRecord) -> str:
     orders, epochs, at, name = run.curve, run.history["epoch"], run.boundary_place, run.curve_name
     lowest, now = lowest_index(orders), orders[-1]
     if lowest is None:
-        return (
-            f"{'No mean degree was' if run.is_sampled else 'No salient interactions were'} found in {_measured(run)}."
-        )
+        nothing = "No mean degree was" if run.is_sampled else "No salient interactions were"
+        return f"{nothing} found in {_measured(run)}."
     if at is None:
         last, maybe = lowest == len(orders) - 1, run.suspected_place
         suspected = "" if maybe is None else f" One is suspected at {tell_epoch(maybe)}."
