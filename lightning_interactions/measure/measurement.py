@@ -180,8 +180,8 @@ def measure_sampled(
 ) -> tuple[dict[str, SampledMeasurement], dict[str, float], dict[str, Tensor]]:
     """Do what `measure` does from ``pairs`` random mask pairs of each sample, see `MaskPairs`: without a split."""
     asker = _askers(model, tasks, ranks, chunks, progress, pairs)
-    values, answers, losses = _ask(asker, games, loss_samples, ranks, model)
-    found = {s: read_pairs(values[s].cpu(), answers[s].cpu(), game.player_counts) for s, game in games.items()}
+    values, _, losses = _ask(asker, games, loss_samples, ranks, model)
+    found = {s: read_pairs(values[s].cpu(), game.player_counts) for s, game in games.items()}
     return found, *_sum_losses(losses, ranks)
 
 

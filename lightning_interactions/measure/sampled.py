@@ -24,10 +24,6 @@ class SampledMeasurement:
     numbers: Mapping[str, float]  # what is logged of it, by key; nan where no score varies
     influence: Tensor  # (B,): sum_S |S| v^(S)**2 of each sample, estimated without bias
     variance: Tensor  # (B,): of its scores over all masks, likewise, in units of the score squared
-    target: Tensor  # (B,), see `Task.truth`
-    prediction: Tensor  # (B,), see `Task.predict`
-    followed: Tensor  # (B,), see `Task.followed`
-    ends: Tensor  # (B, 2): the score of the empty and of the whole sample
 
     @property
     def watched(self) -> int:
@@ -45,29 +41,27 @@ class SampledMeasurement:
         return not bool(self.variance.nan_to_num().any()) and self.skipped < self.watched
 
 
-def read_pairs(values: Tensor, answers: Tensor, counts: Tensor) -> SampledMeasurement:
+def read_pairs(values: Tensor, counts: Tensor) -> SampledMeasurement:
     """Estimate the mean degree of scores ``(B, 2 + 2 pairs)`` at `MaskPairs`; every sample by its own ``counts``.
 
     The interval is that of one record, as if samples and masks were drawn anew, see `pooled_mean_degree`. Records are
     of the same samples and masks, so they differ by less than their intervals: `PhaseDetector` compares them in pairs.
     """
-    finite = values.isfinite().all(1, keepdim=True)
-    rows = torch.where(finite, torch.cat([values, answers.to(values)], 1), torch.nan)
-    ends, pairs, answers = torch.split(rows, [ENDS, values.shape[1] - ENDS, answers.shape[1]], 1)
-    pairs = pairs.reshape(len(pairs), -1, 2)
+    ends, pairs = values[:, :ENDS], values[:, ENDS:].reshape(len(values), -1, 2)
+    finite = values.isfinite().all(1)
+    pairs = torch.where(finite.view(-1, 1, 1), pairs, torch.nan)
     influence, variance = influence_and_variance(pairs, counts)
     pooled = pooled_mean_degree(pairs, counts)
     lower, upper = pooled.interval()
-    target, prediction, followed = answers.T
     numbers = {
         "mean_degree": pooled.mean_degree,
         "mean_degree_error": pooled.standard_error,
         "mean_degree_lower": lower,
         "mean_degree_upper": upper,
         "total_variance": pooled.total_variance,
-        "effect": mean_effect(ends),
+        "effect": mean_effect(torch.where(finite.unsqueeze(1), ends, torch.nan)),
         "skipped_samples": (~finite).sum(),
         "mean_players": counts.double().mean(),
     }
     plain = dict(zip(numbers, map(float, numbers.values()), strict=True))
-    return SampledMeasurement(plain, influence, variance, target, prediction, followed, ends)
+    return SampledMeasurement(plain, influence, variance)

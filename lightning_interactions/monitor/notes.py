@@ -19,7 +19,9 @@ def shortages(split: str, game: Game, options: Options) -> Iterator[str]:
         yield f"only {len(game.samples)} {split} samples to watch, num_samples={options.num_samples}"
     fewer = game.player_counts[game.player_counts < wanted]
     if len(fewer) == len(game.samples) and len(set(fewer.tolist())) == 1:
-        yield f"num_players={wanted}, but the {split} samples have only {int(fewer[0])}"
+        finer = game.players.finer(wanted)
+        more = f" (players={finer} has more, if they are large enough)" if finer else ""
+        yield f"num_players={wanted}, but the {split} samples have only {int(fewer[0])}{more}"
     elif len(fewer):
         yield (
             f"{len(fewer)} of {len(game.samples)} {split} samples have fewer than {wanted} players (the fewest "
