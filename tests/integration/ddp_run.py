@@ -109,6 +109,8 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "both": {"watch": "both"},
     "shared": {"num_samples": 9, "num_players": 5, "players": Counted()},
     "few": {"num_samples": 3, "num_players": 5},
+    "sampled": {"num_pairs": 16, "num_players": 5},
+    "sampled_both": {"num_pairs": 16, "num_players": 5, "watch": "both"},
     "logged_loss": {"monitor": "val_loss", "stop_on": "overfitting", "detector": ScriptedDetector()},
     "rank_zero_only": {"monitor": "val_loss_of_rank_0"},
     "uneven": {},
