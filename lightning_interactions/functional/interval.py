@@ -60,18 +60,30 @@ def mean_order_interval(strength: Tensor) -> tuple[float, float]:
 def ratio_interval(numerator: Tensor, denominator: Tensor) -> tuple[float, float, float]:
     """Give ``sum_x numerator / sum_x denominator`` over samples ``(B,)``, and its 95 % confidence interval.
 
-    From the change that leaving out each sample makes (the jackknife), with Student's quantile. Where a few strong
-    samples make up most of the denominator, their own leverage would hide their uncertainty, and the quantile is that
-    of as many samples as they are worth: ``1 / sum of squared shares``. In simulations with totals that differ as
-    widely as those of networks it covers the truth in 92 to 98 % of the cases, with 2 samples as with 32.
-
-    Samples that are not finite, or whose denominator is 0, say nothing; with fewer than two others both ends are
-    ``nan``, and without any so is the ratio.
+    From `ratio_error`, with Student's quantile. In simulations with totals that differ as widely as those of networks
+    it covers the truth in 92 to 98 % of the cases, with 2 samples as with 32.
 
     Example:
         >>> value, lower, upper = ratio_interval(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 4.0, 6.0]))
         >>> value, lower, upper
         (0.5, 0.5, 0.5)
+    """
+    middle, error, freedom = ratio_error(numerator, denominator)
+    if math.isnan(error):
+        return middle, math.nan, math.nan
+    half = t_quantile(freedom) * error
+    return middle, middle - half, middle + half
+
+
+def ratio_error(numerator: Tensor, denominator: Tensor) -> tuple[float, float, float]:
+    """Give ``sum_x numerator / sum_x denominator`` over samples ``(B,)``, its standard error, its degrees of freedom.
+
+    The error is that of the change that leaving out each sample makes (the jackknife). Where a few strong samples make
+    up most of the denominator, their own leverage would hide their uncertainty, and the degrees of freedom are those of
+    as many samples as they are worth: ``1 / sum of squared shares``, less one.
+
+    Samples that are not finite, or whose denominator is 0, say nothing; with fewer than two others the error is
+    ``nan``, and without any so is the ratio.
     """
     top, bottom = numerator.double(), denominator.double()
     used = top.isfinite() & bottom.isfinite() & (bottom > 0)
@@ -84,8 +96,7 @@ def ratio_interval(numerator: Tensor, denominator: Tensor) -> tuple[float, float
         return middle, math.nan, math.nan
     without = (top - middle * bottom) / total / (1 - share)  # what the ratio loses with each sample
     error = math.sqrt((count - 1) / count * float(without.square().sum()))
-    half = t_quantile(1 / float(share.square().sum()) - 1) * error
-    return middle, middle - half, middle + half
+    return middle, error, 1 / float(share.square().sum()) - 1
 
 
 def t_quantile(freedom: float) -> float:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_interactions.functional.mask_pairs import influence_and_variance, pooled_mean_degree
+from lightning_interactions.functional.interval import ratio_error, ratio_interval
+from lightning_interactions.functional.mask_pairs import influence_and_variance
 from lightning_interactions.functional.strength import mean_effect
 from lightning_interactions.measure.coalitions import ENDS
 
@@ -18,7 +19,7 @@ class SampledMeasurement:
     """What a measurement from mask pairs found about one split; the same on every rank.
 
     Rows of samples whose outputs were not finite are ``nan``. The mean degree of all is ``sum influence / sum
-    variance``, up to the bias that is subtracted from the logged one.
+    variance``.
     """
 
     numbers: Mapping[str, float]  # what is logged of it, by key; nan where no score varies
@@ -44,21 +45,23 @@ class SampledMeasurement:
 def read_pairs(values: Tensor, counts: Tensor) -> SampledMeasurement:
     """Estimate the mean degree of scores ``(B, 2 + 2 pairs)`` at `MaskPairs`; every sample by its own ``counts``.
 
-    The interval is that of one record, as if samples and masks were drawn anew, see `pooled_mean_degree`. Records are
-    of the same samples and masks, so they differ by less than their intervals: `PhaseDetector` compares them in pairs.
+    The interval is that of one record, as if samples and masks were drawn anew, found as that of the mean order is: by
+    leaving out samples (`ratio_error`), which carry the error of their masks with them. On networks it covers more
+    often than the delta method of `pooled_mean_degree`, see ``tests/benchmarks/bench_sampled.py``. Records are of the
+    same samples and masks, so they differ by less than their intervals: `PhaseDetector` compares them in pairs.
     """
     ends, pairs = values[:, :ENDS], values[:, ENDS:].reshape(len(values), -1, 2)
     finite = values.isfinite().all(1)
     pairs = torch.where(finite.view(-1, 1, 1), pairs, torch.nan)
     influence, variance = influence_and_variance(pairs, counts)
-    pooled = pooled_mean_degree(pairs, counts)
-    lower, upper = pooled.interval()
-    numbers = {
-        "mean_degree": pooled.mean_degree,
-        "mean_degree_error": pooled.standard_error,
+    degree, error, _ = ratio_error(influence, variance)
+    _, lower, upper = ratio_interval(influence, variance)
+    numbers: dict[str, float | Tensor] = {
+        "mean_degree": degree,
+        "mean_degree_error": error,
         "mean_degree_lower": lower,
         "mean_degree_upper": upper,
-        "total_variance": pooled.total_variance,
+        "total_variance": variance.nanmean(),
         "effect": mean_effect(torch.where(finite.unsqueeze(1), ends, torch.nan)),
         "skipped_samples": (~finite).sum(),
         "mean_players": counts.double().mean(),

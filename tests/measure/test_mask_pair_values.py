@@ -11,10 +11,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from models import Asked, Recorder, cnn, mlp, on_ranks
+from scipy.stats import t
 from torch import Tensor, nn
 
 from lightning_interactions.errors import MeasureError
-from lightning_interactions.functional import degree_energy, mean_degree, pooled_mean_degree
+from lightning_interactions.functional import degree_energy, influence_and_variance, mean_degree, pooled_mean_degree
 from lightning_interactions.functional.mask_pairs import MIN_PAIRS
 from lightning_interactions.measure.coalitions import ENDS, EVERY, MaskPairs
 from lightning_interactions.measure.games import Game
@@ -201,16 +202,22 @@ def test_a_measurement_is_the_estimate_of_its_pairs() -> None:
     players = draw_players(TabularFeatures("zero"), samples, 30)[0]
     masks = list(MaskPairs(samples.keys, 16).masks(torch.arange(6), 30, CPU))
     values = by_loops(model, samples.inputs, players, samples.targets, masks)
-    expected = pooled_mean_degree(values[:, ENDS:].unflatten(1, (16, 2)), 30)
-    lower, upper = expected.interval()
+    pairs = values[:, ENDS:].unflatten(1, (16, 2))
+    top, bottom = influence_and_variance(pairs, 30)
+    degree = top.sum() / bottom.sum()
+    without = [(top.sum() - a) / (bottom.sum() - b) for a, b in zip(top, bottom, strict=True)]
+    error = math.sqrt(5 / 6 * sum(float(x - degree) ** 2 for x in without))
+    half = t.ppf(0.975, float(bottom.sum() ** 2 / bottom.square().sum()) - 1) * error
     numbers = {
-        "mean_degree": expected.mean_degree, "mean_degree_error": expected.standard_error,
-        "mean_degree_lower": lower, "mean_degree_upper": upper, "total_variance": expected.total_variance,
+        "mean_degree": degree, "mean_degree_error": error, "mean_degree_lower": degree - half,
+        "mean_degree_upper": degree + half, "total_variance": bottom.mean(),
         "effect": (values[:, 1] - values[:, 0]).abs().mean(), "skipped_samples": 0, "mean_players": 30,
     }  # fmt: skip
     assert found.numbers == pytest.approx({key: float(x) for key, x in numbers.items()}, rel=1e-4)
     assert all(type(value) is float for value in found.numbers.values())
-    assert float(found.influence.sum() / found.variance.sum()) == pytest.approx(float(expected.mean_degree), rel=0.2)
+    assert float(found.influence.sum() / found.variance.sum()) == found.numbers["mean_degree"], "what is followed"
+    delta = pooled_mean_degree(pairs, 30)
+    assert found.numbers["mean_degree"] == pytest.approx(float(delta.mean_degree), abs=float(delta.standard_error))
     assert (found.watched, found.skipped, found.is_blank) == (6, 0, False)
     with torch.no_grad():
         loss = nn.functional.cross_entropy(model(samples.inputs).double(), samples.targets)
