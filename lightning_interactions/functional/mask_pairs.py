@@ -187,7 +187,8 @@ def pooled_mean_degree(values: Tensor, num_players: int | Tensor) -> SampledDegr
     the second order), so the masks must have been drawn for every sample on its own. Where one sample alone varies,
     the estimate is that of :func:`sampled_mean_degree`. In simulations the 95 % interval covers the truth in 92 to 97 %
     of the cases, with samples whose scores differ by a factor of e as with equal ones; in about 85 % with two samples
-    that unlike, and 80 to 90 % where the degree rises with the score.
+    that unlike, and 80 to 90 % where the degree rises with the score; on networks in 91 to 94 %. Where all samples are
+    at hand, leaving out each of them (the jackknife) covers a little more often: the monitor does so.
 
     Args:
         values: ``(..., pairs, 2)``, every leading dimension one of samples.

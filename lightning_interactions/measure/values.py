@@ -181,7 +181,8 @@ def _masked(masker: Masker, samples: Tensor, players: Tensor, coalitions: Tensor
     if coalitions.ndim == 2:
         return masker.mask_batch(samples, players, coalitions)
     each = zip(torch.split(samples, 1), torch.split(players, 1), coalitions[rows], strict=True)
-    return torch.cat([masker.mask_batch(*own) for own in each])
+    masked = [masker.mask_batch(*own) for own in each]
+    return masked[0] if len(masked) == 1 else torch.cat(masked)  # not a copy of what may be large
 
 
 def score_rows(output: Any, targets: Tensor, repeats: int, score: ScoreFn) -> Tensor:

@@ -8,14 +8,13 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from lightning_interactions.errors import ArgumentError, bad_argument, is_number, is_whole
 from lightning_interactions.functional.coalitions import MAX_PLAYERS
 from lightning_interactions.functional.mask_pairs import check_pairs, check_sampled_players
 from lightning_interactions.functional.strength import SCALES
-from lightning_interactions.measure.coalitions import EVERY, MaskPairs
+from lightning_interactions.measure.coalitions import ENDS
 from lightning_interactions.measure.extras import check_extras
 from lightning_interactions.measure.fingerprint import fingerprint
 from lightning_interactions.measure.interactions import check_chunk_size
@@ -203,8 +202,7 @@ class Options:
     @property
     def rows(self) -> int:
         """Masked inputs asked for each sample, at most."""
-        coalitions = EVERY if self.pairs is None else MaskPairs(torch.empty(0), self.pairs)
-        return coalitions.width(self.num_players)
+        return 1 << self.num_players if self.pairs is None else ENDS + 2 * self.pairs
 
     @property
     def reading(self) -> Reading:

@@ -157,7 +157,8 @@ class History:
     def to_dict(self) -> dict[str, list[Any]]:
         """Return all columns as plain lists of equal length (copies), ``None`` where a record lacks a scalar.
 
-        First ``epoch``, ``step`` and the scalars, then ``strength`` and the extra strengths, nested lists ``2 x n``.
+        First ``epoch``, ``step`` and the scalars, then, where there are interactions, ``strength`` and the extra
+        strengths, nested lists ``2 x n``.
         """
         return {key: [_unshared(row.get(key)) for row in self._rows] for key in (*self._scalars, *self._strengths)}
 
