@@ -39,8 +39,8 @@ class InteractionMonitor(Results):
     """Watches which interactions a network learns, in a training loop of one's own.
 
     Let it see the steps as they pass (`step`, or `observe` for the batches alone), and measure when an epoch is over:
-    it keeps a few samples of each split, masks them in all ``2**n`` ways (or some at random, see ``num_pairs``), and
-    decides on the strength of their interactions by order as `TwoPhaseMonitor` does. The model is called in evaluation mode and left as it was.
+    it keeps a few samples of each split, masks them in all ``2**n`` ways, and decides on the strength of their
+    interactions by order as `TwoPhaseMonitor` does. The model is called in evaluation mode and left as it was.
 
     Args:
         options: What to measure, attributes of the monitor too; those that concern a Trainer (rhythm, alerts, stopping)
