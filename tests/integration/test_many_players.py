@@ -106,12 +106,14 @@ def test_records_share_their_masks() -> None:
     assert again.history.column("mean_degree")[0] != pytest.approx(first, rel=1e-3)
 
 
-@pytest.mark.parametrize("watch", ["both", "train"])
-def test_other_splits_are_sampled_too(watch: str) -> None:
-    monitor = small_monitor(num_players=30, watch=watch)
+@pytest.mark.parametrize("options", [{"watch": "both"}, {"watch": "train"}, {"resample": True}], ids=str)
+def test_other_samples_are_sampled_too(options: dict[str, Any]) -> None:
+    monitor = small_monitor(num_players=30, **options)
     train(monitor)
-    parts = ("val/", "train/") if watch == "both" else ("",)
+    parts = ("val/", "train/") if options.get("watch") == "both" else ("",)
     assert {part + key for part in parts for key in MEASURED} <= set(monitor.history.to_dict())
+    assert all(x > 0 for part in parts for x in monitor.history.column(f"{part}mean_degree"))
+    assert len(monitor.detector.state_dict()["orders"]["order"]["values"]) == 3
     run_figure(monitor.record())
 
 
