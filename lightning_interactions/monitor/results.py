@@ -110,11 +110,10 @@ class Results(ABC):
         rows = self.history.samples
         if not is_whole(sample) or not -len(rows) <= sample < len(rows):
             expected = f"a row of `history.samples`, 0 to {len(rows) - 1}" if rows else "a row of `history.samples`"
-            why = "nothing was measured so far, or other samples each time"
+            none = "nothing was measured so far, or other samples each time"
             if self.options.pairs is not None:
-                why = "the mean degree is sampled from random masks, so there are no interactions to draw"
-            hint = "" if rows else f"There is none: {why}."
-            raise bad_argument("sample", expected, sample, hint)
+                none = "the mean degree is sampled from random masks, so there are no interactions to draw"
+            raise bad_argument("sample", expected, sample, "" if rows else f"There is none: {none}.")
         return showing_itself(samples_figure([self._exhibit(rows[sample])]))
 
     def _exhibit(self, row: Mapping[str, Any]) -> Exhibit:
