@@ -21,7 +21,10 @@ MAX_PLAYERS = 16
 def check_num_players(num_players: object) -> int:
     """Return ``num_players`` if it is an integer from 2 to 16; anything else is an `ArgumentError`."""
     if not is_whole(num_players, MIN_PLAYERS) or num_players > MAX_PLAYERS:
-        hint = "The cost doubles with every player: 2**n masked inputs per sample. The papers use 10."
+        hint = (
+            "The cost doubles with every player: 2**n masked inputs per sample. The papers use 10. Up to 512 have a "
+            "mean degree, sampled by `TwoPhaseMonitor` and `functional.sampled_mean_degree`."
+        )
         raise bad_argument("num_players", f"an integer from {MIN_PLAYERS} to {MAX_PLAYERS}", num_players, hint)
     return num_players
 

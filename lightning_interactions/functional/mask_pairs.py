@@ -70,6 +70,13 @@ def check_sampled_players(num_players: object) -> int:
     return num_players
 
 
+def check_pairs(name: str, pairs: object) -> int:
+    """Return the number of pairs if it is an integer from 16 on; anything else is an `ArgumentError`."""
+    if not is_whole(pairs, MIN_PAIRS):
+        raise bad_argument(name, f"an integer not below {MIN_PAIRS}", pairs)
+    return pairs
+
+
 def random_mask_pairs(num_players: int, pairs: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Draw uniformly random masks, and the same masks with one uniformly random player flipped.
 
@@ -93,22 +100,21 @@ def random_mask_pairs(num_players: int, pairs: int, generator: torch.Generator) 
         (torch.Size([16, 200]), [1])
     """
     check_sampled_players(num_players)
-    if not is_whole(pairs, MIN_PAIRS):
-        raise bad_argument("pairs", f"an integer not below {MIN_PAIRS}", pairs)
+    check_pairs("pairs", pairs)
     device = generator.device
     masks = torch.randint(2, (pairs, num_players), generator=generator, device=device).bool()
     player = torch.randint(num_players, (pairs, 1), generator=generator, device=device)
     return masks, masks ^ (torch.arange(num_players, device=device) == player)
 
 
-def influence_and_variance(values: Tensor, num_players: int) -> tuple[Tensor, Tensor]:
+def influence_and_variance(values: Tensor, num_players: int | Tensor) -> tuple[Tensor, Tensor]:
     """Estimate the total influence ``sum_S |S| v^(S)**2`` and the variance ``Var_T v``, each without bias.
 
     The ratio of their means over many samples estimates the mean degree of all, however few pairs each sample has.
 
     Args:
         values: ``(..., pairs, 2)``, ``v`` at the masks and flipped masks of :func:`random_mask_pairs`.
-        num_players: ``n``, 2 to 512.
+        num_players: ``n``, 2 to 512; or long ``(...)``, that of each sample.
 
     Returns:
         Two float64 tensors ``(...)``, not negative, in units of the score squared; ``nan`` for a sample with a value
@@ -122,12 +128,12 @@ def influence_and_variance(values: Tensor, num_players: int) -> tuple[Tensor, Te
         >>> one.item(), other.item()  # every flip of a player changes v by 1, and v is 0 or 1
         (0.75, 0.25)
     """
-    flip, spread = _squares(values, num_players)
+    flip, spread, players = _squares(values, num_players)
     inner = flip.mean(-1)
-    return num_players * inner, inner + spread.sum(-1) / (spread.shape[-1] - 1)
+    return players * inner, inner + spread.sum(-1) / (spread.shape[-1] - 1)
 
 
-def sampled_mean_degree(values: Tensor, num_players: int) -> SampledDegree:
+def sampled_mean_degree(values: Tensor, num_players: int | Tensor) -> SampledDegree:
     """Estimate the mean degree of every sample from its values at random mask pairs.
 
     ``n E[(v(T) - v(T+i))**2] / (4 Var_T v)``, with the bias and the standard error that leaving out each pair shows
@@ -139,7 +145,7 @@ def sampled_mean_degree(values: Tensor, num_players: int) -> SampledDegree:
 
     Args:
         values: ``(..., pairs, 2)``, ``v`` at the masks and flipped masks of :func:`random_mask_pairs`.
-        num_players: ``n``, 2 to 512.
+        num_players: ``n``, 2 to 512; or long ``(...)``, that of each sample.
 
     Returns:
         Float64 tensors ``(...)``. Nothing but the variance is known, and the rest is ``nan``, where the values do not
@@ -156,17 +162,17 @@ def sampled_mean_degree(values: Tensor, num_players: int) -> SampledDegree:
         >>> abs(estimate.mean_degree.item() - 1) < 0.3, abs(estimate.total_variance.item() - 10) < 3
         (True, True)
     """
-    flip, spread = _squares(values, num_players)
-    count = flip.shape[-1]
+    flip, spread, players = _squares(values, num_players)
+    count, players = flip.shape[-1], players.unsqueeze(-1)
     inner, between = flip.sum(-1, keepdim=True), spread.sum(-1, keepdim=True)
     variance = inner / count + between / (count - 1)
     # Without pair p the mean of m moves too: its sum of squares shrinks by (m_p - mean)**2 * count / (count - 1).
     inner_without = (inner - flip) / (count - 1)
     variance_without = inner_without + (between - spread * count / (count - 1)) / (count - 2)
     known = (inner > 0) & (variance_without > _NOTHING * variance).all(-1, keepdim=True)
-    without = num_players * inner_without / variance_without
+    without = players * inner_without / variance_without
     middle = without.mean(-1, keepdim=True)
-    degree = num_players * inner / variance - (count - 1) * middle
+    degree = players * inner / variance - (count - 1) * middle
     error = ((without - middle).square().sum(-1, keepdim=True) * (count - 1) / count).sqrt()
     freedom = torch.minimum(_worth(flip), _worth(flip + spread)).unsqueeze(-1) - 1
     found = (torch.where(known, x, torch.nan).squeeze(-1) for x in (degree, error, freedom.clamp(min=1)))
@@ -174,18 +180,19 @@ def sampled_mean_degree(values: Tensor, num_players: int) -> SampledDegree:
     return SampledDegree(degree, error, variance.squeeze(-1), freedom)
 
 
-def pooled_mean_degree(values: Tensor, num_players: int) -> SampledDegree:
+def pooled_mean_degree(values: Tensor, num_players: int | Tensor) -> SampledDegree:
     """Estimate the mean degree of several samples together: influence and variance averaged first, then the ratio.
 
     The standard error is that of drawing samples and masks anew (delta method; the bias of the ratio is subtracted to
     the second order), so the masks must have been drawn for every sample on its own. Where one sample alone varies,
     the estimate is that of :func:`sampled_mean_degree`. In simulations the 95 % interval covers the truth in 92 to 97 %
     of the cases, with samples whose scores differ by a factor of e as with equal ones; in about 85 % with two samples
-    that unlike, and 80 to 90 % where the degree rises with the score.
+    that unlike, and 80 to 90 % where the degree rises with the score; on networks in 91 to 94 %. Where all samples are
+    at hand, leaving out each of them (the jackknife) covers a little more often: the monitor does so.
 
     Args:
         values: ``(..., pairs, 2)``, every leading dimension one of samples.
-        num_players: ``n``, 2 to 512.
+        num_players: ``n``, 2 to 512; or long ``(...)``, that of each sample.
 
     Returns:
         Float64 scalars. Samples with a value that is not finite are left out; constant ones count only in the mean
@@ -212,7 +219,7 @@ class DegreeSums(NamedTuple):
     counts: Tensor  # (2,) long: samples, and those that vary
 
     @classmethod
-    def of(cls, values: Tensor, num_players: int) -> DegreeSums:
+    def of(cls, values: Tensor, num_players: int | Tensor) -> DegreeSums:
         """Add up samples ``(..., pairs, 2)``; those with a value that is not finite are left out."""
         influence, variance = (x.flatten() for x in influence_and_variance(values, num_players))
         degree, error, _, freedom = sampled_mean_degree(values, num_players)
@@ -246,14 +253,26 @@ def _worth(parts: Tensor) -> Tensor:
     return parts.sum(-1).square() / parts.square().sum(-1)
 
 
-def _squares(values: Tensor, num_players: int) -> tuple[Tensor, Tensor]:
-    """Squares ``(..., pairs)`` of half the difference within each pair, and of how far its mean is from all pairs'."""
-    check_sampled_players(num_players)
+def _squares(values: Tensor, num_players: int | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Squares ``(..., pairs)`` of half the difference within each pair, and of how far its mean is from all pairs'.
+
+    The third is the number of players, a scalar or ``(...)``.
+    """
     if values.ndim < 2 or values.shape[-1] != 2 or values.shape[-2] < MIN_PAIRS:
         expected = f"a tensor of shape (..., pairs, 2) with at least {MIN_PAIRS} pairs"
         raise bad_argument("values", expected, tuple(values.shape))
+    if not isinstance(num_players, Tensor):
+        num_players = torch.tensor(check_sampled_players(num_players))
+    elif num_players.shape != values.shape[:-2] or not _are_players(num_players):
+        expected = f"integers from {MIN_PLAYERS} to {MAX_SAMPLED_PLAYERS} of shape {tuple(values.shape[:-2])}"
+        raise bad_argument("num_players", expected, num_players)
     exact = real_float64(values)
     exact = exact - exact[..., :1, :1]  # so that rounding cannot make a constant vary
     exact = torch.where(exact.isfinite().all(-1, keepdim=True).all(-2, keepdim=True), exact, torch.nan)
     middle, half = exact.mean(-1), (exact[..., 0] - exact[..., 1]) / 2
-    return half.square(), (middle - middle.mean(-1, keepdim=True)).square()
+    return half.square(), (middle - middle.mean(-1, keepdim=True)).square(), num_players.to(exact)
+
+
+def _are_players(counts: Tensor) -> bool:
+    whole = not counts.is_floating_point() and not counts.is_complex() and counts.dtype != torch.bool
+    return whole and bool(((counts >= MIN_PLAYERS) & (counts <= MAX_SAMPLED_PLAYERS)).all())

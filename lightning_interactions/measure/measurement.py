@@ -29,10 +29,12 @@ from lightning_interactions.functional import (
 )
 from lightning_interactions.functional.interval import mean_order_interval
 from lightning_interactions.functional.strength import first_high_order
+from lightning_interactions.measure.coalitions import EVERY, Coalitions, MaskPairs
 from lightning_interactions.measure.games import Game
 from lightning_interactions.measure.noise import Perturbed, noise_by_order
 from lightning_interactions.measure.ranks import Ranks
 from lightning_interactions.measure.reading import Reading
+from lightning_interactions.measure.sampled import SampledMeasurement, read_pairs
 from lightning_interactions.measure.samples import Samples
 from lightning_interactions.measure.values import Masker, count_cells, evaluate_coalitions, outputs_of, table_of
 from lightning_interactions.metrics.monitored import (
@@ -91,6 +93,16 @@ class Measurement:
         return int(self.gap.isnan().sum())
 
     @property
+    def watched(self) -> int:
+        """Samples asked, those left out too."""
+        return len(self.gap)
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether masking changes the score of no sample."""
+        return float(self.mean_strength.sum()) == 0 and self.skipped < self.watched
+
+    @property
     def is_rough(self) -> bool:
         """Whether most of the strength is rough detail that cancels."""
         return float(self.mean_strength.sum()) > ROUGH * self.numbers["effect"] > 0
@@ -101,6 +113,15 @@ class Measurement:
         high, total = first_high_order(len(self.noise)), self.mean_strength.sum(0)  # no shares: all may be zero
         noise = float(self.noise[high:].sum())
         return noise > float(total[high:].sum()) and noise > NOISE_WORTH_MENTIONING * float(total.sum())
+
+
+Found = Measurement | SampledMeasurement
+"""What there may be of one split."""
+
+
+def interactions_in(found: Mapping[str, Found]) -> dict[str, Measurement]:
+    """Return the measurements that have interactions: all, or none where the mean degree is sampled."""
+    return {split: own for split, own in found.items() if isinstance(own, Measurement)}
 
 
 def part_of(split: str, splits: Collection[str]) -> str:
@@ -133,6 +154,49 @@ def measure(
         By split the measurement, the mean loss, and the loss of each sample ``(B,)`` in the order of the samples, see
         `losses_each`.
     """
+    asker = _askers(model, tasks, ranks, chunks, progress)
+    values, answers, losses = _ask(asker, games, loss_samples, ranks, model)
+    with ranks.together(), model.quiet():
+        perturbed = {s: asker[s].perturbed(game, values[s]) for s, game in games.items()}
+    with ranks.together():
+        metrics = {s: _add_up(v, answers[s], ranks, reading) for s, v in values.items()}
+    found = {
+        s: _read(metrics[s], game, values[s], reading, asker[s].noise(game, values[s], perturbed[s]))
+        for s, game in games.items()
+    }
+    return found, *_sum_losses(losses, ranks)
+
+
+def measure_sampled(
+    model: Model,
+    games: Mapping[str, Game],
+    loss_samples: Mapping[str, Samples],
+    ranks: Ranks,
+    *,
+    tasks: Mapping[str, Task],
+    pairs: int,
+    chunks: ChunkSize | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> tuple[dict[str, SampledMeasurement], dict[str, float], dict[str, Tensor]]:
+    """Do what `measure` does from ``pairs`` random mask pairs of each sample, see `MaskPairs`: without a split."""
+    asker = _askers(model, tasks, ranks, chunks, progress, pairs)
+    values, _, losses = _ask(asker, games, loss_samples, ranks, model)
+    found = {s: read_pairs(values[s].cpu(), game.player_counts) for s, game in games.items()}
+    return found, *_sum_losses(losses, ranks)
+
+
+_Losses = dict[str, tuple[Metric, Tensor]]
+
+
+def _askers(
+    model: Model,
+    tasks: Mapping[str, Task],
+    ranks: Ranks,
+    chunks: ChunkSize | None,
+    progress: Callable[[int], object] | None,
+    pairs: int | None = None,
+) -> dict[str, _Asker]:
+    """Prepare the questions about every split."""
 
     def counted(inputs: Tensor, *carried: Tensor) -> Any:
         outputs = model(inputs, *carried)
@@ -141,21 +205,27 @@ def measure(
         return outputs
 
     chunks = chunks or ChunkSize(lockstep=ranks.lockstep)
-    asker = {split: _Asker(counted, model, task, ranks, chunks) for split, task in tasks.items()}
+    return {split: _Asker(counted, model, task, ranks, chunks, pairs) for split, task in tasks.items()}
+
+
+def _ask(
+    asker: Mapping[str, _Asker],
+    games: Mapping[str, Game],
+    loss_samples: Mapping[str, Samples],
+    ranks: Ranks,
+    model: Model,
+) -> tuple[dict[str, Tensor], dict[str, Tensor], _Losses]:
+    """Ask for this rank's share, and put that of all together: by split scores ``(B, C)``, answers, own losses."""
     with ranks.together(), model.quiet():
         own = {s: asker[s].values(game, torch.arange(len(game.samples))) for s, game in games.items()}
-        losses = {s: asker[s].losses(samples) for s, samples in loss_samples.items() if s in tasks}
+        losses = {s: asker[s].losses(samples) for s, samples in loss_samples.items() if s in asker}
     values = {s: asker[s].table(game, own[s][0]) for s, game in games.items()}
-    with ranks.together(), model.quiet():
-        perturbed = {s: asker[s].perturbed(game, values[s]) for s, game in games.items()}
-    with ranks.together():
-        metrics = {s: _add_up(v, own[s][1], ranks, reading) for s, v in values.items()}
-    found = {
-        s: _read(metrics[s], game, values[s], reading, asker[s].noise(game, values[s], perturbed[s]))
-        for s, game in games.items()
-    }
+    return values, {s: answers for s, (_, answers) in own.items()}, losses
+
+
+def _sum_losses(losses: _Losses, ranks: Ranks) -> tuple[dict[str, float], dict[str, Tensor]]:
     means = {s: float(mean.compute()) for s, (mean, _) in losses.items()}
-    return found, means, {s: losses_each(torch.cat(ranks.exchange(rows))) for s, (_, rows) in losses.items()}
+    return means, {s: losses_each(torch.cat(ranks.exchange(rows))) for s, (_, rows) in losses.items()}
 
 
 def losses_each(rows: Tensor) -> Tensor:
@@ -184,6 +254,11 @@ class _Asker:
     task: Task
     ranks: Ranks
     chunks: ChunkSize
+    pairs: int | None = None  # of random masks; `None`: all coalitions
+
+    def coalitions(self, samples: Samples) -> Coalitions:
+        """Return what is asked of them."""
+        return EVERY if self.pairs is None else MaskPairs(samples.keys, self.pairs)
 
     def values(self, game: Game, rows: Tensor, masker: Masker | None = None) -> tuple[Tensor, Tensor]:
         """Scores of this rank's share of some samples' pairs with coalitions, flat; answers ``(B, 3)`` for them all."""
@@ -195,14 +270,15 @@ class _Asker:
         answers = torch.stack(
             [task.truth(targets, picked).to(logits), task.predict(logits, picked), task.followed(picked).to(logits)], 1
         )
-        cells = self.ranks.cells(count_cells(labels))
+        coalitions = self.coalitions(some)
+        cells = self.ranks.cells(count_cells(labels, coalitions))
         if not cells:
             return logits.new_zeros(0), answers
         values = evaluate_coalitions(
             self.forward, inputs, labels.to(inputs.device), picked,
             masker=masker or game.players, num_players=game.num_players, score=task.follow,
             chunk_size=self.chunks if masker is None else self.chunks.rows or None, cut=self.model.cut, cells=cells,
-            carried=carried, sizes=some.sizes,
+            carried=carried, sizes=some.sizes, coalitions=coalitions,
         )  # fmt: skip
         return values, answers
 
@@ -244,9 +320,9 @@ class _Asker:
         return noise_by_order(values[first], self.table(game, cells, first))[0]
 
     def table(self, game: Game, own: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
-        """Scores ``(B, 2**n)`` of all ranks, of which this one has found its ``own``."""
-        some = game.samples[rows]
-        return table_of(torch.cat(self.ranks.exchange(own)), game.labels[rows], game.num_players, some.sizes)
+        """Scores ``(B, C)`` of all ranks, of which this one has found its ``own``."""
+        some, flat = game.samples[rows], torch.cat(self.ranks.exchange(own))
+        return table_of(flat, game.labels[rows], game.num_players, some.sizes, self.coalitions(some))
 
 
 def _add_up(values: Tensor, answers: Tensor, ranks: Ranks, reading: Reading) -> MetricCollection:

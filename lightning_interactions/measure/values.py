@@ -1,4 +1,4 @@
-"""Masked forward passes: every coalition of every sample, in chunks of bounded memory.
+"""Masked forward passes: the coalitions of every sample, in chunks of bounded memory.
 
 The (sample, coalition) pairs stream through the model in rectangular blocks: masks are made in one go on the device,
 and never more than `chunk_size` masked inputs exist at once. Their memory is left to the allocator, which gives the
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lightning_interactions.errors import ModelOutputError
-from lightning_interactions.functional.coalitions import coalition_masks
+from lightning_interactions.measure.coalitions import EVERY, Coalitions
 from lightning_interactions.measure.samples import Samples, crop
 from lightning_interactions.model.chunks import ChunkSize
 from lightning_interactions.model.layer import LayerCut
@@ -55,8 +55,11 @@ def evaluate_coalitions(
     cells: range | None = None,
     carried: Sequence[Tensor] = (),
     sizes: Tensor | None = None,
+    coalitions: Coalitions = EVERY,
 ) -> Tensor:
     """Value function ``(B, 2**n)`` of every sample at every coalition: float64, or float32 on devices without float64.
+
+    Other ``coalitions`` than all of them give ``(B, C)``.
 
     Run it inside `quiet`, with samples and targets on the model's device. A `ChunkSize` that is kept starts the next
     time where it ended. The tensors ``carried`` along, ``(B, ...)`` each, are given to every coalition of their sample
@@ -65,34 +68,39 @@ def evaluate_coalitions(
     one), numbered sample by sample, those with the most players first; the result is then flat, see `table_of`.
     """
     chunks = chunk_size if isinstance(chunk_size, ChunkSize) else ChunkSize(chunk_size)
-    wanted = range(count_cells(players)) if cells is None else cells
+    wanted = range(count_cells(players, coalitions)) if cells is None else cells
     parts, passed = [], 0
     for rows, count, shape in _games(players, sizes):
-        own = range(max(wanted.start - passed, 0), min(wanted.stop - passed, len(rows) << count))
-        passed += len(rows) << count
+        width = coalitions.width(count)
+        own = range(max(wanted.start - passed, 0), min(wanted.stop - passed, len(rows) * width))
+        passed += len(rows) * width
         if own:
-            touched = rows[own.start >> count : ((own.stop - 1) >> count) + 1]
+            touched = rows[own.start // width : (own.stop - 1) // width + 1]
             same = slice(None) if len(touched) == len(samples) else touched
             own_samples, own_players = samples[same], players[same]
             if shape is not None:
                 own_samples, own_players = crop(own_samples, shape), crop(own_players, shape)
             values = _fill(
-                forward, own_samples, own_players, targets[same], own.start & ((1 << count) - 1), len(own),
-                masker=masker, coalitions=coalition_masks(count, samples.device), score=score, chunks=chunks, cut=cut,
-                carried=[tensor[same] for tensor in carried],
+                forward, own_samples, own_players, targets[same], own.start % width, len(own),
+                masker=masker, coalitions=coalitions.masks(touched.cpu(), count, samples.device), score=score,
+                chunks=chunks, cut=cut, carried=[tensor[same] for tensor in carried],
             )  # fmt: skip
             parts.append(values)
     flat = torch.cat(parts)
-    return table_of(flat, players, num_players, sizes) if cells is None else flat
+    return table_of(flat, players, num_players, sizes, coalitions) if cells is None else flat
 
 
-def count_cells(players: Tensor) -> int:
+def count_cells(players: Tensor, coalitions: Coalitions = EVERY) -> int:
     """Number of pairs of sample and coalition: a sample with fewer players has fewer coalitions that differ."""
-    return int((1 << player_counts(players)).sum())
+    return sum(map(coalitions.width, player_counts(players).tolist()))
 
 
-def table_of(flat: Tensor, players: Tensor, num_players: int, sizes: Tensor | None = None) -> Tensor:
-    """Put the values of all cells in their places ``(B, 2**n)``; the players a sample lacks make no difference.
+def table_of(
+    flat: Tensor, players: Tensor, num_players: int, sizes: Tensor | None = None, coalitions: Coalitions = EVERY
+) -> Tensor:
+    """Put the values of all cells in their places ``(B, C)``.
+
+    Of all coalitions there are ``2**n``; the players a sample lacks make no difference.
 
     Example:
         >>> table_of(torch.arange(6.0), torch.tensor([[0, 0], [0, 1]]), 2)
@@ -100,9 +108,10 @@ def table_of(flat: Tensor, players: Tensor, num_players: int, sizes: Tensor | No
                 [0., 1., 2., 3.]])
     """
     games = _games(players, sizes)
-    parts = torch.split(flat, [len(rows) << count for rows, count, _ in games])
+    parts = torch.split(flat, [len(rows) * coalitions.width(count) for rows, count, _ in games])
+    whole = coalitions.width(num_players)
     wide = [
-        part.view(len(rows), -1).repeat(1, 1 << (num_players - count))
+        part.view(len(rows), -1).repeat(1, whole // coalitions.width(count))
         for part, (rows, count, _) in zip(parts, games, strict=True)
     ]
     if len(games) == 1:
@@ -145,12 +154,13 @@ def _fill(
     masked = samples if cut is None else layer_features(forward, samples, cut, chunks.rows or None, carried)
     chunks.suit(masked)
     layout = memory_format_of(masked)
-    values = samples.new_empty(0)
+    values, width = samples.new_empty(0), coalitions.shape[-2]
 
     def step(position: int, at_most: int) -> int:
         nonlocal values
-        some, which = _block(start + position, start + size, at_most, len(coalitions))
-        inputs = masker.mask_batch(masked[some], players[some], coalitions[which]).contiguous(memory_format=layout)
+        some, which = _block(start + position, start + size, at_most, width)
+        inputs = _masked(masker, masked[some], players[some], coalitions[..., which, :], some)
+        inputs = inputs.contiguous(memory_format=layout)
         along = [tensor[some] for tensor in carried]
         if cut is not None:
             output = cut.resume(forward, samples[some], inputs, along)
@@ -158,12 +168,21 @@ def _fill(
             output = forward(inputs, *(tensor.repeat_interleave(which.stop - which.start, 0) for tensor in along))
         scores = score_rows(output, targets[some], which.stop - which.start, score)
         if not values.numel():
-            values = scores.new_empty(len(samples), len(coalitions))
+            values = scores.new_empty(len(samples), width)
         values[some, which] = scores
         return scores.numel()
 
     chunks.run(size, step, samples.device)
     return values.flatten()[start : start + size]
+
+
+def _masked(masker: Masker, samples: Tensor, players: Tensor, coalitions: Tensor, rows: slice) -> Tensor:
+    """Mask samples by coalitions that they share, or each by its own: by those of its row."""
+    if coalitions.ndim == 2:
+        return masker.mask_batch(samples, players, coalitions)
+    each = zip(torch.split(samples, 1), torch.split(players, 1), coalitions[rows], strict=True)
+    masked = [masker.mask_batch(*own) for own in each]
+    return masked[0] if len(masked) == 1 else torch.cat(masked)  # not a copy of what may be large
 
 
 def score_rows(output: Any, targets: Tensor, repeats: int, score: ScoreFn) -> Tensor:

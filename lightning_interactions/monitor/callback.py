@@ -47,7 +47,13 @@ class TwoPhaseMonitor(Base, Results):
             ``(B, C, T)`` and ``(B, L, D)`` into windows where the model's layers tell which dimension is time; integer
             ``(B, L)`` are tokens.
         num_samples: Watched samples per split. Cost is proportional to it.
-        num_players: Players per sample, 2 to 16. Cost doubles with each.
+        num_players: Players per sample, 2 to 512. Up to 16 all masks are asked, and the cost doubles with each; more
+            (or ``num_pairs``) are *sampled*: no interactions, but the mean degree of the scores with its standard
+            error, watched in the place of the mean order, at a cost that does not depend on their number.
+        num_pairs: Random mask pairs of every sample where the mean degree is sampled, 16 or more; ``None``: 96 with
+            more than 16 players. Given with fewer it has them sampled too. A pair is a mask, and the same with one
+            player flipped; each sample has its own ones, the same at every record. Not with ``scale``,
+            ``noise_bound``, ``salience``, ``tolerance``, ``reference`` or ``extras``, which are about interactions.
         watch: ``"val"``, ``"train"`` or ``"both"``. With ``"both"`` validation samples decide. Where no validation runs
             the training samples are watched, and that is told.
         resample: Draw new samples for each measurement instead of comparing the same ones.
@@ -70,8 +76,7 @@ class TwoPhaseMonitor(Base, Results):
         max_per_epoch: At most so many records in an epoch, which is how it begins. Once records are more than an epoch
             apart they are made at validations, or at the end of an epoch without one.
         every_n_epochs: Instead of both, measure at validations at least this many epochs apart.
-        start_epoch: Nothing is measured, and nobody decides, before this epoch (3: in the course of epoch 3 at the
-            earliest, at its first validation).
+        start_epoch: Nothing is measured, and nobody decides, before this epoch: at its first validation, not earlier.
         max_overhead: Once it has taken a minute, keep all time the monitor takes (looking at batches, measuring,
             logging, drawing, alerts) below this share of the training time; ``None`` for no limit. Where it would take
             more, records are thinned out evenly on a logarithmic axis, and that is told. None is skipped once training
@@ -89,10 +94,9 @@ class TwoPhaseMonitor(Base, Results):
             and the Trainer's ``min_epochs`` and ``min_steps`` are reached; ``None`` never stops it. What is retracted
             before stops nothing. A stopped run that is resumed goes on.
         chunk_size: Largest number of masked inputs in one forward pass.
-        sharded: What to do where the model is split over ranks, so that its forward passes need all of them. By default
-            they are made in step under ``ModelParallelStrategy`` (FSDP2, tensor parallelism), and the monitor is
-            switched off under ``FSDPStrategy`` and ``DeepSpeedStrategy``, which could not be tested. ``"lockstep"``
-            tries it there too; ``"off"`` switches it off in all of these cases.
+        sharded: Models that are split over ranks are asked by all in step under ``ModelParallelStrategy``, and not at
+            all under ``FSDPStrategy`` and ``DeepSpeedStrategy``, which are untested: ``"lockstep"`` tries it, ``"off"``
+            asks none of these.
         precision: ``"32-true"`` computes masked forwards in full float32 whatever the Trainer's precision, because
             rounding noise looks like high orders; ``"inherit"`` uses the Trainer's.
         input: Name or position of the tensor that is masked, among those with a row for each sample that the model is
@@ -106,9 +110,8 @@ class TwoPhaseMonitor(Base, Results):
             batch, a mapping if it had several token tensors.
         target_fn: ``batch -> targets``: class indices ``(B,)``, one-hot rows or probabilities ``(B, C)``, rows of 0 and
             1 (multi-label), numbers (regression), or labels of every position, ``(B, H, W)`` or ``(B, L)``; ``nan``, or
-            -100 among whole numbers, are missing. By default what
-            a loss or metric module was given, what has a usual name (``labels``, ``target``, ``y``, ...), or a tensor
-            of the batch that the model was not given.
+            -100 among whole numbers, are missing. By default what a loss or metric module was given, what has a usual
+            name (``labels``, ``target``, ``y``, ...), or a tensor of the batch that the model was not given.
         log_key_prefix: Start of the logged keys that are read first; that of all others is made of it:
             ``interactions_detail/``, or of ``mon_`` ``mon_detail_``.
         one_group: Log all scalars under ``log_key_prefix``, as version 0.1 did, instead of the less read ones under
@@ -178,6 +181,12 @@ class TwoPhaseMonitor(Base, Results):
         ``mean_players`` (texts may have fewer than ``num_players``), ``seconds`` (all the monitor took since the record
         before: measuring, logging, drawing). No onsets and changes with ``resample=True``.
 
+        Where the mean degree is sampled there are, of what is measured in the scores, ``mean_degree`` (with
+        ``interactions/`` then), ``mean_degree_error`` (standard error), ``mean_degree_lower`` and ``mean_degree_upper``
+        (95 % interval, as if samples and masks were drawn anew), ``total_variance`` (of a sample's scores over all
+        masks, in units of the score squared), ``effect``, ``skipped_samples`` and ``mean_players``; no histograms, no
+        samples. A text with fewer players counts by its own number.
+
         With ``watch="both"`` keys of the interactions, onsets and changes have a part ``train/`` or ``val/``. Loggers
         that can take them also get histograms (``order_distribution``; ``histogram/order_01``, ... in the second
         group), figures (``run``, ``strength_by_order``, ``samples``, the three with the most cancelling high-order
@@ -215,6 +224,7 @@ class TwoPhaseMonitor(Base, Results):
         *,
         num_samples: int = 32,
         num_players: int = 10,
+        num_pairs: int | None = None,
         watch: Literal["val", "train", "both"] = "val",
         resample: bool = False,
         keep_samples: Literal["keys", "inputs", "nothing"] = "keys",
@@ -255,7 +265,7 @@ class TwoPhaseMonitor(Base, Results):
     ) -> None:
         super().__init__()
         self.options = Options(
-            players=players, num_samples=num_samples, num_players=num_players, watch=watch,
+            players=players, num_samples=num_samples, num_players=num_players, num_pairs=num_pairs, watch=watch,
             resample=resample, keep_samples=keep_samples, layer=layer, score=score, target=target,
             scale=scale, noise_bound=noise_bound, salience=salience, tolerance=tolerance,
             per_octave=per_octave, max_per_epoch=max_per_epoch, every_n_epochs=every_n_epochs,

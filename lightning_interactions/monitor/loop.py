@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import nn
 
 from lightning_interactions.errors import ArgumentError, BatchError, InteractionsError, sentence, warn
 from lightning_interactions.measure.games import Games, Rules, covers, find_rules
-from lightning_interactions.measure.measurement import measure
+from lightning_interactions.measure.measurement import interactions_in, measure, measure_sampled
 from lightning_interactions.measure.ranks import Ranks
 from lightning_interactions.measure.reference import Reference
 from lightning_interactions.measure.watchlist import KINDS, Watchlist
@@ -72,7 +73,7 @@ class InteractionMonitor(Results):
         self.options = options if options is not None else Options()
         self.ranks = ranks if ranks is not None else Ranks()
         self.tell = tell if tell is not None else _warn
-        self.run = Run(self.options.detector, follow=not self.options.resample, extras=self.options.extras)
+        self.run = Run(self.options.detector, follow=self.options.follows, extras=self.options.extras)
         self._new_watchlist()
         self.begin_fit()
 
@@ -295,15 +296,14 @@ class InteractionMonitor(Results):
         self._chunks = self._chunks or ChunkSize(self.options.chunk_size, lockstep=self.ranks.lockstep)
         with self.ranks.together():
             self._deal(rules)
-        found, losses, each = measure(
-            rules.model, self.games, self.watchlist.losses, self.ranks,
-            tasks=self.tasks.by_split, reading=self.options.reading,
-            chunks=self._chunks, progress=progress,
-        )  # fmt: skip
-        shared = self._reference.compare(found, self.games, self.ranks, self.tasks.by_split, self.options.reading)
+        pairs, reading, tasks = self.options.pairs, self.options.reading, self.tasks.by_split
+        ask = partial(measure, reading=reading) if pairs is None else partial(measure_sampled, pairs=pairs)
+        what = rules.model, self.games, self.watchlist.losses, self.ranks
+        found, losses, each = ask(*what, tasks=tasks, chunks=self._chunks, progress=progress)
+        shared = self._reference.compare(interactions_in(found), self.games, self.ranks, tasks, reading)
         samples = dict(self.watchlist.watched)
         self.watchlist.renew()
-        self._tell(doubts(found, rules, self.options.reading, trained=epoch >= 0))
+        self._tell(doubts(found, rules, reading, trained=epoch >= 0))
         few = self.run.judge is None and 0 < len(self.watchlist.losses.get("val", ())) < HANDFUL
         if few:
             self.tell(f"only {len(self.watchlist.losses['val'])} val samples are in the loss, too few for an alarm")
@@ -353,7 +353,7 @@ class InteractionMonitor(Results):
     def masked_rows(self) -> int:
         """Rows of masked inputs this rank will ask the model for in one measurement, at most."""
         samples = len(self.options.splits) * self.options.num_samples
-        return samples * int(2**self.options.num_players) // self.ranks.world_size
+        return samples * self.options.rows // self.ranks.world_size
 
     def end_epoch(self) -> None:
         """Tell, at the end of the first epoch after they were chosen, if the training samples are augmented."""

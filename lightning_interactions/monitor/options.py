@@ -10,9 +10,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_interactions.errors import bad_argument, is_number, is_whole
-from lightning_interactions.functional.coalitions import check_num_players
+from lightning_interactions.errors import ArgumentError, bad_argument, is_number, is_whole
+from lightning_interactions.functional.coalitions import MAX_PLAYERS
+from lightning_interactions.functional.mask_pairs import check_pairs, check_sampled_players
 from lightning_interactions.functional.strength import SCALES
+from lightning_interactions.measure.coalitions import ENDS
 from lightning_interactions.measure.extras import check_extras
 from lightning_interactions.measure.fingerprint import fingerprint
 from lightning_interactions.measure.interactions import check_chunk_size
@@ -45,9 +47,15 @@ _CHOICES: dict[str, tuple[object, ...]] = {
 
 _IDENTITY = (
     "players", "score", "target", "num_samples", "num_players", "resample", "layer", "head", "scale", "noise_bound",
-    "salience", "precision", "seed",
+    "salience", "precision", "seed", "pairs",
 )  # fmt: skip
 """Settings under which records can be compared with each other."""
+
+DEFAULT_PAIRS = 96
+"""Mask pairs of a sample with more than 16 players: from so many on the interval of one sample alone holds too."""
+
+_OF_INTERACTIONS = "scale", "noise_bound", "salience", "tolerance", "reference", "extras"
+"""Options that say nothing where no interactions are found."""
 
 
 _OBJECTS = "players", "score"
@@ -72,6 +80,7 @@ class Options:
     players: Players | str = "auto"
     num_samples: int = 32
     num_players: int = 10
+    num_pairs: int | None = None
     watch: str = "val"
     resample: bool = False
     keep_samples: str = "keys"
@@ -114,7 +123,7 @@ class Options:
     def __post_init__(self) -> None:
         """Check every argument."""
         check_players(self.players)
-        check_num_players(self.num_players)
+        self._check_sampling()
         check_chunk_size(self.chunk_size)
         resolve_score(self.score)
         check_target_option(self.target)
@@ -131,6 +140,7 @@ class Options:
         check_head_option(self.head)
         check_extras(self.extras, self.reference)
         object.__setattr__(self, "extras", tuple(self.extras))  # lists of configuration files too
+        self._check_unused()
         check_reference(self.reference, self.layer, self.target)
         for name in ("input_fn", "forward_fn", "target_fn", "loss_fn"):
             if getattr(self, name) is not None and not callable(getattr(self, name)):
@@ -145,6 +155,22 @@ class Options:
         told_apart = {name: getattr(self, name) for name in _IDENTITY}
         told_apart |= {name: x if isinstance(x := told_apart[name], str) else fingerprint(x) for name in _OBJECTS}
         object.__setattr__(self, "identity", told_apart)
+
+    def _check_sampling(self) -> None:
+        check_sampled_players(self.num_players)
+        if self.num_pairs is not None:
+            check_pairs("num_pairs", self.num_pairs)
+
+    def _check_unused(self) -> None:
+        """Say so if something was chosen that only interactions have."""
+        given = [f.name for f in fields(self) if f.name in _OF_INTERACTIONS and getattr(self, f.name) != f.default]
+        if self.pairs is None or not given:
+            return
+        why = f"num_players={self.num_players}" if self.num_pairs is None else f"num_pairs={self.num_pairs}"
+        raise ArgumentError(
+            f"Expected no argument `{given[0]}` with {why}: the mean degree is sampled from random mask pairs then, "
+            f"and there are no interactions. Leave it out, or use at most {MAX_PLAYERS} players without `num_pairs`."
+        )
 
     def _check_numbers(self) -> None:
         leasts = {"num_samples": 2, "per_octave": 1, "max_per_epoch": 1, "start_epoch": 0, "seed": 0}
@@ -167,6 +193,23 @@ class Options:
     def splits(self) -> tuple[str, ...]:
         """The splits whose interactions are measured, the deciding one first."""
         return ("val", "train") if self.watch == "both" else (self.watch,)
+
+    @property
+    def pairs(self) -> int | None:
+        """Random mask pairs asked of each sample; ``None``: all coalitions, split into interactions."""
+        if self.num_pairs is None and self.num_players > MAX_PLAYERS:
+            return DEFAULT_PAIRS
+        return self.num_pairs
+
+    @property
+    def follows(self) -> bool:
+        """Whether samples are followed one by one: the same every time, and their interactions."""
+        return not self.resample and self.pairs is None
+
+    @property
+    def rows(self) -> int:
+        """Masked inputs asked for each sample, at most."""
+        return 1 << self.num_players if self.pairs is None else ENDS + 2 * self.pairs
 
     @property
     def reading(self) -> Reading:
@@ -192,7 +235,7 @@ class Options:
     @cached_property
     def names(self) -> Names:
         """How logged keys are named."""
-        return Names(self.log_key_prefix, self.one_group)
+        return Names(self.log_key_prefix, self.one_group, sampled=self.pairs is not None)
 
     @property
     def loss_splits(self) -> tuple[str, ...]:

@@ -68,6 +68,8 @@ class Results(ABC):
     def plot(self, *, live: bool = False) -> Figure | None:
         """Draw the run: strength by order at start, boundary and now, order shares over epochs, and the losses.
 
+        Of a run without interactions the sampled mean degree, the spread of the scores, and the losses.
+
         Args:
             live: In a notebook, show the figure in the output of this cell and draw it anew as records come in, until
                 the run is over. ``None`` is returned then.
@@ -102,13 +104,16 @@ class Results(ABC):
             sample: Its row in ``history.samples``: 0 is the one with the most cancelling high-order strength.
 
         Raises:
-            ArgumentError: If there is no such row: nothing was measured so far, or with ``resample=True``.
+            ArgumentError: If there is no such row: nothing was measured so far, or with ``resample=True``, or where
+                the mean degree is sampled.
         """
         rows = self.history.samples
         if not is_whole(sample) or not -len(rows) <= sample < len(rows):
             expected = f"a row of `history.samples`, 0 to {len(rows) - 1}" if rows else "a row of `history.samples`"
-            hint = "" if rows else "There is none: nothing was measured so far, or other samples each time."
-            raise bad_argument("sample", expected, sample, hint)
+            none = "nothing was measured so far, or other samples each time"
+            if self.options.pairs is not None:
+                none = "the mean degree is sampled from random masks, so there are no interactions to draw"
+            raise bad_argument("sample", expected, sample, "" if rows else f"There is none: {none}.")
         return showing_itself(samples_figure([self._exhibit(rows[sample])]))
 
     def _exhibit(self, row: Mapping[str, Any]) -> Exhibit:

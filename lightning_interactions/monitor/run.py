@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_interactions.errors import sentence
 from lightning_interactions.measure.changes import Changes
-from lightning_interactions.measure.measurement import Measurement, part_of
+from lightning_interactions.measure.measurement import Found, Measurement, interactions_in, part_of
 from lightning_interactions.measure.onsets import SampleTracks
 from lightning_interactions.measure.samples import Samples
 from lightning_interactions.phases import PhaseDetector, PhaseEvent
@@ -32,7 +32,7 @@ class Record:
 
     epoch: float  # 3 at the end of epoch 3, 2.25 inside of it, -1 before training; without epochs the step
     step: int  # at which it is logged
-    found: Mapping[str, Measurement]
+    found: Mapping[str, Found]
     samples: Mapping[str, Samples]  # on which it was made
     losses: Mapping[str, float]  # means, in nats per sample
     seconds: float
@@ -52,7 +52,7 @@ class Record:
         return "val" if "val" in self.found else "train"
 
     @property
-    def deciding(self) -> Measurement:
+    def deciding(self) -> Found:
         """The measurement the detector looks at."""
         return self.found[self.split]
 
@@ -116,11 +116,15 @@ class Run:
         if self.judge is not None and val_loss is not None:
             believed = self._believed(val_loss, record.losses.get("val"))
         judged = (None, None) if record.few else (0.0 if alone else train_loss, believed)
-        events += self.detector.update(
-            record.epoch, record.deciding.strength, *judged,
-            step=record.step, paired=torch.equal(keys, self._keys),
-            val_losses=self._val_losses(record, val_loss), last_epoch=last_epoch, unit=self.history.unit,
-        )  # fmt: skip
+        found = record.deciding
+        more: dict[str, Any] = {
+            "step": record.step, "paired": torch.equal(keys, self._keys),
+            "val_losses": self._val_losses(record, val_loss), "last_epoch": last_epoch, "unit": self.history.unit,
+        }  # fmt: skip
+        if isinstance(found, Measurement):
+            events += self.detector.update(record.epoch, found.strength, *judged, **more)
+        else:
+            events += self.detector.update_degree(record.epoch, found.influence, found.variance, *judged, **more)
         self.events += events
         self._keys = keys
         train, val = (math.nan if loss is None else loss for loss in (train_loss, val_loss))
@@ -165,17 +169,19 @@ class Run:
     def keep(self, record: Record) -> None:
         """Put a record that was decided on into the history, and follow its samples one by one."""
         table: list[dict[str, Any]] = []
+        found = interactions_in(record.found)
         if self._follow:
-            onsets, table = self._onsets.update(record.epoch, record.found, record.samples)
+            onsets, table = self._onsets.update(record.epoch, found, record.samples)
             turn = self.detector.evidence.get("trough_epoch", math.nan)
-            changes = self._changes.update(record.epoch, record.found, record.samples, turn, self._extras)
+            changes = self._changes.update(record.epoch, found, record.samples, turn, self._extras)
             record.scalars |= {**onsets, **changes}
             turned = self.boundary_epoch is not None
-            shown = {s: self._changes.describe(s, found, turned=turned) for s, found in record.found.items()}
+            shown = {s: self._changes.describe(s, own, turned=turned) for s, own in found.items()}
             unit = {} if self.history.unit == "epoch" else {"unit": self.history.unit}
             table = [{**row, **shown[row["split"]][row["index"]], **unit} for row in table]
-        extra = {f"{s}/strength": found.mean_strength for s, found in record.found.items() if len(record.found) > 1}
-        self.history.append(record.epoch, record.step, record.scalars, record.deciding.mean_strength, extra)
+        strength = {s: own.mean_strength for s, own in found.items()}
+        extra = {f"{s}/strength": own for s, own in strength.items() if len(strength) > 1}
+        self.history.append(record.epoch, record.step, record.scalars, strength.get(record.split), extra)
         self.history.samples = table
 
     def failed(self, epoch: float, step: int, problem: str) -> PhaseEvent:
@@ -187,7 +193,7 @@ class Run:
 
     def _skipped(self, record: Record) -> list[PhaseEvent]:
         """Tell of samples without finite scores, when that begins."""
-        skipped, watched = record.deciding.skipped, len(record.deciding.gap)
+        skipped, watched = record.deciding.skipped, record.deciding.watched
         last = self.history.last or {}
         if not skipped or last.get("skipped_samples", last.get("val/skipped_samples", 0)) > 0:
             return []

@@ -262,7 +262,7 @@ class Session:
 
     def _log_gaps(self) -> None:
         """Log what is missing so far as ``nan``: without these keys a `ModelCheckpoint` would stop the run."""
-        keys = [*DECISION_KEYS, *(f"{part}mean_order" for part in self.options.parts)]
+        keys = [*DECISION_KEYS, *(f"{part}{self.options.names.curve}" for part in self.options.parts)]
         missing = [key for key in keys if key not in self._writer.shown]
         if missing:
             self._writer.log(dict.fromkeys(missing, math.nan))
@@ -339,14 +339,15 @@ class Session:
 
     def _tell_cost(self) -> None:
         """Say what the first measurement cost, and all that came with it."""
-        games = [len(samples) for samples in self.loop.watchlist.watched.values()]
-        n, spent = len(self.loop.history.column("strength")[-1][0]), self.budget.spent
-        trained = self.budget.training
+        samples, spent = sum(map(len, self.loop.watchlist.watched.values())), self.budget.spent
+        trained, pairs = self.budget.training, self.options.pairs
+        size = max((game.num_players for game in self.loop.games.values()), default=self.options.num_players)
+        masks = f"2**{size} coalitions" if pairs is None else f"{pairs} random mask pairs of {size} players"
         share = f", {spent / max(trained, 1e-9):.0%} of the training time so far" if self.trainer.global_step else ""
         say(
             self.trainer,
-            f"TwoPhaseMonitor: with the first measurement ({sum(games)} samples x 2**{n} coalitions), logging and "
-            f"drawing it took {spent:.2f} s{share}. max_overhead, per_octave, every_n_epochs or num_samples make it "
+            f"TwoPhaseMonitor: with the first measurement ({samples} samples x {masks}), logging and drawing "
+            f"it took {spent:.2f} s{share}. max_overhead, per_octave, every_n_epochs or num_samples make it "
             "less.",
         )
 

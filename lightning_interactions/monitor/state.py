@@ -20,7 +20,7 @@ def check_state(state: Mapping[str, Any], options: Options) -> None:
             f"The checkpoint was written by a newer version of lightning_interactions (state version "
             f"{version}, this one reads up to {STATE_VERSION}). Update the package."
         )
-    saved, own = state.get("settings", {}), options.identity
+    saved, own = {"pairs": None, **state.get("settings", {})}, options.identity  # before 0.2 all had interactions
     if version < 2:  # what these say of players and functions cannot be compared
         own = {k: v for k, v in own.items() if k != "players" and (k != "score" or isinstance(options.score, str))}
     different = [f"{k}={saved[k]} (now {own[k]})" for k in own if k in saved and saved[k] != own[k]]

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from lightning_interactions.functional import order_distribution
+from lightning_interactions.measure.measurement import interactions_in
 from lightning_interactions.monitor.budget import Budget
 from lightning_interactions.monitor.faults import Faults
 from lightning_interactions.monitor.loop import InteractionMonitor
@@ -115,8 +116,8 @@ class Writer:
         return {self.options.names.full(key): value for key, value in scalars.items()}
 
     def _loggers_of(self, loggers: Iterable[Any]) -> Loggers:
-        options = self.options
-        return Loggers(loggers, options.log_key_prefix, options.log_figures, options.one_group)
+        o = self.options
+        return Loggers(loggers, o.log_key_prefix, o.log_figures, o.one_group, sampled=o.pairs is not None)
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
@@ -173,7 +174,7 @@ class Writer:
             self._homeless += entry.events
             return
         self._places[record.step] = step
-        for split, found in record.found.items():
+        for split, found in interactions_in(record.found).items():
             share = order_distribution(found.mean_strength)
             loggers.histograms(record.part(split), found.histogram, found.edges, share, step)
         events, self._homeless = [*self._homeless, *entry.events], []

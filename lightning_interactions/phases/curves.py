@@ -2,7 +2,8 @@
 
 No threshold and no decision lives here. Two curves turn at the boundary: the mean order, and the share of the
 interactions between two or more players. A :class:`Curve` follows one of them, its turning point and its noise;
-``OrderTrack`` holds both. They keep a bounded number of records, whatever the length of the run.
+``OrderTrack`` holds both. Without interactions there is one curve in their place, the mean degree of the scores. They
+keep a bounded number of records, whatever the length of the run.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lightning_interactions.errors import bad_argument
-from lightning_interactions.functional.interval import weighted_mean
+from lightning_interactions.functional.interval import ratio_of_sums, weighted_mean
 from lightning_interactions.phases.change import MEMORY, rise_evidence
 
 WINDOW = 3  # records in the running median
@@ -73,7 +74,7 @@ def _welch_freedom(a: float, count_a: int, b: float, count_b: int) -> float:
 
 @dataclass(frozen=True)
 class Point:
-    """One measurement of a curve, of all samples together and of each (``contributions``, see :func:`weighted_mean`).
+    """One measurement of a curve, of all samples together and of each (``contributions``, see :func:`ratio_of_sums`).
 
     Points with an equal number of ``probes`` were measured on the same samples.
     """
@@ -223,9 +224,12 @@ def _step_noise(before: Point, after: Point) -> float:
 
 @dataclass
 class OrderTrack:
-    """Both curves of the strength."""
+    """Both curves of the strength; or that of the mean degree, with the standard deviation of the scores as strength.
 
-    order: Curve = field(default_factory=Curve)  # the mean order, 1 to n
+    Both are in units of the score: where all scores are multiplied by a number, so are they.
+    """
+
+    order: Curve = field(default_factory=Curve)  # the mean order, 1 to n, or the mean degree
     shared: Curve = field(default_factory=Curve)  # share of the interactions between two or more players, 0 to 1
     # Epochs, and log2 of the mean total strength of a sample.
     totals: list[tuple[float, float]] = field(default_factory=list)
@@ -235,52 +239,80 @@ class OrderTrack:
 
     def add(self, epoch: float, strength: Tensor, *, paired: bool, frozen: bool) -> bool:
         """Take one measurement ``(samples, 2, n)``; ``frozen`` keeps the trough. False if it holds no strength."""
-        # Noted before anything else: a failed measurement on new samples must not leave the next one paired to the old.
-        self.probes += not (paired and self.samples == len(strength))
-        self.samples, self.num_players = len(strength), strength.shape[-1]
+        self.num_players = strength.shape[-1]
         orders = torch.arange(1, self.num_players + 1)
-        points = [Point(epoch, *weighted_mean(strength, w), self.probes) for w in (orders, orders > 1)]
-        if math.isnan(points[0].value):
-            return False
-        for curve, point in zip((self.order, self.shared), points, strict=True):
-            curve.add(point, frozen=frozen)
         mean = float(strength.double().sum((1, 2)).nan_to_num(_NAN, _NAN, _NAN).nanmean())
-        self.totals = [*self.totals, (epoch, math.log2(mean))]
+        parts = [weighted_mean(strength, w) for w in (orders, orders > 1)]
+        return self._add(epoch, parts, len(strength), mean, paired=paired, frozen=frozen)
+
+    def add_degree(self, epoch: float, influence: Tensor, variance: Tensor, *, paired: bool, frozen: bool) -> bool:
+        """Take influence and variance ``(samples,)`` of one measurement; False if nothing varies."""
+        known = influence.isfinite() & variance.isfinite()
+        deviation = math.sqrt(float(variance[known].double().mean())) if bool(known.any()) else 0.0
+        parts = [ratio_of_sums(influence, variance)]
+        return self._add(epoch, parts, len(variance), deviation, paired=paired, frozen=frozen)
+
+    def _add(
+        self, epoch: float, parts: list[tuple[float, Tensor]], samples: int, total: float, *, paired: bool, frozen: bool
+    ) -> bool:
+        # Noted before anything else: a failed measurement on new samples must not leave the next one paired to the old.
+        self.probes += not (paired and self.samples == samples)
+        self.samples = samples
+        if math.isnan(parts[0][0]):
+            return False
+        for curve, part in zip((self.order, self.shared), parts, strict=False):
+            curve.add(Point(epoch, *part, self.probes), frozen=frozen)
+        self.totals = [*self.totals, (epoch, math.log2(total))]
         if len(self.totals) > MAX_TOTALS:
             self.totals = self.totals[1::2]
         return True
 
+    @property
+    def curves(self) -> list[Curve]:
+        """Those that are followed."""
+        return [curve for curve in (self.order, self.shared) if curve.recent]
+
     def restart(self) -> None:
         """Look for the turning point from the present on."""
-        self.order.restart()
-        self.shared.restart()
+        for curve in self.curves:
+            curve.restart()
 
     def evidence(self) -> dict[str, float]:
         """The numbers; orders from 1 to n, shares from 0 to 1."""
         order, shared = self.order, self.shared
         assert order.trough is not None  # something was measured
-        now, noises = order.recent[-1], (order.noise, shared.noise)
+        now, noises = order.recent[-1], [curve.noise for curve in self.curves]
         # Octaves by which the total strength grew per octave of epochs, over the last octave of epochs; half an octave
         # at least, for after few epochs, or many measurements in one, a small step is no steep growth.
         epoch, total = self.totals[-1]
         earlier, then = next(record for record in self.totals if record[0] >= (epoch + 1) / 2 - 1)
         octaves = math.log2((epoch + 1) / (earlier + 1)) if earlier > -1 else 0.0  # nothing was trained by -1
         growth = (total - then) / max(octaves, 0.5)
+        first = {}
+        if shared.recent:
+            first = {
+                "first_order_share": 1 - shared.recent[-1].value,
+                "first_order_fall": shared.rise,
+                "first_order_noise": noises[1],
+            }
         return {
-            "mean_order": now.value,
+            self.name: now.value,
             "level": order.trough.value + order.rise,
             "trough": order.trough.value,
             "trough_epoch": float(order.trough.epoch),
             "rise": order.rise,
             "fall": order.fall,
             "noise": noises[0],
-            "first_order_share": 1 - shared.recent[-1].value,
-            "first_order_fall": shared.rise,
-            "first_order_noise": noises[1],
-            "e_value": fmean(curve.evidence(noise) for curve, noise in zip((order, shared), noises, strict=True)),
+            **first,
+            "e_value": fmean(curve.evidence(noise) for curve, noise in zip(self.curves, noises, strict=True)),
             "z": rise_z(order.trough.contributions, now.contributions, paired=order.trough.probes == now.probes),
             "strength_growth": growth,
         }
+
+    @property
+    def name(self) -> str:
+        """What the first curve is called in the evidence."""
+        return "mean_order" if self.num_players else "mean_degree"
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> OrderTrack:
@@ -292,12 +324,29 @@ class OrderTrack:
 
 def check_strength(strength: object) -> Tensor:
     """Turn an array-like into a detached floating tensor ``(samples, 2, n)`` on the CPU, or say why it is none."""
-    try:
-        tensor = torch.as_tensor(strength).detach().cpu()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise bad_argument("strength", "a tensor of shape (samples, 2, n)", strength) from error
+    tensor = _not_negative("strength", strength, "(samples, 2, n)")
     if tensor.ndim != 3 or tensor.shape[1] != 2 or tensor.shape[2] < 1:
         raise bad_argument("strength", "a tensor of shape (samples, 2, n)", f"shape {tuple(tensor.shape)}")
+    return tensor
+
+
+def check_degree(influence: object, variance: object) -> tuple[Tensor, Tensor]:
+    """Turn two array-likes into such tensors ``(samples,)``."""
+    top, bottom = (
+        _not_negative(name, x, "(samples,)") for name, x in (("influence", influence), ("variance", variance))
+    )
+    for name, tensor in (("influence", top), ("variance", bottom)):
+        if tensor.ndim != 1 or len(tensor) != len(bottom):
+            expected = "a tensor of shape (samples,), of the same samples as `variance`"
+            raise bad_argument(name, expected, f"shape {tuple(tensor.shape)}")
+    return top, bottom
+
+
+def _not_negative(name: str, value: object, shape: str) -> Tensor:
+    try:
+        tensor = torch.as_tensor(value).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise bad_argument(name, f"a tensor of shape {shape}", value) from error
     if bool((tensor < 0).any()):
-        raise bad_argument("strength", "not negative", float(tensor[tensor < 0].min()))
+        raise bad_argument(name, "not negative", float(tensor[tensor < 0].min()))
     return tensor if tensor.is_floating_point() else tensor.double()

@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from statistics import NormalDist
 from typing import Any
 
 from lightning_interactions.errors import ArgumentError, StateError, bad_argument, is_number
-from lightning_interactions.phases.curves import Curve, OrderTrack, check_strength
+from lightning_interactions.phases.curves import Curve, OrderTrack, check_degree, check_strength
 from lightning_interactions.phases.epochs import START, Unit, plain_epoch, whole_epoch
 from lightning_interactions.phases.event import EventKind, PhaseEvent
 from lightning_interactions.phases.losses import LossTrack, check_losses
@@ -91,6 +92,8 @@ class PhaseDetector:
       loss no number of the interactions was sure enough for one.
     - **retracted**: a boundary, when the mean order falls clearly below its level there, and the search resumes; an
       overfitting alarm, when the validation loss falls below its lowest before the alarm. Both may be told again.
+
+    Without interactions :meth:`update_degree` follows the mean degree of the scores in their place, one curve.
 
     Memory is bounded: a few hundred numbers for each curve, and per-sample values of a few records.
 
@@ -188,15 +191,88 @@ class PhaseDetector:
             ArgumentError: If an argument is malformed or the epoch goes back; the detector is then unchanged.
         """
         strength = check_strength(strength)  # on the CPU from here on: some devices have no float64
-        self._check_order(epoch, strength.shape[-1])
+        self._check_players(strength.shape[-1])
+        return self._update(
+            epoch, partial(self._orders.add, strength=strength), train_loss, val_loss,
+            step=step, paired=paired, val_losses=val_losses, last_epoch=last_epoch, unit=unit,
+        )  # fmt: skip
+
+    def update_degree(
+        self,
+        epoch: float,
+        influence: Any,
+        variance: Any,
+        train_loss: float | None,
+        val_loss: float | None,
+        *,
+        step: int = 0,
+        paired: bool = True,
+        val_losses: Any = None,
+        last_epoch: float | None = None,
+        unit: Unit = "epoch",
+    ) -> list[PhaseEvent]:
+        """Take one measurement without interactions: follow the mean degree ``sum influence / sum variance``.
+
+        The mean degree falls and rises with the mean order, by less. The rule is the same, with this one curve; the
+        standard deviation of the scores stands for the strength in the risk. Its events say that it is sampled.
+
+        Args:
+            epoch: As for :meth:`update`, like all that follow.
+            influence: ``(samples,)``, as from :func:`~lightning_interactions.functional.influence_and_variance`; of
+                the same samples and masks every time, so that records can be compared in pairs.
+            variance: ``(samples,)``, likewise.
+            train_loss: Loss on training data, or ``None``.
+            val_loss: Loss on validation data, or ``None``.
+            step: Copied into the events.
+            paired: ``False`` when the samples are not those of the last call.
+            val_losses: Losses of the validation samples, or ``None``.
+            last_epoch: The epoch at whose end the training will be over.
+            unit: What places are counted in.
+
+        Returns:
+            The new events.
+
+        Raises:
+            ArgumentError: As :meth:`update` does; also if the detector follows strengths already.
+
+        Example:
+            >>> detector = PhaseDetector()
+            >>> for epoch in range(12):
+            ...     degree = 1.5 + 0.1 * abs(epoch - 5)
+            ...     for event in detector.update_degree(epoch, [degree] * 8, [1.0] * 8, train_loss=None, val_loss=None):
+            ...         print(event.kind, event.epoch, event.detected_epoch)
+            boundary 5 8
+        """
+        influence, variance = check_degree(influence, variance)
+        self._check_players(0)
+        return self._update(
+            epoch, partial(self._orders.add_degree, influence=influence, variance=variance), train_loss, val_loss,
+            step=step, paired=paired, val_losses=val_losses, last_epoch=last_epoch, unit=unit,
+        )  # fmt: skip
+
+    def _update(
+        self,
+        epoch: float,
+        add: Callable[..., bool],
+        train_loss: Any,
+        val_loss: Any,
+        *,
+        step: int,
+        paired: bool,
+        val_losses: Any,
+        last_epoch: float | None,
+        unit: Unit,
+    ) -> list[PhaseEvent]:
+        """Check the rest, ``add`` a measurement to the curves, and decide."""
+        self._check_order(epoch)
         if last_epoch is not None and (not is_number(last_epoch) or not START <= last_epoch < math.inf):
             raise bad_argument("last_epoch", "a number not below -1 or None", last_epoch)
         train_loss, val_loss = _loss("train_loss", train_loss), _loss("val_loss", val_loss)
         each = check_losses(val_losses)
         self._last_epoch = epoch = plain_epoch(epoch)  # a NumPy number would not load with ``weights_only=True``
         self._losses.add(epoch, train_loss, val_loss, each)
-        measured = self._orders.add(epoch, strength, paired=paired, frozen=self.boundary_epoch is not None)
-        orders = self._orders.evidence() if measured else {"mean_order": math.nan}
+        measured = add(epoch, paired=paired, frozen=self.boundary_epoch is not None)
+        orders = self._orders.evidence() if measured else {self._orders.name: math.nan}
         self.evidence = {**orders, **self._losses.evidence()}
         if not measured:
             return []
@@ -303,12 +379,21 @@ class PhaseDetector:
         low = self._losses.best_val if self._losses.recent_val else -math.inf  # none: they were forgotten since
         return float(self.overfitting_epoch), low
 
-    def _check_order(self, epoch: float, num_players: int) -> None:
+    def _check_order(self, epoch: float) -> None:
         if not is_number(epoch) or not START <= epoch < math.inf:
             raise bad_argument("epoch", "a number not below -1", epoch)
         if self._last_epoch is not None and epoch < self._last_epoch:
             raise bad_argument("epoch", f"{self._last_epoch} or later, as epochs only go forward", epoch)
+
+    def _check_players(self, num_players: int) -> None:
+        """Say so if a measurement is of other players than before, or, with 0 of them, of another kind."""
         known = self._orders.num_players
+        if (known and not num_players) or (num_players and not known and self._orders.order.count):
+            now, before = ("update", "update_degree") if num_players else ("update_degree", "update")
+            raise ArgumentError(
+                f"Expected `{before}` to be called as before, not `{now}`: mean orders and mean degrees do not make "
+                "one curve. Use a new detector."
+            )
         if known and num_players != known:
             raise ArgumentError(
                 f"Expected argument `strength` to have {known} orders as before, but got {num_players}. "

@@ -15,10 +15,24 @@ _ADVICE = "From here on keep the checkpoint of the lowest validation loss; more 
 _ADVICE_WITHOUT_LOSS = "Keep checkpoints from here on and validate if you can; more data or regularisation would help."
 
 
+CURVES = {"mean_order": "mean order", "mean_degree": "sampled mean degree"}
+"""What people call the curve that is followed, by its key in the evidence, which is that in the history too."""
+
+
+def followed(e: Mapping[str, float]) -> str:
+    """Name the curve that was followed.
+
+    Example:
+        >>> followed({"mean_order": 1.5}), followed({"mean_degree": 1.5})
+        ('mean order', 'sampled mean degree')
+    """
+    return next((name for key, name in CURVES.items() if key in e), CURVES["mean_order"])
+
+
 def suspected_message(epoch: float, e: Mapping[str, float], unit: Unit = "epoch") -> str:
     """Say that low-order dominance may have ended."""
     return (
-        f"{begin_with_place(epoch, unit)}: low-order dominance may have ended (mean order {e['trough']:.2f} at "
+        f"{begin_with_place(epoch, unit)}: low-order dominance may have ended ({followed(e)} {e['trough']:.2f} at "
         f"{tell_place(e['trough_epoch'], unit)}, now {e['level']:.2f}; e-value {e['e_value']:.2g}). Nothing to do yet."
     )
 
@@ -28,7 +42,7 @@ def boundary_message(epoch: float, e: Mapping[str, float], unit: Unit = "epoch")
     start = "" if e["fall"] > 0 else ", with no fall before it"
     widened = f" and the loss gap began to widen ({e['gap_low']:.3g} to {e['gap']:.3g})" if "gap" in e else ""
     return (
-        f"{begin_with_place(epoch, unit)}: low-order dominance ended (mean order rose from {e['trough']:.2f} at "
+        f"{begin_with_place(epoch, unit)}: low-order dominance ended ({followed(e)} rose from {e['trough']:.2f} at "
         f"{tell_place(e['trough_epoch'], unit)} to {e['level']:.2f}, z = {e['z']:.1f}{start}){widened}: the network "
         f"has started to learn over-fitted features. {_advice(e)}"
     )
@@ -61,9 +75,9 @@ def tell_rise(e: Mapping[str, float]) -> str:
 def boundary_retracted_message(epoch: float, e: Mapping[str, float], unit: Unit = "epoch") -> str:
     """Say that a boundary is withdrawn."""
     return (
-        f"{begin_with_place(epoch, unit)}: the boundary at {tell_place(e['trough_epoch'], unit)} is withdrawn (mean "
-        f"order fell from {e['trough']:.2f} there to {e['level']:.2f}, z = {e['z']:.1f}): low orders are being learned "
-        f"again. Go on training; the search for the turning point resumes."
+        f"{begin_with_place(epoch, unit)}: the boundary at {tell_place(e['trough_epoch'], unit)} is withdrawn "
+        f"({followed(e)} fell from {e['trough']:.2f} there to {e['level']:.2f}, z = {e['z']:.1f}): low orders are "
+        f"being learned again. Go on training; the search for the turning point resumes."
     )
 
 

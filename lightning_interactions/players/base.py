@@ -185,6 +185,10 @@ class Players(ABC):
         place = torch.searchsorted(chosen, labels).clamp(max=len(chosen) - 1)
         return torch.where(chosen[place] == labels, place, BACKGROUND)
 
+    def finer(self, num_players: int) -> str:
+        """Say, as code, which players of this kind have so many regions, where samples have fewer; "" if none has."""
+        return ""
+
     def call_columns(self, names: Sequence[str]) -> None:  # noqa: B027
         """Take note of what the data calls its columns; only kinds that have columns do so."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -95,6 +96,15 @@ class ImagePatches(RegionPlayers):
         super().fit(samples)
         last = samples.ndim == 4 and self._channels_are_last(samples.shape[1:])
         self._ranges = channel_ranges(samples, last=last)
+
+    def finer(self, num_players: int) -> str:
+        """See `Players.finer`: a square grid without margin.
+
+        Example:
+            >>> ImagePatches().finer(64)
+            'ImagePatches(grid=8, margin=0)'
+        """
+        return f"ImagePatches(grid={math.isqrt(num_players - 1) + 1}, margin=0)"
 
     def names(self, players: Tensor) -> list[str]:
         """Call each patch by its row and column in the whole grid with its margin; ``patch 1,1`` is at the top left.

@@ -75,6 +75,10 @@ class PointClusters(MaskedRegions):
         half = len(torch.unique(points, dim=0)) // 2
         return kmeans(points, min(self.num_clusters, max(half, MIN_PLAYERS)), generator).unsqueeze(axis)
 
+    def finer(self, num_players: int) -> str:
+        """See `Players.finer`."""
+        return f"PointClusters(num_clusters={num_players})" if num_players > self.num_clusters else ""
+
     def names(self, players: Tensor) -> list[str]:
         """Number the clusters that play, from ``cluster 0`` on: they have nothing else to be called by.
 

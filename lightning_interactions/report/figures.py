@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+LEFT, WIDTH = 0.88, 6.72
+"""Where the axes of the run figure are that span it, in inches."""
+
 
 def order_distribution_figure(strength: Tensor, *, epoch: float | None = None, unit: Unit = "epoch") -> Figure:
     """Draw the strength ``(2, n)`` of one record by order: positive interactions upwards, negative ones downwards."""
@@ -44,33 +47,75 @@ def run_figure(run: RunRecord) -> Figure:
     """Draw a whole run: the two phases in the interactions, next to the losses.
 
     On top the strength by order at three epochs (as figure 2 of arXiv 2407.19198), in the middle the share of every
-    order over time, at the bottom the losses. It is drawn to be read as a thumbnail too.
+    order over time, at the bottom the losses. It is drawn to be read as a thumbnail too. Without interactions the
+    sampled mean degree and the spread of the scores stand above the losses.
     """
-    order = mean_order(run.strength).tolist()
+    curve = _curve_of(run)
     figure, title, axis = _page(8.4, 7.6, dpi=120), headline(run), EpochAxis(run)
-    left, width, gap = 0.88, 6.72, 0.16
-    panel = (width - 2 * gap) / 3
     # What the title's lines take, the panels below it have less.
     height = 1.76 - 0.24 * len(title.splitlines())
-    places = [left + i * (panel + gap) for i in range(3)]
-    _draw_panels([_place(figure, left=x, bottom=5.2, width=panel, height=height) for x in places], run, order)
-    heat = _place(figure, left=left, bottom=2.64, width=width, height=1.8)
-    mesh = _draw_heat_map(heat, run, order, axis)
-    bar = figure.colorbar(mesh, cax=_place(figure, left=left + width + 0.09, bottom=2.64, width=0.12, height=1.8))
-    bar.set_label("share of strength (%)")
-    bar.ax.yaxis.set_label_coords(1 + 0.38 / 0.12, 0.5)
-    losses = _place(figure, left=left, bottom=0.78, width=width, height=1.43, numbers=0.68, sharex=heat)
+    draw, colour = (_draw_sampled, "black") if run.is_sampled else (_draw_interactions, "white")  # on the heat map
+    above = draw(figure, run, curve, axis, height)
+    losses = _place(figure, left=LEFT, bottom=0.78, width=WIDTH, height=1.43, numbers=0.68, sharex=above[0])
     _draw_losses(losses, run, axis)
     known = _events(run, axis)
-    heat.set_xlim(*axis.limits([at for _, at, _, _ in known]))
+    above[0].set_xlim(*axis.limits([at for _, at, _, _ in known]))
     axis.scale(losses)
     for name, at, style, _ in known:
         width = 1.0 if name == "boundary suspected" else 1.8
-        heat.axvline(at, color="white", linestyle=style, linewidth=width, gid=name)
+        for axes in above:
+            axes.axvline(at, color=colour, linestyle=style, linewidth=width, gid=name)
         losses.axvline(at, color="black", linestyle=style, linewidth=width, gid=name)
     _label_events(losses, known, axis)
     figure.suptitle(title, y=1 - 0.08 / 7.6, va="top", fontsize=14, fontweight="bold")
     return figure
+
+
+def _curve_of(run: RunRecord) -> Tensor:
+    """The curve ``(E,)`` that turns at the boundary: the mean order, or the sampled mean degree."""
+    return _curve(run, run.curve_key) if run.is_sampled else mean_order(run.strength)
+
+
+def _draw_interactions(figure: Figure, run: RunRecord, curve: Tensor, axis: EpochAxis, height: float) -> list[Axes]:
+    """Draw the strength by order at three epochs and the shares over time; return the axes that have epochs."""
+    order, gap = curve.tolist(), 0.16
+    panel = (WIDTH - 2 * gap) / 3
+    places = [LEFT + i * (panel + gap) for i in range(3)]
+    _draw_panels([_place(figure, left=x, bottom=5.2, width=panel, height=height) for x in places], run, order)
+    heat = _place(figure, left=LEFT, bottom=2.64, width=WIDTH, height=1.8)
+    mesh = _draw_heat_map(heat, run, order, axis)
+    bar = figure.colorbar(mesh, cax=_place(figure, left=LEFT + WIDTH + 0.09, bottom=2.64, width=0.12, height=1.8))
+    bar.set_label("share of strength (%)")
+    bar.ax.yaxis.set_label_coords(1 + 0.38 / 0.12, 0.5)
+    return [heat]
+
+
+def _draw_sampled(figure: Figure, run: RunRecord, curve: Tensor, axis: EpochAxis, height: float) -> list[Axes]:
+    """Draw mean degree and spread of the scores over time; return both axes."""
+    degree = _place(figure, left=LEFT, bottom=2.64, width=WIDTH, height=1.8, numbers=0.68)
+    _draw_curve(degree, run, curve, axis)
+    degree.set_ylabel("mean degree")
+    degree.set_title("Sampled mean degree over time, with its 95 % band", fontsize=12, y=1)
+    spread = _place(figure, left=LEFT, bottom=5.2, width=WIDTH, height=height, numbers=0.68, sharex=degree)
+    _line(spread, axis, _curve(run, "total_variance").sqrt(), BLUE)
+    spread.set_ylabel("units of the score")
+    spread.set_title("Standard deviation of the scores over random masks, sampled", fontsize=12, y=1)
+    for axes in (degree, spread):
+        axes.grid(axis="y", color="0.9")
+        axes.tick_params(labelbottom=False)
+    return [degree, spread]
+
+
+def _draw_curve(axes: Axes, run: RunRecord, curve: Tensor, axis: EpochAxis) -> None:
+    """Draw the curve that turns at the boundary, with its confidence band."""
+    lower, upper = (_curve(run, f"{run.curve_key}_{end}").numpy() for end in ("lower", "upper"))
+    axes.fill_between(axis.place.numpy(), lower, upper, color=BLUE, alpha=0.2, linewidth=0)
+    _line(axes, axis, curve, BLUE)
+
+
+def _line(axes: Axes, axis: EpochAxis, values: Tensor, colour: str) -> None:
+    few = len(axis.place) < 3
+    axes.plot(axis.place.numpy(), values.numpy(), color=colour, linewidth=2, marker="o" if few else None)
 
 
 def _page(width: float, height: float, *, dpi: float) -> Figure:
@@ -99,19 +144,14 @@ def curves_figure(run: RunRecord) -> Figure:
     """Draw what the decision looks at over time: mean order with its confidence band, loss gap, overfitting risk."""
     from matplotlib.figure import Figure
 
-    order, axis = mean_order(run.strength), EpochAxis(run)
-    place, known = axis.place.numpy(), _events(run, axis)
+    curve, axis = _curve_of(run), EpochAxis(run)
+    known = _events(run, axis)
     figure = Figure(figsize=(10, 6.5), dpi=100, layout="constrained")
     orders, gap, risk = figure.subplots(3, 1, sharex=True, height_ratios=[1.5, 1, 1])
-    band = _curve(run, "mean_order_lower").numpy(), _curve(run, "mean_order_upper").numpy()
-    orders.fill_between(place, *band, color=BLUE, alpha=0.2, linewidth=0)
-    curves = {
-        "mean order": (orders, order, BLUE),
-        "loss gap": (gap, _curve(run, "val_loss") - _curve(run, "train_loss"), VERMILLION),
-        "overfitting risk": (risk, _curve(run, "overfitting_risk"), "black"),
-    }
-    for name, (axes, values, colour) in curves.items():
-        axes.plot(place, values.numpy(), color=colour, linewidth=2, marker="o" if len(place) < 3 else None)
+    _draw_curve(orders, run, curve, axis)
+    _line(gap, axis, _curve(run, "val_loss") - _curve(run, "train_loss"), VERMILLION)
+    _line(risk, axis, _curve(run, "overfitting_risk"), "black")
+    for name, axes in ((run.curve_name, orders), ("loss gap", gap), ("overfitting risk", risk)):
         axes.set_ylabel(name)
         axes.grid(axis="y", color="0.9")
         for event, at, style, _ in known:
@@ -121,7 +161,7 @@ def curves_figure(run: RunRecord) -> Figure:
     if axis.logarithmic:
         risk.set_xlim(*axis.limits([at for _, at, _, _ in known]))
     axis.scale(risk)
-    orders.set_title("Phase 1: the mean order falls. Phase 2: it rises and the loss gap widens", fontsize=11)
+    orders.set_title(f"Phase 1: the {run.curve_name} falls. Phase 2: it rises and the loss gap widens", fontsize=11)
     _label_events(gap, known, axis)
     return figure
 

@@ -25,8 +25,8 @@ Strength = Tensor | Sequence[Sequence[float]]
 RESERVED = ("epoch", "step", "strength", "samples")
 NOTEBOOK_ROWS = 12
 NOTEBOOK_COLUMNS = (
-    "mean_order", "val/mean_order", "high_order_share", "train_loss", "val_loss", "phase", "overfitting_risk",
-    "seconds",
+    "mean_order", "val/mean_order", "mean_degree", "val/mean_degree", "high_order_share", "train_loss",
+    "val_loss", "phase", "overfitting_risk", "seconds",
 )  # fmt: skip
 
 
@@ -65,7 +65,7 @@ class History:
         epoch: float,
         step: int,
         scalars: Mapping[str, SupportsFloat | None],
-        strength: Strength,
+        strength: Strength | None,
         extra_strength: Mapping[str, Strength] = MappingProxyType({}),
     ) -> None:
         """Add the record of an epoch.
@@ -75,7 +75,8 @@ class History:
                 of the last record.
             step: The optimizer step at which it was measured; greater than the last one if the epoch is the same.
             scalars: Numbers by name; ``None`` means the same as leaving the name out.
-            strength: ``(2, n)``, mean strength over samples, in units of the score.
+            strength: ``(2, n)``, mean strength over samples, in units of the score; ``None`` where no interactions are
+                measured, as with sampled mean degrees: in all records or in none.
             extra_strength: More of the same by column name, for example ``{"train/strength": ...}``.
 
         Raises:
@@ -93,9 +94,16 @@ class History:
             if value is not None:
                 row[str(key)] = _number(key, value)
         names = dict.fromkeys(row)
-        for key, rows in {"strength": strength, **extra_strength}.items():
+        first = self._rows[0] if self._rows else row
+        if self._rows and ("strength" in first) != (strength is not None):
+            expected = "a tensor (2, n)" if "strength" in first else "None"
+            raise bad_argument("strength", f"{expected}, as in the records before", strength)
+        given = {} if strength is None else {"strength": strength}
+        for key, rows in {**given, **extra_strength}.items():
             # Records of different numbers of players could not be put into one table or heat map.
-            row[str(key)] = _nested(key, rows, self._rows[0]["strength"] if self._rows else row.get("strength"))
+            row[str(key)] = _nested(key, rows, first.get("strength"))
+        if strength is None:
+            self._strengths.pop("strength", None)
         self._rows.append(row)
         self._scalars |= names
         self._strengths |= dict.fromkeys(map(str, extra_strength))
@@ -116,7 +124,10 @@ class History:
         if not self._rows:
             return "<p>History(empty)</p>"
         rows = self._rows[-NOTEBOOK_ROWS:]
-        keys = ["epoch", *(key for key in NOTEBOOK_COLUMNS if any(key in row for row in rows))]
+        known = [key for key in NOTEBOOK_COLUMNS if any(key in row for row in rows)]
+        # Beside the mean order the mean degree is a detail.
+        hidden = "mean_degree" if self._strengths else ""
+        keys = ["epoch", *(key for key in known if key.removeprefix("val/") != hidden)]
         head = "".join(f"<th>{key}</th>" for key in [self.unit, *keys[1:]])
         body = "".join(f"<tr>{''.join(f'<td>{_short(row.get(key))}</td>' for key in keys)}</tr>" for row in rows)
         first = f"<caption>{escape(repr(self))}; the last {len(rows)}</caption>"
@@ -152,7 +163,8 @@ class History:
     def to_dict(self) -> dict[str, list[Any]]:
         """Return all columns as plain lists of equal length (copies), ``None`` where a record lacks a scalar.
 
-        First ``epoch``, ``step`` and the scalars, then ``strength`` and the extra strengths, nested lists ``2 x n``.
+        First ``epoch``, ``step`` and the scalars, then, where there are interactions, ``strength`` and the extra
+        strengths, nested lists ``2 x n``.
         """
         return {key: [_unshared(row.get(key)) for row in self._rows] for key in (*self._scalars, *self._strengths)}
 
@@ -175,7 +187,7 @@ class History:
         try:
             for record in state["records"]:
                 strengths = dict(record["strengths"])
-                main = strengths.pop("strength")
+                main = strengths.pop("strength", None)
                 restored.append(record["epoch"], record["step"], record["scalars"], main, strengths)
             restored.samples = state.get("samples", [])
             restored.unit = state.get("unit", "epoch")

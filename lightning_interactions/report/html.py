@@ -88,8 +88,9 @@ def render_report(run: RunRecord, title: str) -> str:
         run_figure=_png(run_figure(run)),
         curves=_png(curves_figure(run)),
         changes=_png(changes_figure(run)) if finite(run.column("change/emerged_share")) else None,
-        frames=_frames(run),
         unit=run.unit,
+        curve=run.curve_name,
+        frames=None if run.is_sampled else _frames(run),
         events=run.events,
         samples=[{name: value for name, value in row.items() if name not in NOT_TOLD} for row in run.samples],
         cards=_cards(run),
@@ -146,6 +147,13 @@ def _trust(run: RunRecord) -> dict[str, str]:
     gaps, skipped = finite(run.column("solver_gap")), finite(run.column("skipped_samples"))
     seconds = sorted(finite(run.column("seconds")))
     rows = {}
+    errors = finite(run.column("mean_degree_error")) if run.is_sampled else []
+    if errors:
+        rows["Sampled"] = (
+            "the mean degree is estimated from random mask pairs, and there are no interactions; standard error "
+            f"{errors[-1]:.2g} at the last record, {max(errors):.2g} at most. Records share their samples and masks, "
+            "so they differ by less than their bands: the boundary is tested in pairs"
+        )
     if gaps:
         rows["Solver gap"] = (
             f"at most {max(gaps):.2%}: no split of any watched sample is further than that from the sparsest one"
@@ -161,6 +169,8 @@ def _trust(run: RunRecord) -> dict[str, str]:
 
 
 def _noise(run: RunRecord) -> list[dict[str, float]]:
+    if run.is_sampled:
+        return []
     last = [[value or 0.0 for value in row] for row in run.history["strength"][-1]]
     rows = []
     for order, (positive, negative) in enumerate(zip(*last, strict=True), start=1):

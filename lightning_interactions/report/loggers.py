@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lightning_interactions.errors import bad_argument, warn
 from lightning_interactions.phases.event import PhaseEvent
+from lightning_interactions.phases.messages import CURVES
 from lightning_interactions.pictures.exhibit import exhibit_of
 from lightning_interactions.pictures.figure import samples_figure
 from lightning_interactions.report.figures import order_distribution_figure, run_figure
@@ -30,9 +31,17 @@ FEW_SAMPLES = 3
 class Loggers:
     """The loggers of a run: each gets what it can take, named as `Names` says. For rank 0 only."""
 
-    def __init__(self, loggers: Iterable[Any], prefix: str, figures: bool = True, one_group: bool = False) -> None:
+    def __init__(
+        self,
+        loggers: Iterable[Any],
+        prefix: str,
+        figures: bool = True,
+        one_group: bool = False,
+        *,
+        sampled: bool = False,
+    ) -> None:
         self.sinks = [sink_of(logger) for logger in loggers]
-        self.prefix, self.names = prefix, Names(prefix, one_group)
+        self.prefix, self.names = prefix, Names(prefix, one_group, sampled)
         self.figures = figures
         self._line: int | None = None  # where the boundary is drawn
 
@@ -55,9 +64,10 @@ class Loggers:
         """
         full, ends = self.names.full, ("", "_lower", "_upper")
         losses = "loss_gap", "train_loss", "val_loss"
+        curve = self.names.curve
         charts: Charts = {
-            "Mean order (95 % band; line: boundary)": [
-                *(tuple(full(f"{part}mean_order{end}") for end in ends) for part in parts),
+            f"{CURVES[curve].capitalize()} (95 % band; line: boundary)": [
+                *(tuple(full(f"{part}{curve}{end}") for end in ends) for part in parts),
                 (full("boundary_line"),),
             ],
             "Loss gap, training and validation loss": [(full(name),) for name in losses],
@@ -94,12 +104,12 @@ class Loggers:
             sink.text(f"{self.prefix}events", event_markdown(event), step)
 
     def mark_boundary(self, run: RunRecord, place: Callable[[int], int | None] = int) -> None:
-        """Draw the boundary, found or withdrawn just now, into the chart of the mean order.
+        """Draw the boundary, found or withdrawn just now, into the chart of the curve that is followed.
 
         Where the record of a step is on the x axis ``place`` says, or ``None``: then no line is drawn. One that was
         withdrawn vanishes, unless it is from before a resume.
         """
-        epochs, orders = run.history["epoch"], [x for x in run.column("mean_order") if math.isfinite(x)]
+        epochs, orders = run.history["epoch"], [x for x in run.curve if math.isfinite(x)]
         if run.boundary_epoch is None:
             # The line is written over: what comes last at a step is shown.
             at, ends = self._line, (math.nan, math.nan)
@@ -123,8 +133,10 @@ class Loggers:
         """Draw the run and its last record, if anything was measured and some logger can show it."""
         if not self.takes_figures or not run.history["epoch"]:
             return
-        last = order_distribution_figure(run.strength[-1], epoch=run.history["epoch"][-1], unit=run.unit)
-        figures = {"run": run_figure(run), "strength_by_order": last}
+        figures = {"run": run_figure(run)}
+        if not run.is_sampled:
+            last = order_distribution_figure(run.strength[-1], epoch=run.history["epoch"][-1], unit=run.unit)
+            figures["strength_by_order"] = last
         for sink in self.sinks:
             for name, figure in figures.items():
                 sink.figure(f"{self.prefix}{name}", figure, step)

@@ -14,6 +14,11 @@ READ = frozenset(
 """Keys of the first group. Checkpoints are kept by them, so they stay where they are."""
 
 
+def curve_of(*, sampled: bool) -> str:
+    """Return the key of the curve that turns at the boundary: without interactions that of the mean degree."""
+    return "mean_degree" if sampled else "mean_order"
+
+
 @dataclass(frozen=True)
 class Names:
     """How a key is named in the loggers, and for other callbacks; in the history it stays as it is.
@@ -23,6 +28,7 @@ class Names:
     Args:
         prefix: Start of the names of the first group.
         one_group: Name all of them by it.
+        sampled: Whether there are no interactions: the mean degree is read first then, in the place of the mean order.
 
     Example:
         >>> names = Names("interactions/")
@@ -30,10 +36,13 @@ class Names:
         ('interactions/val/mean_order', 'interactions_detail/val/scale')
         >>> Names("mon_").full("scale"), Names("mon_", one_group=True).full("scale")
         ('mon_detail_scale', 'mon_scale')
+        >>> names.full("mean_degree"), Names("interactions/", sampled=True).full("mean_degree")
+        ('interactions_detail/mean_degree', 'interactions/mean_degree')
     """
 
     prefix: str
     one_group: bool = False
+    sampled: bool = False
 
     @cached_property
     def detail(self) -> str:
@@ -43,10 +52,15 @@ class Names:
         stem = self.prefix.removesuffix("/")
         return f"{stem}_detail/" if stem != self.prefix else f"{stem.rstrip('_')}_detail_"
 
+    @property
+    def curve(self) -> str:
+        """Key of the curve that is followed."""
+        return curve_of(sampled=self.sampled)
+
     def full(self, key: str) -> str:
         """Name a key, which may begin with the part that names a split."""
         plain = key.removeprefix("val/").removeprefix("train/")
-        return (self.prefix if plain in READ else self.detail) + key
+        return (self.prefix if plain in READ or plain == self.curve else self.detail) + key
 
     def is_own(self, name: str) -> bool:
         """Whether something logged is ours."""

@@ -24,6 +24,8 @@ def run_html(name: str, run: RunRecord, cards: Sequence[str]) -> str:
     rows = [f"<tr><th>{escape(key)}</th><td>{escape(value)}</td></tr>" for key, value in summary(run).items()]
     figure = base64.b64encode(png_of(run_figure(run))).decode()
     alt = "Strength by order at three epochs, share of every order over epochs, and the losses"
+    if run.is_sampled:
+        alt = "Sampled mean degree with its band, spread of the scores, and the losses over epochs"
     return (
         f"<table><caption>{escape(name)}</caption>{''.join(rows)}</table>"
         f'<img alt="{alt}" src="data:image/png;base64,{figure}"><style>{STYLE}</style>{"".join(cards)}'

@@ -19,7 +19,9 @@ from torch import Tensor
 from lightning_interactions.errors import ArgumentError, StateError
 from lightning_interactions.phases.epochs import Unit, exact_or, tell_place
 from lightning_interactions.phases.event import PhaseEvent
+from lightning_interactions.phases.messages import CURVES
 from lightning_interactions.report.history import deciding, write_whole
+from lightning_interactions.report.names import curve_of
 
 FORMAT = "lightning-interactions run, version 1"
 PACKAGES = ("lightning-interactions", "torch", "lightning", "pytorch-lightning", "torchmetrics", "numpy")
@@ -122,6 +124,26 @@ class RunRecord:
     def tell(self, place: float, *, short: bool = False) -> str:
         """Name a place of this run in words, see `tell_place`."""
         return tell_place(place, self.unit, short=short)
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether the records have no interactions, but a mean degree from random mask pairs."""
+        return "strength" not in self.history and deciding(self.history, "mean_degree") is not None
+
+    @property
+    def curve_key(self) -> str:
+        """Key of the curve that turns at the boundary."""
+        return curve_of(sampled=self.is_sampled)
+
+    @property
+    def curve_name(self) -> str:
+        """What people call it."""
+        return CURVES[self.curve_key]
+
+    @property
+    def curve(self) -> list[float]:
+        """The curve itself."""
+        return self.column(self.curve_key)
 
     @property
     def seconds(self) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from lightning_interactions.phases.epochs import exact_or, tell_place
 from lightning_interactions.phases.event import PhaseEvent
+from lightning_interactions.phases.messages import followed
 from lightning_interactions.report.history import count_records
 from lightning_interactions.report.record import RunRecord, lowest_index, nearest
 
@@ -44,22 +45,23 @@ def verdict(run: RunRecord) -> str:
 
 
 def _about_orders(run: RunRecord) -> str:
-    orders, epochs, at = run.column("mean_order"), run.history["epoch"], run.boundary_place
+    orders, epochs, at, name = run.curve, run.history["epoch"], run.boundary_place, run.curve_name
     lowest, now = lowest_index(orders), orders[-1]
     if lowest is None:
-        return f"No salient interactions were found in {_measured(run)}."
+        nothing = "No mean degree was" if run.is_sampled else "No salient interactions were"
+        return f"{nothing} found in {_measured(run)}."
     if at is None:
         last, maybe = lowest == len(orders) - 1, run.suspected_place
         suspected = "" if maybe is None else f" One is suspected at {run.tell(maybe)}."
         return (
-            f"No phase boundary was found in {_measured(run)}: the mean order was lowest ({orders[lowest]:.2f}) at "
+            f"No phase boundary was found in {_measured(run)}: the {name} was lowest ({orders[lowest]:.2f}) at "
             f"{run.tell(epochs[lowest])}, {'the last one' if last else f'and is {now:.2f} now'}.{suspected}"
         )
     turn = orders[nearest(epochs, at)]
     before = (
-        f": the mean order fell from {orders[0]:.2f} to {turn:.2f} and then rose"
+        f": the {name} fell from {orders[0]:.2f} to {turn:.2f} and then rose"
         if orders[0] > turn
-        else f", with no fall of the mean order before it; it rose from {turn:.2f}"
+        else f", with no fall of the {name} before it; it rose from {turn:.2f}"
     )
     return f"{_ended_at(run, at)}{before} to {now:.2f}, as the network learned ever higher orders."
 
@@ -88,7 +90,7 @@ def _about_losses(run: RunRecord) -> str:
 
 def summary(run: RunRecord) -> dict[str, str]:
     """Return the numbers one looks for first, by name; at least one epoch was measured."""
-    epochs, losses, orders = run.history["epoch"], run.column("val_loss"), run.column("mean_order")
+    epochs, losses, orders = run.history["epoch"], run.column("val_loss"), run.curve
     lowest, low = lowest_index(losses), lowest_index(orders)
     gaps, risk = finite(run.column("solver_gap")), run.column("overfitting_risk")[-1]
     rows = {
@@ -98,7 +100,7 @@ def summary(run: RunRecord) -> dict[str, str]:
         "Lowest validation loss": "none recorded"
         if lowest is None
         else f"{run.tell(epochs[lowest])} ({losses[lowest]:.3f}; at the end {losses[-1]:.3f})",
-        "Mean order": "no salient interactions"
+        run.curve_name.capitalize(): ("no score varied" if run.is_sampled else "no salient interactions")
         if low is None
         else f"{orders[0]:.2f} at the start, {orders[low]:.2f} at its lowest ({run.tell(epochs[low])}), "
         f"{orders[-1]:.2f} at the end",
@@ -143,7 +145,9 @@ def short_sentence(event: PhaseEvent) -> str:
     e = event.evidence
     if event.kind in ("suspected", "boundary"):
         which = "boundary suspected" if event.kind == "suspected" else "phase boundary"
-        what = f"{which} at {tell_place(_turn(event), event.unit)}{_change(e, 'mean order rose', 'trough', 'level')}."
+        what = (
+            f"{which} at {tell_place(_turn(event), event.unit)}{_change(e, f'{followed(e)} rose', 'trough', 'level')}."
+        )
     elif event.kind == "overfitting":
         best = e.get("best_val_epoch", math.nan)
         since = f" of {tell_place(best, event.unit)}" if math.isfinite(best) else ""

@@ -7,10 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.stats import t
 
 from lightning_interactions.functional import mean_order
-from lightning_interactions.functional.interval import mean_order_interval, t_quantile
+from lightning_interactions.functional.interval import mean_order_interval, ratio_error, ratio_of_sums, t_quantile
 
 
 def test_the_quantile_is_students() -> None:
@@ -87,3 +89,33 @@ def test_samples_that_do_not_count_are_left_out() -> None:
     assert mean_order_interval(with_gap) == pytest.approx(mean_order_interval(strength))
     assert all(map(math.isnan, mean_order_interval(strength[:1])))
     assert all(map(math.isnan, mean_order_interval(torch.zeros(4, 2, 5))))
+
+
+@given(st.integers(2, 9), st.integers(0, 1000))
+def test_a_ratio_is_split_into_what_each_sample_adds(samples: int, seed: int) -> None:
+    """Watched a little more often, a sample moves the ratio towards its own part, by as much as it counts."""
+    rows = torch.rand(2, samples, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 0.1
+    top, bottom = rows.tolist()
+    ratio, parts = ratio_of_sums(*rows)
+    assert ratio == pytest.approx(sum(top) / sum(bottom))
+    for i, part in enumerate(parts.tolist()):
+        more = 1e-6
+        moved = (sum(top) + more * top[i]) / (sum(bottom) + more * bottom[i])
+        assert part == pytest.approx(ratio + samples * (moved - ratio) / more, rel=1e-4, abs=1e-4)
+    rows[:, 0] = torch.tensor([math.nan, math.inf])
+    less, others = ratio_of_sums(*rows)
+    assert less == pytest.approx(sum(top[1:]) / sum(bottom[1:]))
+    assert others.isnan().tolist() == [True] + [False] * (samples - 1)
+
+
+@given(st.integers(2, 9), st.integers(0, 1000))
+def test_the_error_of_a_ratio_is_that_of_leaving_out_one_after_the_other(samples: int, seed: int) -> None:
+    rows = torch.rand(2, samples, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 0.1
+    top, bottom = rows.tolist()
+    ratio, error, freedom = ratio_error(*rows)
+    without = [(sum(top) - a) / (sum(bottom) - b) for a, b in zip(top, bottom, strict=True)]
+    assert error == pytest.approx(math.sqrt((samples - 1) / samples * sum((x - ratio) ** 2 for x in without)))
+    assert freedom == pytest.approx(sum(bottom) ** 2 / sum(b * b for b in bottom) - 1)
+    for few in (rows[:, :1], torch.cat([rows[:, :1], torch.full((2, 3), math.nan)], 1)):
+        assert [math.isnan(x) for x in ratio_error(*few)] == [False, True, True]
+    assert all(map(math.isnan, ratio_error(rows[0], 0 * rows[1])))

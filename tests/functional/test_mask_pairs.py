@@ -291,6 +291,26 @@ def test_sums_of_parts_are_those_of_the_whole(cuts: list[int]) -> None:
         torch.testing.assert_close(one, other)
 
 
+@given(st.lists(st.integers(2, 512), min_size=1, max_size=5), st.integers(0, 1000))
+def test_samples_may_have_their_own_numbers_of_players(counts: list[int], seed: int) -> None:
+    values, players = random_pairs(seed, len(counts), 16), torch.tensor(counts)
+    for estimate in (influence_and_variance, sampled_mean_degree):
+        alone = [estimate(row, n) for row, n in zip(values, counts, strict=True)]
+        for found, expected in zip(estimate(values, players), zip(*alone, strict=True), strict=True):
+            torch.testing.assert_close(found, torch.stack(expected), rtol=1e-9, atol=0, equal_nan=True)
+    parts = [DegreeSums.of(row[None], n) for row, n in zip(values, counts, strict=True)]
+    added = DegreeSums(*(torch.stack(sums).sum(0) for sums in zip(*parts, strict=True)))
+    for one, other in zip(pooled_mean_degree(values, players), added.estimate(), strict=True):
+        torch.testing.assert_close(one, other, equal_nan=True)
+
+
+def test_wrong_numbers_of_players_are_refused() -> None:
+    values = random_pairs(0, 2, 16)
+    for bad in ([1, 5], [5, 513], [5.0, 6.0], [5], [5, 6, 7], [True, True]):
+        with pytest.raises(ArgumentError, match="`num_players` to be integers from 2 to 512 of shape"):
+            pooled_mean_degree(values, torch.tensor(bad))
+
+
 # -- what may come in ------------------------------------------------------------------------------------------------
 
 

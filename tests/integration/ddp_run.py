@@ -118,6 +118,9 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "both": {"watch": "both"},
     "shared": {"num_samples": 9, "num_players": 5, "players": Counted()},
     "few": {"num_samples": 3, "num_players": 5},
+    # Chunks of one size: else all that the frozen network's curve does is to be rounded differently.
+    "sampled": {"num_pairs": 16, "num_players": 5, "chunk_size": 34},
+    "sampled_both": {"num_pairs": 16, "num_players": 5, "chunk_size": 34, "watch": "both"},
     "logged_loss": {"monitor": "val_loss", "stop_on": "overfitting", "detector": ScriptedDetector()},
     "rank_zero_only": {"monitor": "val_loss_of_rank_0"},
     "uneven": {},

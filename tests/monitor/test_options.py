@@ -37,7 +37,8 @@ BAD: dict[str, list[Any]] = {
     "extras": ["persistence", ("speed",), 3, None, (1,), ["cutoff_order"]],
     "verbose": [1, "no"],
     "players": ["images", None, ImagePatches, 3],
-    "num_players": [1, 17, 0, -3, 10.0, True, "10", None],
+    "num_players": [1, 513, 0, -3, 10.0, True, "10", None],
+    "num_pairs": [15, 0, -16, 96.0, True, "96"],
     "num_samples": [1, 0, -1, 2.5, True, "32", None],
     "keep_samples": ["all", "Keys", None, True, ("keys",)],
     "watch": ["test", "VAL", None, True, ("train", "val")],
@@ -71,7 +72,8 @@ BAD: dict[str, list[Any]] = {
 }
 GOOD: dict[str, list[Any]] = {
     "players": ["auto", ImagePatches(), TabularFeatures()],
-    "num_players": [2, 16],
+    "num_players": [2, 16, 17, 512],
+    "num_pairs": [None, 16, 1000],
     "num_samples": [2, 1000],
     "keep_samples": ["keys", "inputs", "nothing"],
     "watch": ["val", "train", "both"],

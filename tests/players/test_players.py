@@ -189,6 +189,34 @@ def test_drawn_players_are_whole_regions_numbered_from_zero(players: Players, sh
         assert (labels[regions == -1] == -1).all()
 
 
+@pytest.mark.parametrize(("wanted", "side"), [(17, 5), (64, 8), (65, 9), (196, 14), (512, 23)])
+@pytest.mark.parametrize("pixels", [32, 224])
+def test_images_have_patches_for_many_players(wanted: int, side: int, pixels: int) -> None:
+    """Also where the patches are not equal: 14 x 14 of 32 pixels are 2 or 3 pixels wide."""
+    assert ImagePatches().finer(wanted) == f"ImagePatches(grid={side}, margin=0)"
+    labels = draw(ImagePatches(grid=side, margin=0), torch.zeros(3, pixels, pixels), wanted)
+    sizes = labels[labels >= 0].bincount(minlength=wanted)
+    assert len(sizes) == wanted
+    assert int(sizes.max()) <= math.ceil(pixels / side) ** 2
+    assert int(sizes.min()) >= (pixels // side) ** 2 > 0
+
+
+def test_more_patches_than_pixels_are_refused() -> None:
+    with pytest.raises(BatchError, match="A grid of 14 x 14 patches does not fit an image of 8 x 8 pixels"):
+        draw(ImagePatches(grid=14, margin=0), torch.zeros(1, 8, 8), 196)
+
+
+def test_other_kinds_have_many_players_too() -> None:
+    assert PointClusters().finer(64) == "PointClusters(num_clusters=64)"
+    assert PointClusters(num_clusters=64).finer(64) == "", "the points are too few"
+    assert TabularFeatures().finer(64) == ""
+    cloud = torch.randn(300, 3, generator=torch.Generator().manual_seed(0))
+    assert int(draw(PointClusters(num_clusters=64), cloud, 64).max()) == 63
+    text = torch.arange(4, 520)
+    assert int(draw(Tokens(mask_token_id=3), text, 512).max()) == 511
+    assert int(draw(TabularFeatures("zero"), torch.zeros(600), 512).max()) == 511
+
+
 def test_the_draw_depends_on_the_seed_alone() -> None:
     table, sample = TabularFeatures("zero"), torch.randn(30)
     torch.manual_seed(5)

@@ -153,6 +153,28 @@ def test_a_record_that_does_not_fit_is_refused_and_nothing_changes(arguments, me
     assert same(history.to_dict(), example().to_dict())
 
 
+def test_a_run_without_interactions_has_no_strengths(tmp_path):
+    history = History()
+    for epoch in range(2):
+        history.append(epoch=epoch, step=epoch, scalars={"mean_degree": 1.5}, strength=None)
+    assert set(history.to_dict()) == {"epoch", "step", "mean_degree"}
+    restored = History()
+    restored.load_state_dict(history.state_dict())
+    assert restored.to_dict() == history.to_dict()
+    assert "<th>mean_degree</th>" in restored._repr_html_()
+    with pytest.raises(ArgumentError, match="`strength` to be None, as in the records before"):
+        restored.append(epoch=2, step=2, scalars={}, strength=[[1.0], [1.0]])
+    assert len(restored) == 2
+    other = example()
+    before = other.to_dict()
+    with pytest.raises(ArgumentError, match=r"`strength` to be a tensor \(2, n\), as in the records before"):
+        other.append(epoch=99, step=99, scalars={}, strength=None)
+    assert same(other.to_dict(), before)
+    other = History()
+    other.append(epoch=0, step=0, scalars={"mean_order": 1.5, "mean_degree": 1.2}, strength=[[1.0], [1.0]])
+    assert "<th>mean_degree</th>" not in other._repr_html_(), "a detail beside the mean order"
+
+
 def test_an_epoch_may_be_measured_again_at_a_later_step():
     history = example()
     history.append(7, 85, {}, [[1, 2], [3, 4]])
