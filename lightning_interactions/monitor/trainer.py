@@ -34,6 +34,9 @@ SPLIT = "ModelParallelStrategy"
 UNTESTED = "FSDPStrategy", "DeepSpeedStrategy"
 """Split it in ways that are not: they need GPUs."""
 
+OTHER = ("XLAStrategy",)
+"""Derive from one of these, but exchange in another way."""
+
 LOSS_WORDS = {"nll", "ce", "bce", "mse", "mae", "xent", "elbo", "error", "objective"}
 """Words in the names of logged metrics that are losses, besides "loss"."""
 
@@ -65,17 +68,18 @@ def callback_base() -> type:
 
 def check_trainer(trainer: Any, options: Options) -> bool:
     """Say whether the monitor can work here; if not, a warning has said why."""
-    strategy, sharded = trainer.strategy, options.sharded
-    if _is(strategy, *UNTESTED) and sharded != "lockstep":
+    kinds = [cls.__name__ for cls in type(trainer.strategy).__mro__]
+    kind = next((name for name in kinds if name in (*WHOLE, SPLIT, *UNTESTED, *OTHER)), None)
+    if kind in UNTESTED and options.sharded != "lockstep":
         return _inactive(
-            f"{type(strategy).__name__} splits the model over ranks, which is not tested for want of GPUs; "
+            f"{kind} splits the model over ranks, which is not tested for want of GPUs; "
             'sharded="lockstep" asks it all the same'
         )
-    if _is(strategy, SPLIT) and sharded == "off":
-        return _inactive(f'{type(strategy).__name__} splits the model over ranks, and sharded="off"')
-    if _is(strategy, "XLAStrategy") or not _is(strategy, *WHOLE, SPLIT, *UNTESTED):
+    if kind == SPLIT and options.sharded == "off":
+        return _inactive(f'{kind} splits the model over ranks, and sharded="off"')
+    if kind is None or kind in OTHER:
         known = ", ".join((*WHOLE, SPLIT, *UNTESTED))
-        return _inactive(f"it does not know the strategy {type(strategy).__name__}, only {known}")
+        return _inactive(f"it does not know the strategy {kind or kinds[0]}, only {known}")
     return True
 
 

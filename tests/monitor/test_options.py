@@ -59,6 +59,7 @@ BAD: dict[str, list[Any]] = {
     "on_event": ["print", 3, WarnAlert, ["warn", "mail"], {"warn"}],
     "stop_on": ["retracted", "Boundary", True, 3],
     "chunk_size": [0, -1, 1.5, True, "64"],
+    "sharded": ["fsdp", None, True],
     "precision": ["16-mixed", 32, None],
     "input": [True, 1.5, ["x"]],
     "head": [True, 1.5, ["x"]],
@@ -95,6 +96,7 @@ GOOD: dict[str, list[Any]] = {
     "on_event": [None, "warn", print, WarnAlert(), [WarnAlert(), print]],
     "stop_on": [None, "boundary", "overfitting"],
     "chunk_size": [None, 1, 4096],
+    "sharded": ["auto", "lockstep", "off"],
     "precision": ["32-true", "inherit"],
     "input": [None, "pixels", 0],
     "head": [None, "colour", 1],
@@ -224,23 +226,21 @@ class Calling(Module):
 
 
 def trainer_with(**changed: Any) -> Any:
-    usual = {"strategy": object(), "enable_validation": True, "limit_val_batches": 1.0}
+    usual = {"strategy": strategy_called("SingleDeviceStrategy"), "enable_validation": True, "limit_val_batches": 1.0}
     return SimpleNamespace(**{**usual, **changed})
 
 
-def test_a_usual_trainer_is_fine() -> None:
-    assert check_trainer(trainer_with(), Calling(), Options())
-    assert check_trainer(trainer_with(), Module(), Options(forward_fn=lambda module, x: module.inner(x)))
-
-
-def test_a_forward_given_to_the_instance_counts() -> None:
-    module = Module()
-    module.forward = module.inner.forward  # type: ignore[method-assign]
-    assert check_trainer(trainer_with(), module, Options())
+def strategy_called(name: str) -> Any:
+    """A user's own strategy that derives from one of this name."""
+    return type("Own", (type(name, (), {}),), {})()
 
 
 def test_a_module_without_forward_may_have_a_part_that_is_called() -> None:
-    assert check_trainer(trainer_with(), Module(), Options())
+    check_forward(Calling(), Options())
+    check_forward(Module(), Options(forward_fn=lambda module, x: module.inner(x)))
+    module = Module()
+    module.forward = module.inner.forward  # type: ignore[method-assign]
+    check_forward(module, Options())
     with pytest.raises(ArgumentError, match=r"Module defines no `forward`.*`forward_fn="):
         check_forward(Module(), Options())
 
@@ -263,11 +263,26 @@ def test_validation_that_is_switched_off_is_said() -> None:
     assert "limit_val_batches=0" in said
 
 
-@pytest.mark.parametrize("name", ["FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy", "XLAStrategy"])
-def test_split_models_switch_the_monitor_off(name: str) -> None:
-    strategy = type("Own", (type(name, (), {}),), {})()
-    with pytest.warns(InteractionsWarning, match=name):
-        assert not check_trainer(trainer_with(strategy=strategy), Calling(), Options())
+STRATEGIES = {  # by "sharded"
+    "SingleDeviceStrategy": {"auto": True, "lockstep": True, "off": True},
+    "DDPStrategy": {"auto": True, "lockstep": True, "off": True},
+    "ModelParallelStrategy": {"auto": True, "lockstep": True, "off": False},
+    "FSDPStrategy": {"auto": False, "lockstep": True, "off": False},
+    "DeepSpeedStrategy": {"auto": False, "lockstep": True, "off": False},
+    "XLAStrategy": {"auto": False, "lockstep": False, "off": False},
+    "Horovod": {"auto": False, "lockstep": False, "off": False},
+}
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("sharded", ["auto", "lockstep", "off"])
+def test_where_the_monitor_works(name: str, sharded: str) -> None:
+    trainer, options = trainer_with(strategy=strategy_called(name)), Options(sharded=sharded)
+    if STRATEGIES[name][sharded]:
+        assert check_trainer(trainer, options)
+        return
+    with pytest.warns(InteractionsWarning, match="does not know the strategy Own" if name == "Horovod" else name):
+        assert not check_trainer(trainer, options)
 
 
 def test_a_real_trainer_is_understood(tmp_path: Any) -> None:
@@ -277,5 +292,5 @@ def test_a_real_trainer_is_understood(tmp_path: Any) -> None:
     )  # fmt: skip
     module = Calling()
     trainer.strategy.connect(module)
-    assert check_trainer(trainer, module, Options())
+    assert check_trainer(trainer, Options())
     assert "limit_val_batches=0" in str(lacks_validation(trainer, Options()))
