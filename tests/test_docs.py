@@ -95,8 +95,8 @@ def test_what_the_map_names_is_there(row: list[str]) -> None:
 
 
 def test_a_wrong_turn_in_the_map_would_be_found() -> None:
-    assert lost("`monitor/session.py`: `gait`; `Options` in `monitor/loop.py`; `monitor/sesion.py`") == [
-        "gait in monitor/session.py", "Options in monitor/loop.py", "monitor/sesion.py",
+    assert lost("`monitor/session.py`: `gait`; `Options` in `monitor/loop.py`; `monitor/season.py`") == [
+        "gait in monitor/session.py", "Options in monitor/loop.py", "monitor/season.py",
     ]  # fmt: skip
 
 

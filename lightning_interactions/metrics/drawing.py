@@ -106,7 +106,8 @@ def pixels(figure: Figure) -> NDArray[np.uint8]:
 
     canvas: Any = FigureCanvasAgg(figure)  # matplotlib types it only in part
     canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    image: NDArray[np.uint8] = np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return image
 
 
 def png(image: NDArray[np.uint8]) -> bytes:

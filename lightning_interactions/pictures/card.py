@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from jinja2 import Template
     from markupsafe import Markup
 
-STYLE = files(__package__).joinpath("templates", "card.css").read_text(encoding="utf-8")
+STYLE = (files(__package__) / "templates" / "card.css").read_text(encoding="utf-8")
 """The style sheet of the cards. It stands by itself, and has a light and a dark side."""
 
 MOST_POINTS = 400

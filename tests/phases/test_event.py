@@ -71,7 +71,7 @@ def test_what_is_no_event_is_refused() -> None:
     with pytest.raises(ArgumentError, match="`unit` to be 'epoch' or 'step', but got 'steps'"):
         PhaseEvent("boundary", 1, 1, unit="steps")  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="`kind` to be one of suspected, boundary"):
-        PhaseEvent("boundry", 1, 1)  # type: ignore[arg-type]
+        PhaseEvent("border", 1, 1)  # type: ignore[arg-type]
     with pytest.raises(AttributeError):
         PhaseEvent("boundary", 1, 1).epoch = 4  # type: ignore[misc]
 
