@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from importlib.metadata import version as installed_version
@@ -15,6 +16,7 @@ DOCS = Path(__file__).parent
 FIGURES = (DOCS.parent / "examples" / "figures", DOCS.parent / "examples" / "papers")
 sys.path.insert(0, str(DOCS))
 
+import links  # noqa: E402
 import names  # noqa: E402
 
 project = "lightning-interactions"
@@ -50,6 +52,7 @@ autodoc_default_options = {"members": True, "show-inheritance": True}
 maximum_signature_line_length = 88
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
+napoleon_use_ivar = True
 
 # The scripts run in the tests; here their committed figures are shown, so that a build takes seconds.
 sphinx_gallery_conf = {
@@ -57,7 +60,7 @@ sphinx_gallery_conf = {
     "gallery_dirs": ["gallery"],
     "plot_gallery": False,
     "filename_pattern": r"\.py$",
-    "ignore_pattern": r"/(common|data|reading|recording)\.py$",
+    "ignore_pattern": r"^(common|data|reading|recording)\.py$",
     "download_all_examples": False,
     "show_signature": False,
     "within_subsection_order": "FileNameSortKey",
@@ -97,13 +100,22 @@ def place_figures(app: Sphinx) -> None:
             shutil.copy(figure, target / f"sphx_glr_{script.stem}_001.png")
 
 
-def show_figures(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Show a script's figures on its page, above the code."""
-    if not docname.startswith("gallery/"):
+def read_page(app: Sphinx, page: str, source: list[str]) -> None:
+    """Show a script's figures on its page, above the code; let the links of Markdown lead somewhere."""
+    if not page.startswith("gallery/"):
+        source[0] = links.mend(source[0], (DOCS / page).parent, page)
         return
-    paths = [f"/../{figure.relative_to(DOCS.parent).as_posix()}" for figure in figures_of(docname.rpartition("/")[2])]
-    shown = "".join(f".. image:: {path}\n   :alt: What the script draws\n\n" for path in paths)
-    source[0] = source[0].replace(".. GENERATED FROM PYTHON SOURCE LINES", shown + ".. GENERATED FROM PYTHON SOURCE LINES", 1)
+    code = ".. GENERATED FROM PYTHON SOURCE LINES"
+    shown = "".join(
+        f".. image:: {os.path.relpath(figure, (DOCS / page).parent)}\n   :alt: What the script draws\n\n"
+        for figure in figures_of(page.rpartition("/")[2])
+    )
+    source[0] = source[0].replace(code, shown + code, 1)
+
+
+def read_included(app: Sphinx, path: Path, page: str, source: list[str]) -> None:
+    """Let the links of an included file lead somewhere."""
+    source[0] = links.mend(source[0], (DOCS / path).resolve().parent, page)
 
 
 def write_mathml(translator: Any, node: Any, *, block: bool) -> None:
@@ -119,7 +131,8 @@ def setup(app: Sphinx) -> None:
     """Register what is above."""
     app.connect("missing-reference", link_or_believe)
     app.connect("builder-inited", place_figures, priority=100)
-    app.connect("source-read", show_figures)
+    app.connect("source-read", read_page)
+    app.connect("include-read", read_included)
     app.add_html_math_renderer(
         "mathml",
         inline_renderers=(lambda self, node: write_mathml(self, node, block=False), None),
