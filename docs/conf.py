@@ -40,6 +40,8 @@ html_title = project
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_copyright = False
+html_copy_source = False
+html_show_sourcelink = False
 html_math_renderer = "mathml"
 
 myst_enable_extensions = ["dollarmath"]
@@ -50,6 +52,7 @@ autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "show-inheritance": True}
 maximum_signature_line_length = 88
+toc_object_entries_show_parents = "hide"
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
@@ -63,7 +66,7 @@ sphinx_gallery_conf = {
     "ignore_pattern": r"^(common|data|reading|recording)\.py$",
     "download_all_examples": False,
     "show_signature": False,
-    "within_subsection_order": "FileNameSortKey",
+    "within_subsection_order": "links.place_in_gallery",
 }
 
 linkcheck_anchors = False

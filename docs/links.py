@@ -10,6 +10,7 @@ from pathlib import Path
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)((?:#[^)\s]*)?)\)")
+SCRIPT = re.compile(r"^python examples/(\w+\.py)", re.MULTILINE)
 INCLUDED = re.compile(r"\{include\} (\S+)")
 
 
@@ -46,3 +47,9 @@ def pages() -> dict[Path, str]:
         for path in INCLUDED.findall(page.read_text(encoding="utf-8")):
             shown[(page.parent / path).resolve()] = name
     return shown
+
+
+def place_in_gallery(script: str) -> tuple[int, str]:
+    """Sort the scripts as ``examples/README.md`` names them; others come last, by name."""
+    named = SCRIPT.findall((ROOT / "examples" / "README.md").read_text(encoding="utf-8"))
+    return (named.index(script) if script in named else len(named)), script

@@ -43,7 +43,8 @@ def is_known(name: str, names: set[str]) -> bool:
         names: Those that are known where it stands.
     """
     name = name.removesuffix(".py")
-    if name.split(".")[0] in INSTALLED or name.partition(".")[0] in sys.stdlib_module_names and "." in name:
+    home, dot, _ = name.partition(".")
+    if home in INSTALLED or (dot and home in sys.stdlib_module_names):
         return _resolves(name)
     return set(name.split(".")) <= names or name in sys.stdlib_module_names or _is_member(name)
 
