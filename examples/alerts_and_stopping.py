@@ -1,8 +1,13 @@
-"""What to do about an alarm: be told, keep the right checkpoints, stop.
+"""Alerts and stopping
+===================
 
-python examples/alerts_and_stopping.py          # trains on after the alarm, so that you can compare the checkpoints
-python examples/alerts_and_stopping.py --stop   # stops at the alarm, once it has stood for five records
-python examples/alerts_and_stopping.py --fast   # a few seconds, to see that it runs
+What to do about an alarm: be told, keep the right checkpoints, stop.
+
+::
+
+    python examples/alerts_and_stopping.py          # trains on after the alarm, so that you can compare the checkpoints
+    python examples/alerts_and_stopping.py --stop   # stops at the alarm, once it has stood for five records
+    python examples/alerts_and_stopping.py --fast   # a few seconds, to see that it runs
 """
 
 from __future__ import annotations

@@ -1,10 +1,15 @@
-"""Choosing players: what the order distribution of one and the same network looks like to different players.
+"""Choosing players
+================
+
+What the order distribution of one and the same network looks like to different players.
 
 The absolute numbers depend on who the players are and how absence looks; the course over training much less. So compare
 epochs, and runs, with the same players.
 
-python examples/choosing_players.py          # a minute on two cores
-python examples/choosing_players.py --fast   # a few seconds, to see that it runs
+::
+
+    python examples/choosing_players.py          # a minute on two cores
+    python examples/choosing_players.py --fast   # a few seconds, to see that it runs
 """
 
 from __future__ import annotations

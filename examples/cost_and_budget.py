@@ -1,9 +1,14 @@
-"""Cost and budget: what a measurement costs, and four ways to make it cost less.
+"""Cost and budget
+===============
 
-Beside them `max_overhead=0.25` sees to it that a long training is not slowed down by more than a quarter.
+What a measurement costs, and four ways to make it cost less.
 
-python examples/cost_and_budget.py          # a few minutes on two cores
-python examples/cost_and_budget.py --fast   # a few seconds, to see that it runs
+Beside them ``max_overhead=0.25`` sees to it that a long training is not slowed down by more than a quarter.
+
+::
+
+    python examples/cost_and_budget.py          # a few minutes on two cores
+    python examples/cost_and_budget.py --fast   # a few seconds, to see that it runs
 """
 
 from __future__ import annotations

@@ -1,7 +1,12 @@
-"""Two processes: the ranks share the measuring, and get the numbers one process would get.
+"""Two processes
+=============
 
-python examples/ddp.py          # half a minute on two cores
-python examples/ddp.py --fast   # a few seconds, to see that it runs
+The ranks of two processes share the measuring, and get the numbers one process would get.
+
+::
+
+    python examples/ddp.py          # half a minute on two cores
+    python examples/ddp.py --fast   # a few seconds, to see that it runs
 """
 
 from __future__ import annotations

@@ -1,6 +1,11 @@
-"""An AlexNet on CIFAR-10, masked after the first ReLU as in the papers; a quarter of the width on a CPU.
+"""AlexNet on CIFAR-10
+===================
 
-python examples/images_alexnet_cifar10.py [--fast] [--accelerator auto]
+An AlexNet on CIFAR-10, masked after the first ReLU as in the papers; a quarter of the width on a CPU.
+
+::
+
+    python examples/images_alexnet_cifar10.py [--fast] [--accelerator auto]
 """
 
 from __future__ import annotations

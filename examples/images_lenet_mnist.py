@@ -1,6 +1,11 @@
-"""LeNet on MNIST with a few wrong labels, masked after the first ReLU as in the papers.
+"""LeNet on MNIST
+==============
 
-python examples/images_lenet_mnist.py [--fast]
+LeNet on MNIST with a few wrong labels, masked after the first ReLU as in the papers.
+
+::
+
+    python examples/images_lenet_mnist.py [--fast]
 """
 
 from __future__ import annotations

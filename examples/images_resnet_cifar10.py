@@ -1,6 +1,11 @@
-"""A small ResNet with batch norm on CIFAR-10, masked after the first ReLU.
+"""ResNet on CIFAR-10
+==================
 
-python examples/images_resnet_cifar10.py [--fast] [--accelerator auto]
+A small ResNet with batch norm on CIFAR-10, masked after the first ReLU.
+
+::
+
+    python examples/images_resnet_cifar10.py [--fast] [--accelerator auto]
 """
 
 from __future__ import annotations

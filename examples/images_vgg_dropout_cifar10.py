@@ -1,6 +1,11 @@
-"""VGG-11 on CIFAR-10 with the paper's head, two hidden layers with dropout; a quarter of the width on a CPU.
+"""VGG-11 with dropout on CIFAR-10
+===============================
 
-python examples/images_vgg_dropout_cifar10.py [--fast] [--accelerator auto]
+VGG-11 on CIFAR-10 with the paper's head, two hidden layers with dropout; a quarter of the width on a CPU.
+
+::
+
+    python examples/images_vgg_dropout_cifar10.py [--fast] [--accelerator auto]
 """
 
 from __future__ import annotations

@@ -1,6 +1,11 @@
-"""A small vision transformer on CIFAR-10; what is masked are its 8 x 8 patch embeddings, not the pixels.
+"""Vision transformer on CIFAR-10
+==============================
 
-python examples/images_vit_cifar10.py [--fast] [--accelerator auto]
+A small vision transformer on CIFAR-10; what is masked are its 8 x 8 patch embeddings, not the pixels.
+
+::
+
+    python examples/images_vit_cifar10.py [--fast] [--accelerator auto]
 """
 
 from __future__ import annotations

@@ -1,10 +1,15 @@
-"""Inputs people have: series, sounds, pixels to label, texts to continue, columns by name, several heads.
+"""Inputs people have
+==================
+
+Series, sounds, pixels to label, texts to continue, columns by name, several heads.
 
 Six small projects, each an ordinary Trainer with one more callback; only the one with two heads has to say which. What
 the monitor took the data for is in the first line it prints of each.
 
-python examples/inputs_people_have.py          # two minutes on two cores
-python examples/inputs_people_have.py --fast   # a few seconds, to see that it runs
+::
+
+    python examples/inputs_people_have.py          # two minutes on two cores
+    python examples/inputs_people_have.py --fast   # a few seconds, to see that it runs
 """
 
 from __future__ import annotations

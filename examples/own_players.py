@@ -1,10 +1,15 @@
-"""Writing your own players: frequency bands of a signal, which no built-in kind knows.
+"""Players of your own
+===================
+
+Frequency bands of a signal, which no built-in kind knows.
 
 A kind of players says two things: which region every element belongs to (here: which band every frequency), and what a
 sample looks like when some players are absent (here: without those bands).
 
-python examples/own_players.py          # half a minute on two cores
-python examples/own_players.py --fast   # a few seconds, to see that it runs
+::
+
+    python examples/own_players.py          # half a minute on two cores
+    python examples/own_players.py --fast   # a few seconds, to see that it runs
 """
 
 from __future__ import annotations

@@ -1,6 +1,11 @@
-"""A slim DGCNN on clouds (B, N, 3): 10 of 30 K-means clusters play, an absent one collapses to its mean.
+"""DGCNN on ModelNet10
+===================
 
-python examples/points_dgcnn_modelnet10.py [--fast] [--accelerator auto]
+A slim DGCNN on clouds (B, N, 3): 10 of 30 K-means clusters play, an absent one collapses to its mean.
+
+::
+
+    python examples/points_dgcnn_modelnet10.py [--fast] [--accelerator auto]
 """
 
 from __future__ import annotations

@@ -1,6 +1,11 @@
-"""PointNet on clouds (B, 3, N): 10 of 30 K-means clusters play, an absent one collapses to its mean.
+"""PointNet on ModelNet10
+======================
 
-python examples/points_pointnet_modelnet10.py [--fast] [--accelerator auto]
+PointNet on clouds (B, 3, N): 10 of 30 K-means clusters play, an absent one collapses to its mean.
+
+::
+
+    python examples/points_pointnet_modelnet10.py [--fast] [--accelerator auto]
 """
 
 from __future__ import annotations

@@ -1,10 +1,16 @@
-"""Post-mortem: when did last week's run, of which only checkpoints are left, start to overfit?
+"""A run that is over
+==================
 
-The same on the command line:
-lightning-interactions analyze --model package.Model --data package.Data --checkpoints DIR
+When did last week's run, of which only checkpoints are left, start to overfit?
 
-python examples/post_mortem.py          # a minute on two cores
-python examples/post_mortem.py --fast   # a few seconds, to see that it runs
+The same on the command line::
+
+    lightning-interactions analyze --model package.Model --data package.Data --checkpoints DIR
+
+::
+
+    python examples/post_mortem.py          # a minute on two cores
+    python examples/post_mortem.py --fast   # a few seconds, to see that it runs
 """
 
 from __future__ import annotations

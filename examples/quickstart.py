@@ -1,7 +1,12 @@
-"""The shortest way in: an ordinary Lightning project, and one line more.
+"""Quick start
+===========
 
-python examples/quickstart.py          # half a minute on two cores
-python examples/quickstart.py --fast   # a few seconds, to see that it runs
+The shortest way in: an ordinary Lightning project, and one line more.
+
+::
+
+    python examples/quickstart.py          # half a minute on two cores
+    python examples/quickstart.py --fast   # a few seconds, to see that it runs
 """
 
 from __future__ import annotations

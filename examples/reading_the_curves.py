@@ -1,7 +1,12 @@
-"""Reading the curves: what each logged key said in a run that overfits, in the order in which one should look.
+"""Reading the curves
+==================
 
-python examples/reading_the_curves.py          # a minute on two cores
-python examples/reading_the_curves.py --fast   # a few seconds, to see that it runs
+What each logged key said in a run that overfits, in the order in which one should look.
+
+::
+
+    python examples/reading_the_curves.py          # a minute on two cores
+    python examples/reading_the_curves.py --fast   # a few seconds, to see that it runs
 """
 
 from __future__ import annotations

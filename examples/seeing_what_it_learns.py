@@ -1,9 +1,14 @@
-"""What a network has learned, seen in a single sample: a digit, a photograph, a sentence, a census row, a point cloud.
+"""Seeing what it learns
+=====================
+
+What a network has learned, seen in a single sample: a digit, a photograph, a sentence, a census row, a point cloud.
 
 Each network is trained with a monitor; then the watched sample whose interactions of high order cancel the most is
 drawn, with its strongest interactions now, at the boundary and at the start: ``seeing_<kind>.png``.
 
-python examples/seeing_what_it_learns.py [--fast] [--accelerator auto]    # ten minutes on two cores
+::
+
+    python examples/seeing_what_it_learns.py [--fast] [--accelerator auto]    # ten minutes on two cores
 """
 
 from __future__ import annotations

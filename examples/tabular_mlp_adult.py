@@ -1,6 +1,11 @@
-"""An MLP on census rows: the columns of a one-hot category are one player.
+"""MLP on census rows
+==================
 
-python examples/tabular_mlp_adult.py [--fast]
+An MLP on census rows: the columns of a one-hot category are one player.
+
+::
+
+    python examples/tabular_mlp_adult.py [--fast]
 """
 
 from __future__ import annotations

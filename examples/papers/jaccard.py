@@ -1,4 +1,7 @@
-"""Interactions of low order carry over from training to test samples, those of high order do not (arXiv 2405.10262).
+"""Jaccard similarity by order
+===========================
+
+Interactions of low order carry over from training to test samples, those of high order do not (arXiv 2405.10262).
 
 With the same players for all samples (fixed patches), the mean over the training samples of a class of all interactions
 of one order is compared with that over its test samples: the weighted Jaccard similarity, mean over the first ten
@@ -8,6 +11,8 @@ lowest mean order on other test samples (the turn), and at the end of training.
 Two things help to judge the numbers: the share of each order in the strength, as the similarity of interactions that
 are nothing says nothing; and the similarity of the training samples of a class with the test samples of the *next*
 class, which is what there is without anything learned about the class.
+
+::
 
     python examples/papers/jaccard.py [--seeds 0 1 2] [--fast] [--full --device cuda]
 """

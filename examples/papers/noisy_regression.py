@@ -1,4 +1,7 @@
-"""Are the orders at every epoch those that noisy regression predicts from the final network, with one number s^2?
+"""Noisy regression
+================
+
+Are the orders at every epoch those that noisy regression predicts from the final network, with one number s^2?
 
 Claim (arXiv 2407.19198, Theorem 3 and the figures of its section 4): the share of every order at an epoch is that of
 w(s^2), where w* are the salient interactions of the final network, and s^2 is fitted anew to every epoch. It falls in
@@ -8,6 +11,8 @@ theory says nothing; t* is followed there all the same.
 The fit has one free number, so it cannot be worse than w* itself, whatever is true. It is compared with another curve
 of one free number, the shares of w* times r^(k-1). The last record is w*: it fits by construction, and is left out
 of the distances and of t*. Where w* itself fits best t* is n, where s^2 = 100 (the largest tried) does it is -3.3.
+
+::
 
     python examples/papers/noisy_regression.py [--fast] [--again] [--seeds 0 1 2]
 """

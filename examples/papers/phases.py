@@ -1,4 +1,7 @@
-"""Two phases: training first removes medium and high orders, and then learns ever higher ones.
+"""Two phases
+==========
+
+Training first removes medium and high orders, and then learns ever higher ones.
 
 Claim (arXiv 2405.10262, figure 2; 2407.19198, figure 2): from a spindle at initialisation the interactions turn into
 simple ones (phase 1); then their order rises (phase 2), and with it the gap between test and training loss.
@@ -9,6 +12,8 @@ the rise from it to the last record. The lowest of many noisy records is a littl
 by that. The gap is test minus training loss. It widens from where it stays above its value at the trough by a tenth of
 the lowest test loss, which cannot be before the trough; so the epoch from which it stays that much above its lowest
 value in the whole run is given too ("alone"): that one knows nothing of the interactions.
+
+::
 
     python examples/papers/phases.py [--seeds 0 1 2] [--again] [--fast]
 """

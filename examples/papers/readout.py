@@ -1,4 +1,7 @@
-"""How much of the published curves is dynamics of the network, and how much the way interactions are read off it?
+"""Several readings of the same scores
+===================================
+
+How much of the published curves is dynamics of the network, and how much the way interactions are read off it?
 
 Claim (arXiv 2405.10262, 2407.19198): the mean order falls in a first phase and rises in a second. The papers find the
 AND and OR parts by gradient descent, for a fixed number of steps, on an objective whose optimum can be computed. Here
@@ -6,6 +9,8 @@ the same recorded scores are read in several ways, with and without a residual, 
 optimum and with such a descent (SGD, written from the formulas; 5 000 steps at the better of two rates, where the
 papers take up to 20 000). The descent is run at five records (start, trough of the default reading, two between, end),
 on eight samples; the certified split of the same scores stands beside it.
+
+::
 
     python examples/papers/readout.py [--fast] [--again] [--seeds 0 1 2]
 """

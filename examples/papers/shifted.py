@@ -1,4 +1,7 @@
-"""On inputs that are shifted from those trained on, interactions are of higher order (claim; see below).
+"""Shifted inputs
+==============
+
+On inputs that are shifted from those trained on, interactions are of higher order (claim; see below).
 
 arXiv 2407.19198 has networks that overfit learn interactions of ever higher orders, which do not generalise. If so,
 inputs unlike those trained on should meet relatively more of them. The same test samples are read three times: as they
@@ -7,6 +10,8 @@ the standard deviation of the pixels. The score is that of the true label each t
 
 The interval of a difference of mean orders is that of pairs, as the samples are the same. Each group has a scale of its
 own, as the package reads groups; a check reads all three with one scale.
+
+::
 
     python examples/papers/shifted.py [--seeds 0 1 2] [--fast] [--full --device cuda]
 """

@@ -1,4 +1,7 @@
-"""At initialisation the interactions are a spindle.
+"""Spindle at initialisation
+=========================
+
+At initialisation the interactions are a spindle.
 
 Claim (arXiv 2405.10262, Theorem 3): the interactions of a network with random weights are independent and normal, all
 with one variance, so that the strength of order k is in proportion to C(n, k), widest at half the players.
@@ -8,6 +11,8 @@ interactions only. The strength by order, mean over the samples, is compared wit
 half the sum of the absolute differences of their shares, from 0 to 1. There are two references. White noise in the
 *scores* is a spindle too, of higher orders. And what the theorem assumes, normal AND and OR interactions, is made into
 scores and read likewise: a reading that turns those into something else cannot show the theorem's spindle at all.
+
+::
 
     python examples/papers/spindle.py [--seeds 0 1 2] [--again] [--fast]
 """

@@ -1,4 +1,7 @@
-"""Samples with a wrong label are learned by interactions of higher order than others (arXiv 2405.10262, section 3).
+"""Wrong labels
+============
+
+Samples with a wrong label are learned by interactions of higher order than others (arXiv 2405.10262, section 3).
 
 A first network is trained; of every class the training samples that it is least sure of get its second-best class as
 their label; a second network is trained on these labels. The interactions that the second one uses for some of the
@@ -7,8 +10,10 @@ class, this relabels as many as a 200th of all training samples. The samples are
 difference before training shows what the choice alone makes.
 
 The interval of a difference of mean orders is that of two independent groups of samples: the half-widths of both (the
-jackknife of `ratio_interval`) are added in squares. Each group has a scale of its own, as the package reads groups; a
+jackknife of ``ratio_interval``) are added in squares. Each group has a scale of its own, as the package reads groups; a
 check reads both with one scale.
+
+::
 
     python examples/papers/wrong_labels.py [--seeds 0 1 2] [--fast] [--full --device cuda]
 """

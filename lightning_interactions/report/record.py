@@ -174,7 +174,7 @@ class RunRecord:
 
     @property
     def boundary_place(self) -> float | None:
-        """Where exactly the boundary is: its epoch, or a place inside of that."""
+        """Where exactly the boundary is, an epoch or a place inside of one."""
         return self._place_of("boundary", self.boundary_epoch)
 
     @property
