@@ -66,6 +66,7 @@ sphinx_gallery_conf = {
     "ignore_pattern": r"^(common|data|reading|recording)\.py$",
     "download_all_examples": False,
     "show_signature": False,
+    "write_computation_times": False,
     "within_subsection_order": "links.place_in_gallery",
 }
 
