@@ -66,6 +66,7 @@ sphinx_gallery_conf = {
     "ignore_pattern": r"^(common|data|reading|recording)\.py$",
     "download_all_examples": False,
     "show_signature": False,
+    "write_computation_times": False,
     "within_subsection_order": "links.place_in_gallery",
 }
 
@@ -89,9 +90,12 @@ def link_or_believe(app: Sphinx, env: Any, node: Any, contnode: Any) -> Any:
 
 
 def figures_of(script: str) -> list[Path]:
-    """Return the committed figures of a script: its own, or several that begin with the first word of its name."""
+    """Return the committed figures of a script: its own, or those that begin with its first word and are nobody's."""
     own = [path for folder in FIGURES if (path := folder / f"{script}.png").exists()]
-    return own or sorted(FIGURES[0].glob(f"{script.split('_')[0]}_*.png"))
+    scripts = {path.stem for path in (DOCS.parent / "examples").glob("*.py")}
+    return own or [
+        path for path in sorted(FIGURES[0].glob(f"{script.split('_')[0]}_*.png")) if path.stem not in scripts
+    ]
 
 
 def place_figures(app: Sphinx) -> None:
