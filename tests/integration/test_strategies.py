@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,7 @@ import ddp_run
 import pytest
 import torch
 from identity import assert_identical
+from launching import assert_equal_histories, launch
 from lightning.pytorch.strategies import FSDPStrategy
 from models import ColumnNet, column_data, fit, loaders, small_monitor, told_during
 from torch import Tensor
@@ -22,23 +20,13 @@ from lightning_interactions import Alert, ImagePatches, InteractionsWarning, Pha
 from lightning_interactions.measure.ranks import CELLS
 from lightning_interactions.monitor.actions import STOP_AFTER
 
-ROOT = Path(__file__).resolve().parents[2]
 Found = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
 def launched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with what two processes saved; one launch for everything, as starting them takes longest."""
-    folder = tmp_path_factory.mktemp("ranks")
-    environment = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE")}
-    # The package beside these tests, where another copy is installed, and the models they share.
-    environment["PYTHONPATH"] = os.pathsep.join(
-        filter(None, [str(ROOT), str(ROOT / "tests"), environment.get("PYTHONPATH")])
-    )
-    command = [sys.executable, str(Path(ddp_run.__file__)), str(folder)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return folder
+    return launch(ddp_run, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +36,6 @@ def ranks(launched: Path) -> dict[str, list[Found]]:
         name: [torch.load(launched / f"{name}_2.rank{rank}", weights_only=True) for rank in range(2)]
         for name in ddp_run.SCENARIOS
     }
-
-
-def assert_equal_histories(first: dict[str, list[Any]], second: dict[str, list[Any]], rel: float) -> None:
-    assert set(first) == set(second)
-    for key in set(first) - {"seconds", "step", "strength", "val/strength", "train/strength"}:
-        assert first[key] == pytest.approx(second[key], rel=rel, abs=1e-9, nan_ok=True), key
-    for key in {"strength"} & set(first):
-        assert torch.allclose(torch.tensor(first[key]), torch.tensor(second[key]), rtol=rel, atol=1e-9)
 
 
 @pytest.mark.parametrize("scenario", ["plain", "both", "shared", "few", "uneven", "wide", "sampled", "sampled_both"])
