@@ -113,7 +113,7 @@ class Shards:
             self._left = False
 
     def _leave(self, part: Any, args: Any, output: Any) -> None:
-        self._left |= part is self._passed[-1]
+        self._left |= part is (self._passed or [None])[-1]  # a part without weights of its own is in no list
 
     def _walk(self, parts: Sequence[Any]) -> None:
         for part in parts:
