@@ -21,6 +21,8 @@ from lightning_interactions.monitor.trainer import UNTESTED
 
 Found = dict[str, Any]
 
+pytestmark = pytest.mark.xdist_group("sharded")
+
 
 @pytest.fixture(scope="module")
 def launched(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -143,7 +145,7 @@ def test_a_loop_of_ones_own_is_in_step_too(how: str, launched: Path) -> None:
 def test_strategies_that_are_not_tested_switch_the_monitor_off(name: str) -> None:
     subclass = type("Users", (type(name, (SingleDeviceStrategy,), {}),), {})  # known by name, through a subclass too
     monitor = small_monitor()
-    with pytest.warns(InteractionsWarning, match="switched off for this run: .*Users"):
+    with pytest.warns(InteractionsWarning, match=f"switched off for this run: .*{name}"):
         trainer = fit(monitor, strategy=subclass("cpu"), max_epochs=1)
     assert (len(monitor.history), trainer.current_epoch) == (0, 1)
 
