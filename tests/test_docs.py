@@ -67,7 +67,7 @@ def test_names_in_docstrings_exist() -> None:
         ("TwoPhaseMoniter", False),
         ("PhaseDetector.updated", False),
         ("lightning_interactions.functional.strength.order_strenght", False),
-        ("collections.abc.Sequense", False),
+        ("collections.abc.Sequences", False),
     ],
 )
 def test_a_wrong_name_would_be_found(name: str, known: bool) -> None:
