@@ -62,7 +62,8 @@ def test_a_monitor_is_added_on_the_command_line(tmp_path: Path) -> None:
         "data: {class_path: lightning_interactions.demo.DigitsData}\n"
     )
     trainer = run_cli(
-        "--config", str(bare), "--trainer.callbacks+=lightning_interactions.TwoPhaseMonitor",
+        "--config", str(bare), "--seed_everything=0",  # without one, Lightning 2.5 warns
+        "--trainer.callbacks+=lightning_interactions.TwoPhaseMonitor",
         "--trainer.callbacks.num_samples=4", "--trainer.callbacks.num_players=3", folder=tmp_path,
     )  # fmt: skip
     assert monitor_of(trainer).options.num_samples == 4
