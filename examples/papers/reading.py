@@ -144,6 +144,13 @@ def lowest(curve: Sequence[float]) -> int:
 # -- telling ----------------------------------------------------------------------------------------------------------
 
 
+def signs(differences: Sequence[tuple[float, float, float]]) -> str:
+    """In how many seeds a difference, given with the ends of its interval, is above 0, and surely above or below it."""
+    above, surely, below = (sum(d[0] > 0 for d in differences), sum(d[1] > 0 for d in differences),
+                            sum(d[2] < 0 for d in differences))  # fmt: skip
+    return f"{above} of {len(differences)} seeds, with an interval above 0 in {surely} (below 0 in {below})"
+
+
 def spread(values: Sequence[float], digits: int = 2) -> str:
     """Mean over the seeds, and from where to where they go."""
     known = [value for value in values if value == value]

@@ -22,7 +22,7 @@ import math
 from typing import Any
 
 import torch
-from reading import Runs, collect, curve, draw_orders, follow, leave, spread, strength, thin
+from reading import Runs, collect, curve, draw_orders, follow, leave, signs, spread, strength, thin
 from recording import Recording, parse
 from torch import Tensor
 
@@ -89,10 +89,7 @@ def tell_shifted(group: str, own: list[dict[str, Any]]) -> None:
     print(f"  {'... with one scale for all':<40}{spread([run['difference_end_one_scale'][0] for run in own])}")
     print(f"  {'... before training':<40}{spread([run['difference_start'][0] for run in own])}")
     found = [run["difference_end"] for run in own]
-    print(
-        f"  verdict, {group}: the mean order is higher than on test in {sum(d[0] > 0 for d in found)} of {len(found)} "
-        f"seeds, with an interval above 0 in {sum(d[1] > 0 for d in found)} (below 0 in {sum(d[2] < 0 for d in found)})"
-    )
+    print(f"  verdict, {group}: the mean order is higher than on test in {signs(found)}")
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ import math
 from typing import Any
 
 import torch
-from reading import Runs, collect, curve, draw_orders, follow, leave, order_interval, spread, strength, thin
+from reading import Runs, collect, curve, draw_orders, follow, leave, order_interval, signs, spread, strength, thin
 from recording import Recording, parse
 from torch import Tensor
 
@@ -82,11 +82,7 @@ def tell(runs: Runs) -> None:
         for label, values in rows.items():
             print(f"  {label:<40}{spread(values)}")
         found = [run["difference_end"] for run in seeds]
-        print(
-            f"  verdict: at the end the mean order of wrong labels is higher in {sum(d[0] > 0 for d in found)} of "
-            f"{len(found)} seeds, with an interval above 0 in {sum(d[1] > 0 for d in found)} "
-            f"(below 0 in {sum(d[2] < 0 for d in found)})"
-        )
+        print(f"  verdict: at the end the mean order of wrong labels is higher in {signs(found)}")
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lightning_interactions.measure.ranks import Ranks
+from lightning_interactions.model.lockstep import gather_all
 
 
 def process_ranks(device: torch.device | str = "cpu", *, rank: int | None = None, size: int | None = None) -> Ranks:
@@ -28,11 +29,6 @@ def process_ranks(device: torch.device | str = "cpu", *, rank: int | None = None
         return Ranks()
     world = dist.get_world_size()
     own, count = (dist.get_rank() if rank is None else rank), (world if size is None else size)
-
-    def gather_all(local: Tensor) -> list[Tensor]:
-        everyone = [torch.empty_like(local) for _ in range(world)]
-        dist.all_gather(everyone, local)
-        return everyone
 
     speaks = list(range(world))  # the processes that are heard: one of each that have the same data
     if count < world:

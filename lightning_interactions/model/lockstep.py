@@ -46,7 +46,7 @@ class Lockstep:
         self.halvings = 0
         self._own_halvings = 0
         self._gather = gather if gather is not None else _gather_on(module)
-        self._wrapper = wrapper if wrapper is not module else None
+        self._wrapper = wrapper
         self._shards = Shards(module)
         self._depth = 0
         self._announced = False  # whether the other ranks wait for a pass of ours already
@@ -91,9 +91,6 @@ class Lockstep:
 
     def call(self, forward: Callable[[], T]) -> T:
         """Make one forward pass, in a `section`."""
-        if not self._depth:
-            with self.section():
-                return self.call(forward)
         if not self._announced:
             self.announce()
         self._announced = False
@@ -178,10 +175,11 @@ def _put_back(module: nn.Module, forward: Any) -> None:
 def _gather_on(module: nn.Module) -> Gather:
     device = next((weight.device for weight in module.parameters()), torch.device("cpu"))
 
-    def gather(own: Tensor) -> Tensor:
-        own = own.to(device)
-        everyone = [torch.empty_like(own) for _ in range(dist.get_world_size())]
-        dist.all_gather(everyone, own)
-        return torch.stack(everyone).cpu()
+    return lambda own: torch.stack(gather_all(own.to(device))).cpu()
 
-    return gather
+
+def gather_all(own: Tensor) -> list[Tensor]:
+    """Return what all processes of the default group have, in their order: tensors of one shape, on its device."""
+    everyone = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(everyone, own)
+    return everyone

@@ -299,7 +299,7 @@ def ranks_of(trainer: Any) -> Ranks:
     if trainer.world_size == 1:
         return Ranks()
     device = trainer.strategy.root_device
-    if not _is(trainer.strategy, "ModelParallelStrategy"):
+    if not _is(trainer.strategy, SPLIT):
         return process_ranks(device)
     share = trainer.strategy.distributed_sampler_kwargs
     return process_ranks(device, rank=share["rank"], size=share["num_replicas"])

@@ -10,7 +10,6 @@ from __future__ import annotations
 import faulthandler
 import random
 import sys
-import time
 import warnings
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -244,7 +243,6 @@ def run(case: Case, folder: Path, devices: int, *, monitored: bool) -> dict[str,
         callbacks=[monitor, spy] if monitored else [spy], **{"max_epochs": 2} | case.trainer,
     )  # fmt: skip
     size = BATCH // parallel if fixed else BATCH
-    started = time.monotonic()
     with listening() as told:
         trainer.fit(
             case.kind(**case.model),
@@ -256,7 +254,6 @@ def run(case: Case, folder: Path, devices: int, *, monitored: bool) -> dict[str,
         "events": [event.to_dict() for event in monitor.events],
         "told": told,
         "epochs": trainer.current_epoch,
-        "seconds": time.monotonic() - started,
     }
 
 
