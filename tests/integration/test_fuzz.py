@@ -268,31 +268,27 @@ def check(world: World, options: dict[str, Any], chosen: dict[str, Any]) -> str:
     return "trained with a history" if monitor.history.last else "no validation came to pass"
 
 
-SEEN: Counter[str] = Counter()
-
-
-@settings(max_examples=15, suppress_health_check=list(HealthCheck))
-@given(worlds(), TRAINER, MONITOR)
-def test_any_configuration_trains_as_without_the_monitor_or_is_refused(
-    world: World, options: dict[str, Any], chosen: dict[str, Any]
-) -> None:
-    SEEN[check(world, options, chosen)] += 1
-
-
-def test_most_configurations_were_measured() -> None:
-    assert SEEN["trained with a history"] >= 4, SEEN
-
-
-@pytest.mark.slow
-def test_hundreds_of_configurations(capsys: pytest.CaptureFixture[str]) -> None:
+def try_out(examples: int) -> Counter[str]:
+    """How often each outcome came up in so many random configurations."""
     seen: Counter[str] = Counter()
 
-    @settings(max_examples=600, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=examples, suppress_health_check=list(HealthCheck))
     @given(worlds(), TRAINER, MONITOR)
     def try_one(world: World, options: dict[str, Any], chosen: dict[str, Any]) -> None:
         seen[check(world, options, chosen)] += 1
 
     try_one()
+    return seen
+
+
+def test_any_configuration_trains_as_without_the_monitor_or_is_refused() -> None:
+    seen = try_out(15)
+    assert seen["trained with a history"] >= 4, seen
+
+
+@pytest.mark.slow
+def test_hundreds_of_configurations(capsys: pytest.CaptureFixture[str]) -> None:
+    seen = try_out(600)
     with capsys.disabled():
         print(f"\n{sum(seen.values())} configurations: {dict(seen.most_common())}")
     assert sum(seen.values()) >= 500
