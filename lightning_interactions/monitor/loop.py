@@ -235,7 +235,7 @@ class InteractionMonitor(Results):
         Args:
             model: The model.
             epoch: Not before the last one; 3 at the end of epoch 3, 2.25 when a quarter of it was trained, -1 before
-                the first.
+                the first. A loop without epochs sets ``monitor.history.unit = "step"`` once and counts its steps here.
             step: The optimizer step; by default the number of the record.
             train_loss: A training loss of one's own, instead of that on the fixed training samples.
             val_loss: The same for validation.

@@ -77,6 +77,21 @@ def test_the_numbers_are_those_of_the_callback() -> None:
         assert torch.allclose(torch.tensor(own[key]), torch.tensor(theirs[key]), rtol=1e-6, equal_nan=True), key
 
 
+def test_a_loop_without_epochs_counts_its_steps() -> None:
+    told: list[str] = []
+    monitor = InteractionMonitor(Options(**OPTIONS), tell=told.append)
+    monitor.history.unit = "step"
+    net = network()
+    train(monitor, 2, net=net, first=40)
+    net[0] = nn.Linear(5, 16)
+    (failed,) = monitor.measure(net, 42)
+    assert (failed.unit, failed.message[:9]) == ("step", "Step 42: ")
+    assert "2 records, step 40 to step 41" in repr(monitor.history)
+    again = InteractionMonitor(Options(**OPTIONS))
+    again.load_state_dict(monitor.state_dict())
+    assert again.history.unit == "step"
+
+
 def test_the_model_is_left_as_it_was() -> None:
     with_monitor, without = network(), network()
     train(InteractionMonitor(Options(**OPTIONS)), 2, net=with_monitor)
