@@ -21,8 +21,6 @@ from lightning_interactions.monitor.trainer import UNTESTED
 
 Found = dict[str, Any]
 
-pytestmark = pytest.mark.xdist_group("sharded")
-
 
 @pytest.fixture(scope="module")
 def launched(tmp_path_factory: pytest.TempPathFactory) -> Path:

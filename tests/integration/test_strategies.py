@@ -22,8 +22,6 @@ from lightning_interactions.monitor.actions import STOP_AFTER
 
 Found = dict[str, Any]
 
-pytestmark = pytest.mark.xdist_group("ranks")
-
 
 @pytest.fixture(scope="module")
 def launched(tmp_path_factory: pytest.TempPathFactory) -> Path:
