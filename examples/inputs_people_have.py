@@ -31,20 +31,23 @@ from torch.utils.data import DataLoader, Subset
 
 from lightning_interactions import TwoPhaseMonitor
 
+Losses = Callable[[nn.Module, Any], dict[str, Tensor]]
+
 
 class Project(L.LightningModule):
-    """Any network with the loss of a batch."""
+    """Any network with the losses of a batch, by their names."""
 
-    def __init__(self, net: nn.Module, loss: Callable[[nn.Module, Any], Tensor]) -> None:
+    def __init__(self, net: nn.Module, losses: Losses) -> None:
         super().__init__()
-        self.net, self.loss = net, loss
+        self.net, self.losses = net, losses
         self.tokenizer = SimpleNamespace(unk_token_id=0)  # of texts: what is shown in the place of an absent character
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return self.loss(self.net, batch)
+        return torch.stack([*self.losses(self.net, batch).values()]).sum()
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.log("val_loss", self.loss(self.net, batch), prog_bar=True, batch_size=1)
+        for name, loss in self.losses(self.net, batch).items():
+            self.log(f"val_{name}", loss, prog_bar=True, batch_size=1)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), lr=0.01)
@@ -56,12 +59,12 @@ class Kind:
 
     items: list[Any]
     net: nn.Module
-    loss: Callable[[nn.Module, Any], Tensor]
+    losses: Losses
     say: dict[str, Any] = field(default_factory=dict)
 
 
-def pairs(net: nn.Module, batch: Any) -> Tensor:
-    return F.cross_entropy(net(batch[0]), batch[1])
+def pairs(net: nn.Module, batch: Any) -> dict[str, Tensor]:
+    return {"loss": F.cross_entropy(net(batch[0]), batch[1])}
 
 
 class LastState(nn.Module):
@@ -136,12 +139,12 @@ def kinds(size: int) -> dict[str, Kind]:
     bottles = [{name: values[i] for name, values in columns.items()} for i in range(len(table))]
     order = torch.randperm(len(table)).tolist()
 
-    def next_letter(net: nn.Module, batch: Any) -> Tensor:
-        return F.cross_entropy(net(batch["input_ids"])[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten())
+    def next_letter(net: nn.Module, batch: Any) -> dict[str, Tensor]:
+        scores, following = net(batch["input_ids"])[:, :-1], batch["labels"][:, 1:]
+        return {"loss": F.cross_entropy(scores.flatten(0, 1), following.flatten())}
 
-    def both_heads(net: nn.Module, batch: Any) -> Tensor:
-        found = net(batch["image"])
-        return sum((F.cross_entropy(found[name], batch[name]) for name in found), torch.zeros(()))
+    def both_heads(net: nn.Module, batch: Any) -> dict[str, Tensor]:
+        return {f"{name}_loss": F.cross_entropy(scores, batch[name]) for name, scores in net(batch["image"]).items()}
 
     sound = nn.Sequential(nn.Conv1d(1, 16, 16, 4), nn.ReLU(), nn.AdaptiveMaxPool1d(1), nn.Flatten(), nn.Linear(16, 4))
     pixels = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 2, 3, padding=1))
@@ -176,7 +179,7 @@ def main(fast: bool = False) -> None:
             enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False,
         )  # fmt: skip
         trainer.fit(
-            Project(kind.net, kind.loss),
+            Project(kind.net, kind.losses),
             DataLoader(Subset(kind.items, range(half)), batch_size=32, shuffle=True),
             DataLoader(Subset(kind.items, range(half, len(kind.items))), batch_size=256),
         )

@@ -114,8 +114,9 @@ class Verdict:
         """Say it in one sentence without a full stop."""
         return (
             f"its validation loss ({self.ours:.4g}) is not the logged {self.key!r} ({self.logged:.4g}), which is "
-            "judged instead; usual reasons: outputs that are probabilities or embeddings, label smoothing, class "
-            "weights, a normalisation in the step, other samples. `loss_fn=(output, target) -> (B,)` makes it yours"
+            "judged instead; usual reasons: outputs that are probabilities or embeddings, other heads, label "
+            "smoothing, class weights, a normalisation in the step, other samples. `loss_fn=(output, target) -> (B,)` "
+            "makes it yours"
         )
 
 

