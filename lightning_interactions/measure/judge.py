@@ -6,9 +6,11 @@ import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_interactions.errors import BatchError
@@ -195,7 +197,8 @@ def _forms(task: Task, outputs: Tensor, targets: Tensor, module: nn.Module) -> l
         forms += _between(task, targets, inside)
     forms += [replace(task, loss_fn=_as_loss(own, targets), named=type(own).__name__) for own in _criteria(module)]
     if task.kind in ("regression", "reconstruction"):
-        forms.append(replace(task, loss_fn=_absolute, named="absolute error"))
+        forms.append(replace(task, loss_fn=partial(_error, F.l1_loss), named="absolute error"))
+        forms.append(replace(task, loss_fn=partial(_error, F.huber_loss), named="Huber loss"))
         forms += [replace(task, scale=scale) for scale in (0.5, float(task.outputs))]
     return forms
 
@@ -234,6 +237,6 @@ def _as_loss(criterion: nn.Module, like: Tensor) -> LossFn:
     return loss
 
 
-def _absolute(outputs: Tensor, targets: Tensor) -> Tensor:
+def _error(form: Callable[..., Tensor], outputs: Tensor, targets: Tensor) -> Tensor:
     wanted = targets.unsqueeze(1) if targets.ndim == 1 else targets
-    return (outputs - wanted).abs().mean(1)
+    return form(outputs, wanted.to(outputs), reduction="none").mean(1)

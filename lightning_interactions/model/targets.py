@@ -30,10 +30,12 @@ def known_rows(targets: Tensor) -> Tensor:
 
 
 def are_numbers(targets: Any, outputs: int) -> bool:
-    """Whether the targets of a single output are no classes: fractions, or whole floats other than 0, 1 (and -1)."""
-    if not isinstance(targets, Tensor) or not targets.is_floating_point() or outputs != 1:
+    """Whether the targets are no classes: fractions, or whole floats other than 0, 1 (and -1); see `are_soft` first."""
+    if not isinstance(targets, Tensor) or not targets.is_floating_point():
         return False
     flat = known_values(targets)
+    if outputs > 1 and (targets.shape[1:] != (outputs,) or are_labels(targets, outputs)):
+        return False
     return not bool(((flat == 0) | (flat.abs() == 1)).all())
 
 
@@ -117,8 +119,7 @@ def read_one_hot(targets: Tensor) -> Tensor:
     if not zeros_and_ones(targets) or not bool((targets.sum(1) == 1).all()):
         raise BatchError(
             f"Expected one class per sample, but got targets of shape {tuple(targets.shape)} that are not one-hot. "
-            "Give `target_fn=batch -> class indices`, for example by argmax(-1). "
-            'Several numbers to predict: use `score="output"` and `target=` the index of one.'
+            "Give `target_fn=batch -> class indices`, for example by argmax(-1)."
         )
     return targets.long().argmax(1)
 

@@ -281,7 +281,13 @@ def find_task(
         return Task("positions", columns, function, positions=positions)
     kind: Kind
     soft = are_soft(targets, columns)
-    if function is output or (are_numbers(targets, columns) and not soft):
+    numbers = are_numbers(targets, columns) and not soft
+    if numbers and columns > 1 and target == "label" and function is not output:
+        raise BatchError(
+            f"The model predicts {columns} numbers for each sample. Say which of them is followed: `target=0` to "
+            f"`target={columns - 1}`; the loss is that of all."
+        )
+    if function is output or numbers:
         kind, function, soft = "regression", _score_of_numbers(function), False
     elif are_labels(targets, columns):
         kind = "labels"

@@ -15,9 +15,11 @@ from lightning_interactions.model.batch import Batch
 from lightning_interactions.players.base import Players
 from lightning_interactions.players.evidence import (
     lies_at_random,
+    lies_in_order,
     order_matters,
     reads_images_alone,
     reads_time,
+    takes_steps,
     time_axis,
     widths,
 )
@@ -39,8 +41,10 @@ def choose_players(inputs: Tensor, *, packed: bool = False, model: nn.Module | N
     """Choose players for a batch of inputs: the meaning of ``players="auto"``.
 
     They are `ImagePatches` for floating or byte ``(B, C, H, W)`` or ``(B, H, W, C)``, `Tokens` for integer
-    ``(B, L)`` or ids packed with their companions, ``(B, K, L)``, `TabularFeatures` for floating ``(B, F)``. Floating
-    3-D inputs can be more than one thing:
+    ``(B, L)`` or ids packed with their companions, ``(B, K, L)``, `TabularFeatures` for floating ``(B, F)``. These are
+    `TimeWindows` instead where layers of the ``model`` that are made for time take one number at each step, or where no
+    layer takes all ``F`` of them and they are many and lie in order, as a sound does of which the model makes a
+    spectrogram. Floating 3-D inputs can be more than one thing:
 
     - ``(B, H, W)`` are `ImagePatches` where the model's convolutions take one channel;
     - ``(B, N, 3)`` or ``(B, 3, N)`` are `PointClusters` where the order of the ``N`` cannot matter to the ``model``, or
@@ -73,7 +77,7 @@ def _of_numbers(inputs: Tensor, model: nn.Module | None) -> Players | None:
     if inputs.ndim == 4:
         return ImagePatches()
     if inputs.ndim == 2:
-        return TabularFeatures()
+        return TimeWindows() if model is not None and _is_series(inputs, model) else TabularFeatures()
     if inputs.ndim != 3:
         return None
     if list(inputs.shape[1:]).count(COORDINATES) == 1 and 1 not in inputs.shape[1:]:
@@ -82,6 +86,12 @@ def _of_numbers(inputs: Tensor, model: nn.Module | None) -> Players | None:
         return ImagePatches()
     layers = widths(model) if model is not None else ()
     return TimeWindows() if time_axis(layers, inputs.shape[1:]) is not None else None
+
+
+def _is_series(inputs: Tensor, model: nn.Module) -> bool:
+    """Whether ``(B, T)`` are series, not columns: the model's layers tell, or else many numbers that lie in order."""
+    steps = takes_steps(model, inputs.shape[1])
+    return lies_in_order(inputs, 1) if steps is None else steps
 
 
 def suited_players(players: Players | str, batch: Batch, model: nn.Module, tokenizer: Any = None) -> Players:

@@ -56,6 +56,29 @@ def time_axis(layers: Sequence[Layer], shape: Sequence[int]) -> int | None:
     return 0 if layer.width == shape[1] else 1
 
 
+def takes_steps(model: nn.Module, length: int) -> bool | None:
+    """Tell whether a sample ``(T,)`` is a series to a model, which takes one number at each step, or a row of columns.
+
+    The first layer settles it that takes all ``T`` numbers at once, or one by one as layers for time do.
+
+    Returns:
+        ``True`` or ``False``, or ``None`` where no layer does either.
+
+    Example:
+        >>> takes_steps(nn.Sequential(nn.Conv1d(1, 8, 5), nn.Flatten(), nn.Linear(480, 2)), 64)
+        True
+        >>> takes_steps(nn.Sequential(nn.Linear(64, 8), nn.Conv1d(1, 8, 5)), 64)
+        False
+    """
+    for module in model.modules():
+        layer = _layer_of(module)
+        if layer is not None and layer.width == length:
+            return False
+        if layer is not None and layer.width == 1 and (isinstance(module, _RECURRENT) or _slides(module)):
+            return True
+    return None
+
+
 def reads_time(model: nn.Module) -> bool:
     """Whether a model has layers made for time: recurrent ones, or convolutions that slide along one dimension.
 
@@ -98,16 +121,31 @@ def order_matters(model: nn.Module, shape: Sequence[int], axis: int) -> bool | N
 def lies_at_random(samples: Tensor, axis: int) -> bool:
     """Whether neighbours along a dimension of ``(B, ...)`` are no more alike than any others: so lie points of a cloud.
 
-    The measure is von Neumann's ratio, the mean square of the differences of neighbours over twice the variance: 1 in
-    an order at random, with a deviation of ``N ** -0.5`` in one sample, and near 0 in a smooth series. A short or
-    constant sample tells nothing, nor does one that is not finite.
+    A short or constant sample tells nothing, nor does one that is not finite.
     """
+    return _von_neumann(samples, axis) > _smooth_below(samples.shape[axis])
+
+
+def lies_in_order(samples: Tensor, axis: int) -> bool:
+    """Whether neighbours along a dimension of ``(B, ...)`` are more alike than others, as in a sound.
+
+    What tells nothing to `lies_at_random` tells nothing here.
+    """
+    return _von_neumann(samples, axis) <= _smooth_below(samples.shape[axis])
+
+
+def _von_neumann(samples: Tensor, axis: int) -> float:
+    """Mean square of the differences of neighbours over twice the variance; ``nan`` where that tells nothing."""
     points = samples.detach().double().movedim(axis, 1)
     if points.shape[1] < CLOUD_POINTS:
-        return False
-    spread = 2 * points.var(1, correction=0).mean()
-    ratio = points.diff(dim=1).square().mean() / spread
-    return bool(spread > 0) and bool(ratio > 1 - 3 * points.shape[1] ** -0.5)
+        return math.nan
+    spread = 2 * float(points.var(1, correction=0).mean())
+    return float(points.diff(dim=1).square().mean()) / spread if spread > 0 else math.nan
+
+
+def _smooth_below(length: int) -> float:
+    """Von Neumann's ratio is 1 in an order at random, with a deviation of ``N ** -0.5`` in one sample; 0 if smooth."""
+    return 1 - 3 / math.sqrt(length)
 
 
 def first_channels(model: nn.Module) -> int | None:
@@ -132,8 +170,11 @@ def largest_table(model: nn.Module) -> int:
 
 
 def reads_images_alone(model: nn.Module, shape: Sequence[int]) -> bool:
-    """Whether a sample ``(H, W)`` can only be an image to a model: its convolutions take one channel."""
-    if first_channels(model) != 1:
+    """Whether a sample ``(H, W)`` can only be an image to a model: its convolutions take one channel.
+
+    A sound ``(1, T)`` of which the model makes an image itself, a spectrogram, is none.
+    """
+    if first_channels(model) != 1 or 1 in shape:
         return False
     other = (*_RECURRENT, *_ORDERED, nn.Conv1d, nn.MultiheadAttention)
     return not any(isinstance(m, other) or _has_table(m, min(shape)) for m in model.modules())

@@ -24,6 +24,7 @@ Strength = Tensor | Sequence[Sequence[float]]
 
 RESERVED = ("epoch", "step", "strength", "samples")
 NOTEBOOK_ROWS = 12
+SHOWN_NAMES = 6  # of columns, in the representation
 NOTEBOOK_COLUMNS = (
     "mean_order", "val/mean_order", "mean_degree", "val/mean_degree", "high_order_share", "train_loss",
     "val_loss", "phase", "overfitting_risk", "seconds",
@@ -114,7 +115,9 @@ class History:
     def __repr__(self) -> str:
         if not self._rows:
             return "History(empty)"
-        columns = ", ".join([*self._scalars, *self._strengths][2:])
+        names = [*self._scalars, *self._strengths][2:]
+        more = [f"and {len(names) - SHOWN_NAMES} more"] * (len(names) > SHOWN_NAMES)
+        columns = ", ".join(names[:SHOWN_NAMES] + more)
         epochs = [row["epoch"] for row in self._rows]
         told = count_records(epochs, self.unit).replace("measured ", "")
         return f"History({told}, {span(epochs, self.unit)}: {columns})"

@@ -112,10 +112,13 @@ def test_keyword_spotting() -> None:
     net = lambda: nn.Sequential(  # noqa: E731
         nn.Conv1d(1, 8, 16, 4), nn.BatchNorm1d(8), nn.ReLU(), nn.AdaptiveMaxPool1d(1), nn.Flatten(), nn.Linear(8, 3)
     )
-    run = watch(lambda: Classifier(net()), both(list(zip(x.unsqueeze(1), y, strict=True))))
-    assert_measured(run)
-    assert "of x of shape (B, 1, 400)" in chosen(run)
-    assert all(name.startswith("steps ") for name in shown(run).names)
+    for flat in (False, True):
+        make = (lambda: nn.Sequential(nn.Unflatten(1, (1, -1)), net())) if flat else net
+        data = both(list(zip(x if flat else x.unsqueeze(1), y, strict=True)))
+        run = watch(lambda make=make: Classifier(make()), data)
+        assert_measured(run)
+        assert f"TimeWindows(num_windows=10, baseline='mean', along dimension {1 if flat else 2}" in chosen(run)
+        assert all(name.startswith("steps ") for name in shown(run).names)
 
 
 def test_embeddings_with_a_mask_of_padding() -> None:

@@ -136,9 +136,8 @@ def test_squared_errors_are_added_up_over_outputs() -> None:
 def test_several_numbers_are_predicted_and_none_is_chosen() -> None:
     x = columns()
     data = both(pairs(x, torch.stack([x[:, 0] * x[:, 1], x[:, 2]], 1)))
-    assert_off(
-        watch(lambda: LossNet(layers(5, 2), F.mse_loss), data), 'Several numbers to predict: use `score="output"'
-    )
+    assert_off(watch(lambda: LossNet(layers(5, 2), F.mse_loss), data), "predicts 2 numbers .*`target=0` to `target=1`")
+    assert_measured(watch(lambda: LossNet(layers(5, 2), F.mse_loss), data, {"target": 1}))
 
 
 def test_losses_are_added_up_over_samples() -> None:

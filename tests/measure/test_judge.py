@@ -273,8 +273,8 @@ def test_outputs_that_are_probabilities_are_recognised_by_their_loss(columns: in
 @pytest.mark.parametrize(
     ("loss", "factor"),
     [(lambda z, y: (z - y).abs().mean(), None), (lambda z, y: (z - y).square().mean() / 2, None),
-     (lambda z, y: (z - y).square().sum(1).mean(), None)],
-    ids=["absolute", "half", "sum"],
+     (lambda z, y: (z - y).square().sum(1).mean(), None), (F.smooth_l1_loss, None)],
+    ids=["absolute", "half", "sum", "Huber"],
 )  # fmt: skip
 def test_other_errors_of_numbers_are_recognised(loss: Any, factor: Any) -> None:
     net, some = network(3), samples(50 * torch.randn(SIZE, 3))

@@ -42,7 +42,8 @@ def test_kinds_are_told_apart(outputs: int, targets: Tensor, kind: str) -> None:
 @pytest.mark.parametrize(
     ("outputs", "targets", "says"),
     [
-        (3, torch.tensor([[0.2, 0.9, -0.1], [1.0, 0.0, 0.0]]), r"not one-hot.*argmax.*score=\"output\""),
+        (3, torch.tensor([[0.2, 0.9, -0.1], [1.0, 0.0, 0.0]]), "predicts 3 numbers.*`target=0` to `target=2`"),
+        (3, torch.tensor([[1.0, 1.0, -1.0], [1.0, 0.0, 0.0]]), "not one-hot.*argmax"),
         (3, torch.tensor([0.5, 1.0]), r"fractional.*target_fn.*score=\"output\""),
         (3, torch.tensor([0, -100]), "from 0 to 2.*from -100"),
         (1, torch.tensor([0, 4]), r"from 0 to 1.*score=\"output\""),
@@ -50,7 +51,7 @@ def test_kinds_are_told_apart(outputs: int, targets: Tensor, kind: str) -> None:
         (3, torch.zeros(2, 5), r"shape \(2, 5\).*target_fn"),
         (3, ["cat", "dog"], "tensor of class indices.*list"),
     ],
-    ids=["soft", "fractions", "ignored", "ratings", "signs", "other width", "names"],
+    ids=["numbers", "signs of several", "fractions", "ignored", "ratings", "signs", "other width", "names"],
 )
 def test_targets_that_fit_no_kind_are_explained(outputs: int, targets: Any, says: str) -> None:
     with pytest.raises(BatchError, match=says):

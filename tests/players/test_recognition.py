@@ -19,6 +19,7 @@ from lightning_interactions.players import (
     ImagePatches,
     Players,
     PointClusters,
+    TabularFeatures,
     TimeWindows,
     choose_players,
     player_counts,
@@ -374,6 +375,55 @@ def test_a_dimension_of_one_is_no_time(shape: tuple[int, int]) -> None:
     players = choose_players(torch.randn(3, *shape))
     assert type(players) is TimeWindows
     assert players.partition(torch.randn(shape), Generator()).unique().tolist() == list(range(10))
+
+
+class Spectrogram(nn.Module):
+    """Makes images of sounds (B, T) or (B, 1, T)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        window = torch.hann_window(64)
+        return self.net(torch.stft(x.flatten(1), 64, window=window, return_complex=True).abs().unsqueeze(1))
+
+
+WAVES = torch.sin(torch.arange(400) * torch.tensor([[0.1], [0.2], [0.3]])) + 0.1 * torch.randn(3, 400)
+COLUMNS = torch.randn(3, 400)
+ONE_BY_ONE = nn.Sequential(nn.Unflatten(1, (1, -1)), nn.Conv1d(1, 4, 5), nn.AdaptiveAvgPool1d(1), nn.Flatten(),
+                           nn.Linear(4, 3))  # fmt: skip
+
+
+def test_a_sound_of_which_the_model_makes_an_image_is_a_series() -> None:
+    assert type(of_model(Spectrogram(), WAVES.unsqueeze(1))) is TimeWindows
+
+
+@pytest.mark.parametrize(
+    ("model", "rows", "kind"),
+    [
+        (Spectrogram(), WAVES, TimeWindows),
+        (Spectrogram(), COLUMNS, TabularFeatures),
+        (Spectrogram(), torch.ones(3, 400), TabularFeatures),
+        (Spectrogram(), WAVES[:, :200], TabularFeatures),
+        (ONE_BY_ONE, COLUMNS, TimeWindows),
+        (ONE_BY_ONE, COLUMNS[:, :12], TimeWindows),
+        (nn.LSTM(1, 4), COLUMNS[:, :12], TimeWindows),
+        (nn.Sequential(nn.Linear(400, 4), nn.ReLU(), nn.Linear(4, 3)), WAVES, TabularFeatures),
+        (nn.Sequential(nn.Linear(400, 8), nn.Unflatten(1, (1, 8)), nn.Conv1d(1, 4, 3)), WAVES, TabularFeatures),
+        (nn.Sequential(nn.BatchNorm1d(400), ONE_BY_ONE), COLUMNS, TabularFeatures),
+        (nn.Identity(), COLUMNS[:, :12], TabularFeatures),
+    ],
+    ids=["spectrogram", "of no order", "constant", "too short to tell", "one by one", "few", "recurrent", "flat",
+         "flat at first", "norm of columns", "no layers"],
+)  # fmt: skip
+def test_rows_of_numbers_are_series_or_columns(model: nn.Module, rows: Tensor, kind: type[Players]) -> None:
+    assert type(of_model(model, rows)) is kind
+
+
+def test_a_series_of_single_numbers_is_masked_in_windows() -> None:
+    result = compute_interactions(ONE_BY_ONE, WAVES, torch.tensor([0, 1, 2]), num_players=10)
+    assert torch.equal(result.players, (torch.arange(400) // 40).expand(3, -1))
 
 
 def test_other_shapes_are_not_asked_about() -> None:

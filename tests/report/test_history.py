@@ -84,6 +84,8 @@ def test_last_column_and_repr():
     assert "val_loss" not in history.last
     assert history.column("val_loss") == [None, 1.5, None]
     assert repr(history) == "History(3 epochs, 0 to 7: mean_order, train_loss, val_loss, strength, train/strength)"
+    history.append(8, 80, dict.fromkeys("abcdefg", 1.0), [[1, 2], [3, 4]])
+    assert repr(history).endswith(": mean_order, train_loss, val_loss, a, b, c, and 6 more)")
     with pytest.raises(ArgumentError, match=r"mean_order.*'val_los'"):
         history.column("val_los")
 
