@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +28,8 @@ from lightning_interactions.model.quiet import same_random_numbers
 from lightning_interactions.model.score import ScoreFn, logits_leaf, output, read_logits, read_whole, resolve_score
 from lightning_interactions.model.shards import dtype_inside
 from lightning_interactions.model.task import Target, Task, find_task
-from lightning_interactions.model.tree import Path, same, tensors
+from lightning_interactions.model.tree import Path
+from lightning_interactions.model.whole import whole_answer, with_whole_targets
 from lightning_interactions.players import (
     Players,
     names_of,
@@ -166,7 +168,7 @@ class Rules:
         """Prepare a batch that was read like the first one: what are no targets of one number each goes along."""
         if self.model.positions is not None:
             return self.model.positions.along(batch)
-        return batch if self.model.whole is None else with_whole_targets(batch)
+        return batch if self.model.whole is None else with_whole_targets(batch, self.model.whole)
 
     @property
     def doubtful(self) -> bool:
@@ -226,12 +228,13 @@ def find_rules(
         start: The state of the model from which it is asked, that before the user's step.
         lockstep: How it is asked where it is split over ranks.
     """
-    chosen = suited_players(players, batch, module, tokenizer) if layer is None else None
-    rows = two_rows(batch, chosen)
-    few = batch.rows(rows)
-    if chosen is not None:  # before the model, which would say less clearly what is wrong with its inputs
-        _try_players(chosen, few, num_players, seed)
-    whole = batch.inputs.shape[1:] if is_reconstruction(batch) else None
+    with _naming_others(batch):
+        chosen = suited_players(players, batch, module, tokenizer) if layer is None else None
+        rows = two_rows(batch, chosen)
+        few = batch.rows(rows)
+        if chosen is not None:  # before the model, which would say less clearly what is wrong with its inputs
+            _try_players(chosen, few, num_players, seed)
+    whole = whole_answer(batch)
     asked = {"call": call, "forward_fn": forward_fn, "start": start, "lockstep": lockstep}
     dense = None
     if whole is None and resolve_score(score) is not output and may_be_labels(batch.targets):
@@ -253,7 +256,7 @@ def find_rules(
     if layer is not None:
         masked = replace(masked, fields=())
     if whole is not None:
-        batch, few = with_whole_targets(batch), with_whole_targets(few)
+        batch, few = with_whole_targets(batch, whole), with_whole_targets(few, whole)
     known = outputs if seen is None or whole is not None else seen
     task = find_task(known, batch.targets, score, target, whole=whole is not None, loss_fn=loss_fn, positions=dense)
     picked = task.pick(task.read(few.targets), outputs, torch.arange(len(outputs)))
@@ -283,37 +286,27 @@ def _find_positions(
     return find_positions(seen, batch.targets, None if ids.is_floating_point() else ids, told, batch.leaf)
 
 
+@contextmanager
+def _naming_others(batch: Batch) -> Iterator[None]:
+    """Say in an error about what is masked what else could be."""
+    try:
+        yield
+    except BatchError as error:
+        others = " or ".join(f"`input={name!r}`" for name in _alike_in_form(batch))
+        if not others:
+            raise
+        raise BatchError(f"{error} To mask another tensor that the model is given: {others}.") from error
+
+
 def _others(batch: Batch) -> str:
     """Name the tensors that could have been masked as well."""
-    own = batch.inputs.ndim - (len(batch.fields) > 1)
-    alike = [
-        name
-        for name, x in zip(batch.names, batch.carried, strict=False)
-        if name and x.ndim >= 2 and x.shape[1:].numel() > 1
-    ]
-    return f" (not {', '.join(alike)}: see `input=`)" if alike and own else ""
+    names = _alike_in_form(batch)
+    return f" (not {', '.join(names)}: see `input=`)" if names else ""
 
 
-def is_reconstruction(batch: Batch) -> bool:
-    """Whether a model was seen to return something like its input, and nothing the targets could be classes of."""
-    seen = batch.seen if batch.leaf is None else tensors(batch.seen).get(batch.leaf)
-    if seen is None or batch.table is not None or read_whole(seen, batch.inputs.shape[1:]) is None:
-        return False
-    shape, targets = batch.inputs.shape[1:], batch.targets
-    if targets.shape == batch.inputs.shape and same(targets.to(batch.inputs), batch.inputs):
-        return True
-    if len(shape) > 1:
-        fits = targets[:1].numel() == shape.numel() and may_be_labels(targets)
-        return targets.ndim == 1 or (targets.is_floating_point() and not fits)  # else classes of positions
-    top = int(targets.max()) + 1 if targets.ndim == 1 and not targets.is_floating_point() else None
-    return targets.shape[1:] != shape and top != shape[0]
-
-
-def with_whole_targets(batch: Batch) -> Batch:
-    """Make samples the targets of a reconstruction, unless there are others of their shape."""
-    if batch.targets[:1].numel() == batch.inputs[:1].numel():
-        return batch
-    return replace(batch, targets=batch.inputs.flatten(1))
+def _alike_in_form(batch: Batch) -> list[str]:
+    named = zip(batch.names, batch.carried, strict=False)
+    return [name for name, x in named if name and x.ndim >= 2 and x.shape[1:].numel() > 1]
 
 
 def _seen_outputs(batch: Batch, whole: torch.Size | None, leaf: Path | None) -> Tensor | None:

@@ -15,6 +15,7 @@ from lightning_interactions.model.batch import TARGET_KEYS, Batch, ask, describe
 from lightning_interactions.model.heads import Wanted, choose_head, find_heads
 from lightning_interactions.model.plan import Plan, between, make_plan, model_calls
 from lightning_interactions.model.positions import find_positions, may_be_labels
+from lightning_interactions.model.score import read_whole
 from lightning_interactions.model.seen import Recorder, SeenCall, can_be_seen, sizes_of
 from lightning_interactions.model.targets import MISSING, known_rows
 from lightning_interactions.model.tree import Path, copied, rebuild, same, tensors
@@ -228,7 +229,7 @@ def _find_targets(seen: Sighting, inputs: Tensor, carried: Mapping[str, Tensor],
     given = list(call.given.values())
     given += [x for other in calls if not other.inside and other.site for x in other.given.values()]
     others = [path for path, leaf in batch.items() if not any(_same(leaf, x) for x in given)]
-    others = [path for path in others if batch[path].ndim <= 2 or _are_of_positions(batch[path], calls)]
+    others = [path for path in others if batch[path].ndim <= 2 or _are_answers(batch[path], calls)]
     fitting = [path for path in others if _fits(batch[path], calls)]
     others = fitting or others
     if others:
@@ -268,10 +269,16 @@ def _judged(seen: Sighting, rows: int) -> list[tuple[str, Tensor]]:
     return [(call.site, tensor) for call, tensor in found]
 
 
-def _are_of_positions(targets: Tensor, calls: Sequence[SeenCall]) -> bool:
-    """Whether these can be labels of positions the last call returned scores of; any, where these were too large."""
+def _are_answers(targets: Tensor, calls: Sequence[SeenCall]) -> bool:
+    """Whether the last call can have been meant to return these, or scores of positions of which these are labels.
+
+    Any labels of positions may be, where what it returned was too large to be kept.
+    """
     output = next((call.output for call in reversed(calls) if not call.inside), None)
-    return may_be_labels(targets) if output is None else find_positions(output, targets) is not None
+    if output is None:
+        return may_be_labels(targets)
+    whole = targets.is_floating_point() and read_whole(output, targets.shape[1:]) is not None
+    return whole or find_positions(output, targets) is not None
 
 
 def _fits(targets: Tensor, calls: Sequence[SeenCall]) -> bool:

@@ -34,6 +34,8 @@ def are_numbers(targets: Any, outputs: int) -> bool:
     if not isinstance(targets, Tensor) or not targets.is_floating_point():
         return False
     flat = known_values(targets)
+    if outputs > 1 and targets[:1].numel() == 1:
+        return bool((flat != flat.round()).any())  # else floats that are class indices
     if outputs > 1 and (targets.shape[1:] != (outputs,) or are_labels(targets, outputs)):
         return False
     return not bool(((flat == 0) | (flat.abs() == 1)).all())

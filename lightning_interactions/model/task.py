@@ -199,7 +199,7 @@ class Task:
         if self.positions is not None:
             return self.positions.describe(score)
         if self.kind == "reconstruction":
-            return "negative squared error of a reconstruction"
+            return "negative squared error of what the model returns"
         if self.kind == "regression":
             return f"{score} of a regression" if self.outputs == 1 else f"{score} {self._column} of {self.outputs}"
         if self.kind == "labels":
@@ -284,8 +284,8 @@ def find_task(
     numbers = are_numbers(targets, columns) and not soft
     if numbers and columns > 1 and target == "label" and function is not output:
         raise BatchError(
-            f"The model predicts {columns} numbers for each sample. Say which of them is followed: `target=0` to "
-            f"`target={columns - 1}`; the loss is that of all."
+            f"The model returns {columns} numbers for each sample, and the targets are numbers to predict. Say which "
+            f"is followed: `target=0` to `target={columns - 1}`."
         )
     if function is output or numbers:
         kind, function, soft = "regression", _score_of_numbers(function), False

@@ -257,9 +257,75 @@ def test_a_later_batch_with_labels_that_are_no_classes_is_left_out() -> None:
     assert len(run.monitor.history) == 2
 
 
-# -- several heads ---------------------------------------------------------------------------------------------------
+# -- numbers for every position --------------------------------------------------------------------------------------
 
 X = columns(SIZE)
+NOISY = SQUARES + 0.3 * random(*SQUARES.shape[1:], seed=5)
+LARGE = random(1, 24, 24, seed=6)
+SERIES = random(20, 3, seed=7).cumsum(1)
+
+ANSWERS: dict[str, tuple[Any, list[Any], Any]] = {
+    "denoised": (lambda: UNet(1), list(zip(NOISY, SQUARES, strict=True)), F.mse_loss),
+    "denoised, with labels": (lambda: UNet(1), list(zip(NOISY, SQUARES, range(SIZE), strict=True)), F.mse_loss),
+    "two maps of an image": (lambda: UNet(2), list(zip(SQUARES, random(2, 12, 12), strict=True)), F.l1_loss),
+    "twice the size": (
+        lambda: nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.PixelShuffle(2)),
+        list(zip(SQUARES, LARGE, strict=True)), F.smooth_l1_loss,
+    ),
+    "the next steps": (
+        lambda: nn.Sequential(Last(3), nn.Linear(3, 8), nn.Unflatten(1, (4, 2))),
+        list(zip(SERIES[:, :16], SERIES[:, 16:, :2], strict=True)), F.l1_loss,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "items", "loss"), ANSWERS.values(), ids=ANSWERS.keys())
+def test_the_model_returns_another_sample(make: Any, items: list[Any], loss: Any) -> None:
+    class Net(ForwardNet):
+        def judge(self, batch: Any) -> Tensor:
+            return loss(self(batch[0]), batch[1])
+
+    run = watch(lambda: Net(make()), both(items))
+    assert_measured(run)
+    assert "negative squared error of what the model returns" in chosen(run)
+
+
+def test_of_several_numbers_one_is_followed() -> None:
+    class Net(Classifier):
+        def judge(self, batch: Any) -> Tensor:
+            low, middle, high = self(batch[0]).unbind(1)
+            return F.mse_loss(middle, batch[1]) + 0 * (low + high).sum()
+
+    items = list(zip(X, X[:, 0] * X[:, 1], strict=True))
+    assert_off(watch(lambda: Net(layers()), both(items)), "returns 3 numbers .*`target=0` to `target=2`")
+    run = watch(lambda: Net(layers()), both(items), {"target": 1})
+    assert_measured(run)
+    assert "output 1 of 3" in chosen(run)
+
+
+def test_what_else_can_be_masked_is_named_where_tokens_cannot() -> None:
+    class Net(ForwardNet):
+        def __init__(self) -> None:
+            super().__init__(nn.Linear(8 + 144, 3))
+            self.words = nn.EmbeddingBag(20, 8)
+
+        def forward(self, pixels: Tensor, input_ids: Tensor) -> Tensor:
+            return self.net(torch.cat([self.words(input_ids), pixels.flatten(1)], 1))
+
+        def judge(self, batch: Any) -> Tensor:
+            return F.cross_entropy(self(batch["pixels"], batch["ids"]), batch["label"])
+
+    items = [
+        {"pixels": x, "ids": ids, "label": i % 3} for i, (x, ids) in enumerate(zip(SQUARES, whole(20, 7), strict=True))
+    ]
+    assert_off(watch(Net, both(items)), "need a mask token.*To mask another tensor .*: `input='pixels'`")
+    run = watch(Net, both(items), {"input": "pixels"})
+    assert_measured(run)
+    assert "ImagePatches" in chosen(run)
+
+
+# -- several heads ---------------------------------------------------------------------------------------------------
+
 KINDS, COLOURS = thirds(X), (X[:, 3] * X[:, 4] > 0).long()
 
 

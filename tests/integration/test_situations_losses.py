@@ -136,7 +136,7 @@ def test_squared_errors_are_added_up_over_outputs() -> None:
 def test_several_numbers_are_predicted_and_none_is_chosen() -> None:
     x = columns()
     data = both(pairs(x, torch.stack([x[:, 0] * x[:, 1], x[:, 2]], 1)))
-    assert_off(watch(lambda: LossNet(layers(5, 2), F.mse_loss), data), "predicts 2 numbers .*`target=0` to `target=1`")
+    assert_off(watch(lambda: LossNet(layers(5, 2), F.mse_loss), data), "returns 2 numbers .*`target=0` to `target=1`")
     assert_measured(watch(lambda: LossNet(layers(5, 2), F.mse_loss), data, {"target": 1}))
 
 

@@ -388,7 +388,7 @@ GOOD: dict[str, Any] = {"model": mlp(), "inputs": torch.randn(2, 5), "targets": 
         ({"players": FeatureMask(torch.tensor([0, 1, 2]))}, BatchError, r"\(3,\).*\(5,\)"),
         ({"targets": torch.tensor([0, 3])}, BatchError, "from 0 to 2"),
         ({"targets": torch.tensor([0])}, BatchError, r"each of 2 inputs.*int64 tensor \(1,\)"),
-        ({"targets": torch.rand(2, 3)}, BatchError, "predicts 3 numbers"),
+        ({"targets": torch.rand(2, 3)}, BatchError, "returns 3 numbers"),
         ({"targets": torch.eye(4)[:2]}, BatchError, r"\(2, 4\)"),
         ({"target": "class"}, ArgumentError, r"`target`.*got 'class'"),
         ({"target": 3}, ArgumentError, "`target`.*from 0 to 2"),

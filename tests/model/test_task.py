@@ -42,9 +42,9 @@ def test_kinds_are_told_apart(outputs: int, targets: Tensor, kind: str) -> None:
 @pytest.mark.parametrize(
     ("outputs", "targets", "says"),
     [
-        (3, torch.tensor([[0.2, 0.9, -0.1], [1.0, 0.0, 0.0]]), "predicts 3 numbers.*`target=0` to `target=2`"),
+        (3, torch.tensor([[0.2, 0.9, -0.1], [1.0, 0.0, 0.0]]), "returns 3 numbers.*`target=0` to `target=2`"),
         (3, torch.tensor([[1.0, 1.0, -1.0], [1.0, 0.0, 0.0]]), "not one-hot.*argmax"),
-        (3, torch.tensor([0.5, 1.0]), r"fractional.*target_fn.*score=\"output\""),
+        (3, torch.tensor([0.5, 1.0]), "returns 3 numbers.*`target=0` to `target=2`"),
         (3, torch.tensor([0, -100]), "from 0 to 2.*from -100"),
         (1, torch.tensor([0, 4]), r"from 0 to 1.*score=\"output\""),
         (1, torch.tensor([-1.0, 1.0]), "from 0 to 1.*from -1"),
@@ -339,7 +339,7 @@ def test_a_reconstruction_is_scored_by_its_error(shape: tuple[int, ...]) -> None
     assert task.classes_of(samples) is None
     for answer in (task.truth(own, picked), task.predict(outputs, picked), task.followed(picked)):
         assert answer.shape == (4,)
-    assert task.describe() == "negative squared error of a reconstruction"
+    assert task.describe() == "negative squared error of what the model returns"
 
 
 @given(st.integers(0, 10**6), st.sampled_from([0.1, 3.0, 40.0]), st.integers(2, 6))
