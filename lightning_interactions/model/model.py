@@ -198,9 +198,11 @@ def layer_features(
     parts: list[Tensor] = []
 
     def step(position: int, at_most: int) -> int:
-        rows = slice(position, position + at_most)
-        parts.append(cut.features(forward, samples[rows].clone(), [tensor[rows].clone() for tensor in carried]))
-        return len(parts[-1])
+        rows = [tensor[position : position + at_most] for tensor in (samples, *carried)]
+        few = len(rows[0])  # two of a single row, which models that squeeze outputs mistake
+        own, *along = [(x.expand(2, *x.shape[1:]) if few == 1 else x).clone() for x in rows]
+        parts.append(cut.features(forward, own, along)[:few])
+        return few
 
     ChunkSize(chunk_size or default_chunk_size(samples)).run(len(samples), step, samples.device)
     return torch.cat(parts)

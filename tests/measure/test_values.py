@@ -123,8 +123,9 @@ def test_no_forward_is_larger_than_the_chunk(layer: str | None, chunk_size: int)
             recorder, SAMPLES, players, TARGETS,
             masker=masker, num_players=N, score=log_odds, chunk_size=chunk_size, cut=cut,
         )  # fmt: skip
-    assert max(recorder.rows) <= chunk_size
-    assert max(largest) <= chunk_size
+    most = chunk_size if cut is None else max(chunk_size, 2)  # models that squeeze mistake a single row
+    assert max(recorder.rows) <= most
+    assert max(largest) <= most
 
 
 def test_the_default_chunk_shrinks_with_the_input() -> None:

@@ -160,7 +160,34 @@ def test_features_in_chunks() -> None:
     with torch.no_grad():
         expected = cut.features(model, samples)
         torch.testing.assert_close(layer_features(model, samples, cut, 3), expected)
-    assert rows == [7, 3, 3, 1]
+    assert rows == [7, 3, 3, 2], "a model that squeezes would mistake a single row"
+
+
+class Squeezing(nn.Module):
+    """Returns (B,), but () for a single row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.Linear(5, 6), nn.Linear(6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layer(x).tanh()).squeeze()
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_a_model_that_squeezes_is_never_asked_for_a_single_row(samples: int) -> None:
+    model, x = Squeezing(), torch.randn(3, 5)
+    masker = TabularFeatures("zero")
+    cut, labels = prepared(model, "layer", x, masker)
+    x, labels, targets = x[:samples], labels[:samples], torch.tensor([0, 1, 1])[:samples]
+    expected = by_hand(model.layer, lambda _, z: model.head(z.tanh()), x, labels, targets, masker)
+
+    def ask(inputs: Tensor) -> Tensor:
+        return read_logits(model(inputs))  # fails for ()
+
+    for chunk in (1, 3, 64):
+        found = evaluate(ask, x, labels, targets, masker, cut, chunk)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
 # -- what cannot be cut ----------------------------------------------------------------------------------------------
