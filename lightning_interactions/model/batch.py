@@ -111,16 +111,18 @@ def pick_columns(named: Mapping[str, Tensor], positional: Collection[str] = ()) 
     """Choose the tensors that are columns of one table; none where these are something else.
 
     They are all that is ``(B,)`` or ``(B, K)`` and has a name of its own, floating-point or whole numbers, as tabular
-    libraries pass them; arguments that are handed over by position only where one is called categories. There is no
-    table where anything has more dimensions, or is a text; and none where a single tensor has several columns and a
-    usual name: the others then go along with it.
+    libraries pass them; arguments that are handed over by position only where one is called categories, or where all
+    are single numbers (a user and an item), so that nothing else could be masked. There is no table where anything has
+    more dimensions, or is a text; and none where a single tensor has several columns and a usual name: the others then
+    go along with it.
     """
     own = {name: x for name, x in named.items() if _last(name) not in TARGET_KEYS and not x.is_complex()}
     if any(x.ndim > 2 or "mask" in _last(name) or _is_text(name, x) for name, x in own.items()):
         return []
     wide = [name for name, x in own.items() if x.ndim == 2]
     by_name = [name for name in own if name not in positional]
-    chosen = by_name if len(by_name) > 1 else [name for name in wide if any("cat" in _last(x) for x in wide)]
+    categories = any("cat" in _last(name) for name in wide)
+    chosen = by_name if len(by_name) > 1 else wide if categories else [] if wide else list(own)
     usual = len(wide) == 1 and _last(wide[0]) in INPUT_KEYS
     return chosen if len(chosen) > 1 and not usual else []
 

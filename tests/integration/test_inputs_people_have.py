@@ -579,6 +579,24 @@ def test_numbers_and_categories() -> None:
     assert "of x.continuous of shape (B, 5)" in chosen(alone)
 
 
+def test_a_user_and_an_item() -> None:
+    class Net(StepNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.users, self.items = nn.Embedding(7, 4), nn.Embedding(9, 4)
+
+        def forward(self, user: Tensor, item: Tensor) -> Tensor:
+            return (self.users(user) * self.items(item)).sum(1)
+
+        def judge(self, batch: Any) -> Tensor:
+            return F.mse_loss(self(batch[0], batch[1]), batch[2])
+
+    user, item = whole(7), whole(9, seed=1)
+    run = watch(Net, both(list(zip(user, item, (user * item).float() / 10, strict=True))), {"num_players": 2})
+    assert_measured(run)
+    assert "of the columns user, item of shape (B, 2)" in chosen(run)
+
+
 def assert_measured_table(run: Run) -> None:
     assert run.told == []
     assert all(1 <= order <= 7 for order in run.monitor.history.column("mean_order"))

@@ -90,6 +90,12 @@ CHOICES: dict[str, tuple[dict[str, Tensor], list[str], list[str]]] = {
     "numbers and categories": ({"x.continuous": TWO, "x.categorical": IDS}, [], ["x.continuous", "x.categorical"]),
     "by position": ({"x_cat": IDS, "x_cont": TWO}, ["x_cat", "x_cont"], ["x_cat", "x_cont"]),
     "by position, of any name": ({"a": IDS, "b": TWO}, ["a", "b"], []),
+    "single ones by position": (
+        {"user": IDS[:, 0], "item": IDS[:, 1], "label": ONE},
+        ["user", "item"],
+        ["user", "item"],
+    ),
+    "one by position": ({"user": IDS[:, 0]}, ["user"], []),
     "numbers twice by position": ({"a": TWO, "b": TWO}, ["a", "b"], []),
     "one": ({"age": ONE, "y": ONE}, [], []),
     "an image and its age": ({"image": torch.rand(4, 1, 8, 8), "age": ONE, "weight": ONE}, [], []),
