@@ -292,7 +292,7 @@ def _naming_others(batch: Batch) -> Iterator[None]:
     try:
         yield
     except BatchError as error:
-        others = " or ".join(f"`input={name!r}`" for name in _alike_in_form(batch))
+        others = " or ".join(f"`input={name!r}`" for name in _alike_in_form(batch) if "mask" not in name)
         if not others:
             raise
         raise BatchError(f"{error} To mask another tensor that the model is given: {others}.") from error

@@ -226,19 +226,13 @@ def _find_targets(seen: Sighting, inputs: Tensor, carried: Mapping[str, Tensor],
     if named is not None and named in batch:
         return "batch", named
     calls = [other for other in seen.calls or () if not other.judge]
-    given = list(call.given.values())
-    given += [x for other in calls if not other.inside and other.site for x in other.given.values()]
-    others = [path for path, leaf in batch.items() if not any(_same(leaf, x) for x in given)]
-    others = [path for path in others if batch[path].ndim <= 2 or _are_answers(batch[path], calls)]
-    fitting = [path for path in others if _fits(batch[path], calls)]
-    others = fitting or others
-    if others:
-        return "batch", (1,) if (1,) in others else min(
-            others, key=lambda path: (batch[path].is_floating_point(), batch[path].ndim)
-        )
+    unread = _not_given(batch, call, calls)
+    if unread is not None:
+        return "batch", unread
     if judged:
         return "loss", judged[0][0]
     own = next((name for name in carried if name.rpartition(".")[2] in TARGET_KEYS), None)
+    own = own or next((name for name, x in carried.items() if x.ndim > 1 and _is_answer(x, calls)), None)
     if own is not None:
         return "call", own
     taken = [path for path, leaf in batch.items() if leaf.ndim == 1 and not _same(leaf, inputs)]
@@ -247,6 +241,18 @@ def _find_targets(seen: Sighting, inputs: Tensor, carried: Mapping[str, Tensor],
     if any(x.shape == inputs.shape and x.is_floating_point() for x in tensors(call.output).values()):
         return "input", None  # it is reconstructed
     raise _no_targets(seen.batch, rows)
+
+
+def _not_given(batch: Mapping[Path, Tensor], call: SeenCall, calls: Sequence[SeenCall]) -> Path | None:
+    """Find what no module was given, and can be targets of what the last call returned."""
+    given = list(call.given.values())
+    given += [x for other in calls if not other.inside and other.site for x in other.given.values()]
+    others = [path for path, leaf in batch.items() if not any(_same(leaf, x) for x in given)]
+    others = [path for path in others if batch[path].ndim <= 2 or _are_answers(batch[path], calls)]
+    others = [path for path in others if _fits(batch[path], calls)] or others
+    if not others or (1,) in others:
+        return (1,) if others else None
+    return min(others, key=lambda path: (batch[path].is_floating_point(), batch[path].ndim))
 
 
 def _at(source: Source, seen: Sighting, inputs: Tensor, carried: Mapping[str, Tensor]) -> Any:
@@ -274,11 +280,20 @@ def _are_answers(targets: Tensor, calls: Sequence[SeenCall]) -> bool:
 
     Any labels of positions may be, where what it returned was too large to be kept.
     """
-    output = next((call.output for call in reversed(calls) if not call.inside), None)
+    output = _last_output(calls)
     if output is None:
         return may_be_labels(targets)
-    whole = targets.is_floating_point() and read_whole(output, targets.shape[1:]) is not None
-    return whole or find_positions(output, targets) is not None
+    return _is_answer(targets, calls) or find_positions(output, targets) is not None
+
+
+def _is_answer(numbers: Tensor, calls: Sequence[SeenCall]) -> bool:
+    """Whether the last call returned something of the form of these."""
+    output = _last_output(calls)
+    return output is not None and numbers.is_floating_point() and read_whole(output, numbers.shape[1:]) is not None
+
+
+def _last_output(calls: Sequence[SeenCall]) -> Any:
+    return next((call.output for call in reversed(calls) if not call.inside), None)
 
 
 def _fits(targets: Tensor, calls: Sequence[SeenCall]) -> bool:

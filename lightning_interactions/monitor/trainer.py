@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sized
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -142,10 +143,17 @@ def _averages(callback: Any) -> bool:
 
 
 def tokenizer_of(trainer: Any, module: Any) -> Any:
-    """Return the attribute ``tokenizer`` of the module, the data module or a collator; ``None`` if none has one."""
-    collators = [getattr(loader, "collate_fn", None) for loader in loaders_of(trainer).values()]
-    owners = (module, getattr(trainer, "datamodule", None), *collators)
-    return next((found for owner in owners if (found := getattr(owner, "tokenizer", None)) is not None), None)
+    """Return the attribute ``tokenizer`` of the module, the data module, a collator or a dataset, or ``None``.
+
+    A collator may be a method of what has it, or a `functools.partial` that was given it.
+    """
+    owners = [module, getattr(trainer, "datamodule", None)]
+    for loader in loaders_of(trainer).values():
+        collator = _attribute(loader, "collate_fn")
+        given = _attribute(collator, "keywords")
+        owners += [collator, _attribute(collator, "__self__"), _attribute(loader, "dataset")]
+        owners += [SimpleNamespace(**given)] if isinstance(given, dict) else []
+    return next((found for owner in owners if (found := _attribute(owner, "tokenizer")) is not None), None)
 
 
 def columns_of(trainer: Any, module: Any) -> list[list[str]]:
