@@ -339,6 +339,8 @@ def _ask_somehow(
         except (ModelCallError, BatchError, ModelOutputError) as error:
             first = first or error
             continue
+        if model.builds_hooks:  # in its first pass: those that are there later are its own, and it needs them
+            model = replace(model, hooks=True)
         notes = []
         inside = dtype_inside(module)
         if own is not precision:

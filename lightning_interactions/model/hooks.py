@@ -15,6 +15,31 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _GLOBAL_HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks")
 
 
+class NotedHooks:
+    """The forward hooks that are on modules at this moment, by their numbers.
+
+    Example:
+        >>> model = nn.Flatten()
+        >>> noted = NotedHooks([model])
+        >>> handle = model.register_forward_hook(print)
+        >>> noted.drop_later(), len(model._forward_hooks), noted.drop_later()
+        (True, 0, False)
+    """
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        registers = [module.__dict__[name] for module in modules for name in _HOOKS if name in module.__dict__]
+        self._noted = [(register, frozenset(register)) for register in registers]
+
+    def drop_later(self) -> bool:
+        """Take out those that came since, and say whether there were any."""
+        found = False
+        for register, known in self._noted:
+            for number in [number for number in register if number not in known]:
+                del register[number]
+                found = True
+        return found
+
+
 @contextmanager
 def without_foreign_hooks(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Take out the forward hooks that are not torch's own, and at the end put them back in their order.

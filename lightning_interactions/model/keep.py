@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from lightning_interactions.model.hooks import NotedHooks
 from lightning_interactions.model.parts import (
     INTERNAL,
     ArrayPart,
@@ -66,6 +67,7 @@ class Kept:
 
     Attributes:
         modules: All modules that were found: those of the model and those that hide in attributes.
+        hooks: The forward hooks on them.
         has_parameters: Whether the contents of parameters are kept.
 
     Example:
@@ -98,6 +100,7 @@ class Kept:
             self._weights = Tensors([*weights, *gradients], copy=parameters)
             self._gradients = [(weight, weight.grad) for weight in weights]
         self._written = False
+        self.hooks = NotedHooks(self.modules)
 
     @property
     def parameters_written(self) -> bool:

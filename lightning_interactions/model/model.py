@@ -51,6 +51,7 @@ class Model:
     _forward: Forward | None = field(default=None, init=False)
     _inside: Quiet | None = field(default=None, init=False)
     _writes: bool | None = field(default=None, init=False)  # whether it writes to its parameters; None: not known yet
+    builds_hooks: bool = field(default=False, init=False)  # whether a forward pass was seen to put hooks on modules
 
     def __call__(self, inputs: Tensor, *carried: Tensor) -> Tensor:
         """Return the logits ``(B, C)``, or outputs ``(B, numbers)`` where it returns a sample each."""
@@ -69,14 +70,14 @@ class Model:
     def _ask(self, *inputs: Tensor) -> Tensor:
         assert self._forward is not None
         assert self._inside is not None
-        self._inside.rewind()
         own = inputs if self.dense is None else inputs[:-1]
-        try:
-            output = self._pass(*own)
-        except Exception as error:
-            if isinstance(error, InteractionsError) or is_out_of_memory(error):
-                raise
-            raise ModelCallError(_failed(self.module, own, error)) from error
+        with self._inside.forward_pass():
+            try:
+                output = self._pass(*own)
+            except Exception as error:
+                if isinstance(error, InteractionsError) or is_out_of_memory(error):
+                    raise
+                raise ModelCallError(_failed(self.module, own, error)) from error
         if self.dense is not None:
             return self.dense.read(output, inputs[-1])
         if self.whole is None:
@@ -138,6 +139,7 @@ class Model:
             finally:
                 self._forward, inside, self._inside = None, self._inside, None
         self._writes = bool(self._writes) or inside.parameters_written
+        self.builds_hooks |= inside.builds_hooks
 
     def _in_own_precision(self, *inputs: Tensor) -> Any:
         with self.precision.forward_context():

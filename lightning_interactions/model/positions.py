@@ -70,6 +70,8 @@ class Positions:
         leaf: Where the scores are in what the model returns; ``None`` if that is a tensor.
         ahead: The scores of a position are about the label so many positions later: 1 where a language model gets the
             tokens themselves as labels.
+        coarse: Whether scores of fewer pixels are interpolated to those of the labels, as Segformer's and BEiT's own
+            losses do.
         total: Whether the score is a sum, not a mean.
         score: Of one position, see `model.score`.
         loss_fn: ``(scores, labels) -> (B,)``, instead of the mean cross-entropy.
@@ -80,6 +82,7 @@ class Positions:
     numbers: int
     leaf: Path | None = None
     ahead: int = 0
+    coarse: bool = False
     total: bool = False
     score: ScoreFn = log_odds
     loss_fn: LossFn | None = None
@@ -133,7 +136,7 @@ class Positions:
         length = labels[:1].numel() - self.ahead
         own = labels.flatten(1)[:, self.ahead :]
         if found is not None:
-            table = self._table(found)
+            table = self._table(found, labels.shape)
             length = min(length, table.shape[1])
             table = table[:, :length]
         own = own[:, :length]
@@ -141,8 +144,10 @@ class Positions:
         scores = own.new_empty((0, 1)) if found is None else _exact(table[known])
         return scores, known, own[known].long()
 
-    def _table(self, found: Tensor) -> Tensor:
+    def _table(self, found: Tensor, places: torch.Size) -> Tensor:
         """Scores ``(B, P, C)``."""
+        if self.coarse:
+            found = F.interpolate(found, size=places[-2:], mode="bilinear", align_corners=False)
         if self.classes == 1:
             return found.flatten(1).unsqueeze(-1)
         return (found if self.last else found.movedim(1, -1)).flatten(1, -2)
@@ -207,13 +212,17 @@ def find_positions(
     """
     if not may_be_labels(targets):
         return None
-    for path, scores in _candidates(output):
-        found = _fitting(scores, targets) if leaf is None or path == leaf else None
-        if found is None:
-            continue
-        found = replace(found, leaf=path or None, numbers=scores[:1].numel())
-        return _placed(found, output, targets, ids, told) if found.last else found
-    return None
+    fitting = [
+        (replace(found, leaf=path or None), scores)
+        for path, scores in _candidates(output)
+        if (leaf is None or path == leaf) and (found := _fitting(scores, targets)) is not None
+    ]
+    if not fitting:
+        return None
+    found, scores = min(fitting, key=lambda pair: pair[0].coarse)  # coarse ones may be beside those that are meant
+    pixels = targets[:1].numel() * found.classes if found.coarse else scores[:1].numel()
+    found = replace(found, numbers=pixels)
+    return _placed(found, output, targets, ids, told) if found.last else found
 
 
 def is_dense(scores: Tensor) -> bool:
@@ -248,7 +257,17 @@ def _fitting(scores: Tensor, targets: Tensor) -> Positions | None:
         return Positions(own[1], last=True, numbers=0, total=True)
     if own[1:] == places:
         return Positions(own[0], last=False, numbers=0)
-    return Positions(own[-1], last=True, numbers=0) if own[:-1] == places else None
+    if own[:-1] == places:
+        return Positions(own[-1], last=True, numbers=0)
+    return Positions(own[0], last=False, numbers=0, coarse=True) if _are_coarse(own[1:], places) else None
+
+
+def _are_coarse(pixels: torch.Size, places: torch.Size) -> bool:
+    """Whether an image has fewer pixels than another, by one whole number along both sides."""
+    if len(pixels) != 2 or len(places) != 2:
+        return False
+    (height, rest), (width, other) = (divmod(b, a) for a, b in zip(pixels, places, strict=True))
+    return height == width > 1 and not (rest or other)
 
 
 def _placed(found: Positions, output: Any, targets: Tensor, ids: Tensor | None, told: float | None) -> Positions | None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_interactions.errors import warn
-from lightning_interactions.model.hooks import without_foreign_hooks
+from lightning_interactions.model.hooks import NotedHooks, without_foreign_hooks
 from lightning_interactions.model.keep import Kept
 
 Forward = Callable[..., Any]  # inputs (B, *shape), *carried (B, ...) -> whatever the model returns
@@ -29,6 +29,7 @@ class Quiet:
 
     Attributes:
         parameters_written: At the end, whether the model's own parameters were found changed.
+        builds_hooks: Whether a forward pass has put hooks on modules.
     """
 
     def __init__(self, kept: Kept, start: Kept | None) -> None:
@@ -36,6 +37,20 @@ class Quiet:
         self._forwards = 0
         self._stateless = False
         self.parameters_written = False
+        self.builds_hooks = False
+
+    @contextmanager
+    def forward_pass(self) -> Iterator[None]:
+        """Go back to the start for what is inside; hooks it leaves on modules go, as what it notes of them does."""
+        self.rewind()
+        if self._stateless:
+            yield
+            return
+        noted = NotedHooks(self._kept.modules)
+        try:
+            yield
+        finally:
+            self.builds_hooks |= noted.drop_later()
 
     def rewind(self) -> None:
         """Go back to the start; call it before every forward pass.
@@ -101,6 +116,8 @@ def quiet(
         kept.thaw()
         if not hooks:
             undo.enter_context(without_foreign_hooks(kept.modules))
+        elif start is not None:  # what the model noted of those that came since is not there either
+            start.hooks.drop_later()
         if "torch._dynamo" in sys.modules:  # nothing can be compiled if it was never imported
             undo.enter_context(torch.compiler.set_stance("force_eager"))
         yield inside

@@ -245,6 +245,37 @@ def test_one_logit_for_every_pixel(channel: bool) -> None:
     assert "of 2 classes" in chosen(run)
 
 
+class Collecting(nn.Module):
+    """Takes its features from hooks that its first forward pass registers, as those of a well-known library do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages = nn.Sequential(nn.Conv2d(1, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 8, 3, 2, 1))
+        self.out = nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not hasattr(self, "listening"):
+            self.stages[0].register_forward_hook(lambda module, args, output: self.features.append(output))
+            self.stages[2].register_forward_hook(lambda module, args, output: self.features.append(output))
+            self.listening = True
+        self.features: list[Tensor] = []
+        self.stages(x)
+        first, second = self.features  # each once, or it fails
+        return self.out(F.avg_pool2d(second, 1) + F.max_pool2d(torch.cat([first, first], 1), 2))
+
+
+@pytest.mark.parametrize("sanity", [0, 1])
+def test_coarse_scores_of_a_model_that_hooks_itself(sanity: int) -> None:
+    class Net(StepNet):
+        def judge(self, batch: Any) -> Tensor:
+            scores = self.net(batch[0])
+            return F.cross_entropy(F.interpolate(scores, batch[1].shape[1:], mode="bilinear"), batch[1])
+
+    run = watch(lambda: Net(Collecting()), both(list(zip(SQUARES, LABELS, strict=True))), num_sanity_val_steps=sanity)
+    assert_measured(run)
+    assert "mean of log_odds over the labels of all positions, of 3 classes" in chosen(run)
+
+
 def test_a_later_batch_with_labels_that_are_no_classes_is_left_out() -> None:
     class Net(Classifier):
         def judge(self, batch: Any) -> Tensor:
@@ -288,6 +319,24 @@ def test_the_model_returns_another_sample(make: Any, items: list[Any], loss: Any
     run = watch(lambda: Net(make()), both(items))
     assert_measured(run)
     assert "negative squared error of what the model returns" in chosen(run)
+
+
+def test_the_next_steps_are_given_to_the_model_too() -> None:
+    """As those of a well-known library are, which return their loss."""
+
+    class Net(StepNet):
+        def forward(self, past: Tensor, future: Tensor) -> dict[str, Tensor]:
+            found = self.net(past)
+            return {"loss": F.mse_loss(found, future), "prediction": found}
+
+        def judge(self, batch: Any) -> Tensor:
+            return self(**batch)["loss"]
+
+    net = lambda: Net(nn.Sequential(Last(3), nn.Linear(3, 8), nn.Unflatten(1, (4, 2))))  # noqa: E731
+    items = [{"past": x[:16], "future": x[16:, :2]} for x in SERIES]
+    run = watch(net, both(items))
+    assert_measured(run)
+    assert "of past of shape (B, 16, 3)" in chosen(run)
 
 
 def test_of_several_numbers_one_is_followed() -> None:

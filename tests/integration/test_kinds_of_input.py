@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -155,6 +156,39 @@ def test_the_tokenizer_may_be_the_data_modules() -> None:
 
     monitor = small_monitor()
     fit(monitor, model=TextNet(tokenizer=None), data={"datamodule": Data()}, max_epochs=2)
+    assert_measured(monitor)
+
+
+def padded_by(items: list[dict[str, Any]], tokenizer: Any) -> dict[str, Tensor]:
+    assert tokenizer is TOKENIZER
+    return pad_together(items)
+
+
+class Collator:
+    tokenizer = TOKENIZER
+
+    def __call__(self, items: list[dict[str, Any]]) -> dict[str, Tensor]:
+        return pad_together(items)
+
+    def collate(self, items: list[dict[str, Any]]) -> dict[str, Tensor]:
+        return pad_together(items)
+
+
+class KnowingTexts(Texts):
+    tokenizer = TOKENIZER
+
+
+@pytest.mark.parametrize(
+    ("texts", "collate"),
+    [(Texts, Collator()), (Texts, Collator().collate), (Texts, partial(padded_by, tokenizer=TOKENIZER)),
+     (KnowingTexts, pad_together)],
+    ids=["collator", "its method", "partial", "data set"],
+)  # fmt: skip
+def test_the_tokenizer_may_be_that_of_what_makes_the_batches(texts: Any, collate: Any) -> None:
+    loader = DataLoader(texts(seed=2), batch_size=8, collate_fn=collate)
+    monitor = small_monitor()
+    data = {"train_dataloaders": text_loaders()["train_dataloaders"], "val_dataloaders": loader}
+    fit(monitor, model=TextNet(tokenizer=None), data=data, max_epochs=2)
     assert_measured(monitor)
 
 

@@ -70,6 +70,22 @@ def test_score_loss_and_answer_of_each_sample(seed: int, form: str, missing: int
             )
 
 
+@pytest.mark.parametrize("channel", [True, False])
+def test_coarse_scores_are_those_of_the_pixels_in_between(channel: bool) -> None:
+    scores, labels = torch.randn(2, 4, 3, 2), torch.randint(0, 4, (2, 12, 8))
+    labels[:, :3] = 255
+    targets = labels.unsqueeze(1) if channel else labels
+    fine = F.interpolate(scores, (12, 8), mode="bilinear", align_corners=False)
+    coarse, found = find_positions(scores, targets), find_positions(fine, targets)
+    assert coarse is not None
+    assert found is not None
+    torch.testing.assert_close(coarse.read(scores, targets), found.read(fine, targets))
+    assert coarse.rows_at_once == found.rows_at_once
+    both = find_positions([scores, fine], targets)  # the loss is that of the whole size, others help to train
+    assert both is not None
+    assert (both.leaf, both.coarse) == ((1,), False)
+
+
 SHAPES: dict[str, tuple[tuple[int, ...], Tensor, tuple[int, bool, bool] | None]] = {
     "pixels": ((2, 5, 8, 8), torch.full((2, 8, 8), 4), (5, False, False)),
     "pixels, labels with a channel": ((2, 5, 8, 8), torch.full((2, 1, 8, 8), 4), (5, False, False)),
@@ -85,7 +101,12 @@ SHAPES: dict[str, tuple[tuple[int, ...], Tensor, tuple[int, bool, bool] | None]]
     "one more step than classes": ((2, 6, 7), torch.full((2, 7), 5), (6, False, False)),
     "logits": ((2, 5), torch.full((2, 5), 1), None),
     "logits with dimensions of one": ((2, 5, 1, 1), torch.ones(2, 5), None),
-    "another size": ((2, 5, 4, 4), torch.full((2, 8, 8), 4), None),
+    "half the size": ((2, 5, 4, 4), torch.full((2, 8, 8), 4), (5, False, False)),
+    "half the size, labels with a channel": ((2, 5, 4, 4), torch.full((2, 1, 8, 8), 4), (5, False, False)),
+    "half of one side": ((2, 5, 4, 8), torch.full((2, 8, 8), 4), None),
+    "another size": ((2, 5, 3, 3), torch.full((2, 8, 8), 4), None),
+    "half the size, one logit": ((2, 1, 4, 4), torch.ones(2, 8, 8), None),
+    "half a volume": ((2, 5, 2, 2, 2), torch.full((2, 4, 4, 4), 4), None),
     "numbers of every pixel": ((2, 1, 8, 8), torch.rand(2, 1, 8, 8), None),
     "one class": ((2, 5, 8, 8), torch.tensor([1, 2]), None),
     "no tokens ahead": ((2, 6, 99), torch.full((2, 7), 98), None),
