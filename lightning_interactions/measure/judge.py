@@ -197,8 +197,8 @@ def _forms(task: Task, outputs: Tensor, targets: Tensor, module: nn.Module) -> l
         forms += _between(task, targets, inside)
     forms += [replace(task, loss_fn=_as_loss(own, targets), named=type(own).__name__) for own in _criteria(module)]
     if task.kind in ("regression", "reconstruction"):
-        forms.append(replace(task, loss_fn=partial(_error, F.l1_loss), named="absolute error"))
-        forms.append(replace(task, loss_fn=partial(_error, F.huber_loss), named="Huber loss"))
+        forms.append(replace(task, loss_fn=partial(_error, task, F.l1_loss), named="absolute error"))
+        forms.append(replace(task, loss_fn=partial(_error, task, F.huber_loss), named="Huber loss"))
         forms += [replace(task, scale=scale) for scale in (0.5, float(task.outputs))]
     return forms
 
@@ -237,6 +237,6 @@ def _as_loss(criterion: nn.Module, like: Tensor) -> LossFn:
     return loss
 
 
-def _error(form: Callable[..., Tensor], outputs: Tensor, targets: Tensor) -> Tensor:
-    wanted = targets.unsqueeze(1) if targets.ndim == 1 else targets
-    return form(outputs, wanted.to(outputs), reduction="none").mean(1)
+def _error(task: Task, form: Callable[..., Tensor], outputs: Tensor, targets: Tensor) -> Tensor:
+    own, wanted = task.numbers(outputs, targets)
+    return form(own, wanted.to(own), reduction="none").mean(1)

@@ -207,6 +207,11 @@ class Task:
             return f"{score} of {whose}, of {self.outputs} labels (multi-label){form}"
         return f"{score} of {whose}, of {max(self.outputs, 2)} classes{form}"
 
+    def numbers(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Numbers and what they should be, ``(B, N)`` each; of one target the output that is followed."""
+        wanted = targets.unsqueeze(1) if targets.ndim == 1 else targets
+        return outputs[:, self._column : self._column + 1] if wanted.shape[1] == 1 else outputs, wanted
+
     @property
     def _column(self) -> int:
         return self.target if isinstance(self.target, int) else 0
@@ -246,9 +251,7 @@ def usual_loss(task: Task, logits: Tensor, targets: Tensor) -> Tensor:
         each = F.softplus(logits) - torch.where(known, targets, 0) * logits
         return torch.where(known, each, 0).sum(1) / known.sum(1)
     if task.kind in ("regression", "reconstruction"):
-        wanted = targets.unsqueeze(1) if targets.ndim == 1 else targets
-        column = task.target if isinstance(task.target, int) else 0
-        own = logits[:, column : column + 1] if wanted.shape[1] == 1 else logits
+        own, wanted = task.numbers(logits, targets)
         return (own - wanted).square().mean(1)
     if not targets.is_floating_point():
         return F.softplus(-log_odds(logits, targets))

@@ -284,6 +284,13 @@ def test_other_errors_of_numbers_are_recognised(loss: Any, factor: Any) -> None:
     assert verdict.task.score is output
 
 
+@pytest.mark.parametrize("loss", [F.l1_loss, F.huber_loss, F.mse_loss])
+def test_of_several_numbers_the_one_that_has_targets_is_compared(loss: Any) -> None:
+    net, some = network(3), samples(50 * torch.randn(SIZE))
+    task = find_task(outputs_of(net, some), some.targets, target=1)
+    near(net, some, loss(outputs_of(net, some)[:, 1], some.targets.double()), task=task)
+
+
 def test_numbers_between_0_and_1_may_be_probabilities() -> None:
     net, some = network(1), samples(torch.rand(SIZE))
     task = find_task(outputs_of(net, some), some.targets)
