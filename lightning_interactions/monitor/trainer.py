@@ -151,18 +151,23 @@ def tokenizer_of(trainer: Any, module: Any) -> Any:
     for loader in loaders_of(trainer).values():
         collator = _attribute(loader, "collate_fn")
         given = _attribute(collator, "keywords")
-        owners += [collator, _attribute(collator, "__self__"), _attribute(loader, "dataset")]
+        owners += [collator, _attribute(collator, "__self__")]
         owners += [SimpleNamespace(**given)] if isinstance(given, dict) else []
+    owners += _data_of(trainer)
     return next((found for owner in owners if (found := _attribute(owner, "tokenizer")) is not None), None)
 
 
 def columns_of(trainer: Any, module: Any) -> list[list[str]]:
     """Return lists of names that the data, the data module or the module has for columns, the likeliest first."""
-    data = [_attribute(loader, "dataset") for loader in loaders_of(trainer).values()]
-    data += [_attribute(outer, "dataset") for outer in data]  # of a Subset
-    owners = (*data, getattr(trainer, "datamodule", None), module)
+    owners = (*_data_of(trainer), getattr(trainer, "datamodule", None), module)
     found = [_texts(_attribute(owner, name)) for owner in owners for name in COLUMN_ATTRIBUTES]
     return [names for names in found if names]
+
+
+def _data_of(trainer: Any) -> list[Any]:
+    """Return the data sets of the loaders, and those of which they are subsets."""
+    data = [_attribute(loader, "dataset") for loader in loaders_of(trainer).values()]
+    return data + [_attribute(outer, "dataset") for outer in data]
 
 
 def _attribute(owner: Any, name: str) -> Any:

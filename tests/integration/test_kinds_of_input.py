@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from models import TaskNet, fit, small_monitor, told_during
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from lightning_interactions import ArgumentError, BatchError, FeatureMask, ImagePatches, Tokens
 from lightning_interactions.errors import InteractionsError
@@ -181,8 +181,8 @@ class KnowingTexts(Texts):
 @pytest.mark.parametrize(
     ("texts", "collate"),
     [(Texts, Collator()), (Texts, Collator().collate), (Texts, partial(padded_by, tokenizer=TOKENIZER)),
-     (KnowingTexts, pad_together)],
-    ids=["collator", "its method", "partial", "data set"],
+     (KnowingTexts, pad_together), (lambda seed: Subset(KnowingTexts(seed=seed), range(30)), pad_together)],
+    ids=["collator", "its method", "partial", "data set", "subset"],
 )  # fmt: skip
 def test_the_tokenizer_may_be_that_of_what_makes_the_batches(texts: Any, collate: Any) -> None:
     loader = DataLoader(texts(seed=2), batch_size=8, collate_fn=collate)
