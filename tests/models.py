@@ -51,6 +51,21 @@ def cnn(seed: int = 0) -> nn.Sequential:
         ).eval()
 
 
+class Words(nn.Module):
+    """A small causal language model."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__()
+        self.embedding, self.rnn, self.head = (
+            nn.Embedding(tokens, 8),
+            nn.GRU(8, 8, batch_first=True),
+            nn.Linear(8, tokens),
+        )
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.head(self.rnn(self.embedding(ids))[0])
+
+
 class Recorder(nn.Module):
     """Calls a model and keeps the number of rows of every call; pretends that more than `limit` need too much memory.
 

@@ -265,11 +265,14 @@ def find_rules(
         with of_layer(layer, masked.inputs):
             chosen = suited_players(players, masked, module)
             _try_players(chosen, masked, num_players, seed)
-    others = _others(batch) if layer is None else ""
-    what = f"the output of layer {layer!r}" if layer else batch.describe()
+    return Rules(model, task, chosen, batch.fields, _in_words(masked, batch, layer), tuple(notes))
+
+
+def _in_words(masked: Batch, batch: Batch, layer: str | None) -> str:
+    """Say what is masked, and its shape."""
     shape = masked.inputs.shape[1 + (len(masked.fields) > 1 and masked.table is None) :]
-    shown = f"{what} of shape (B, {', '.join(map(str, shape))}){others}"
-    return Rules(model, task, chosen, batch.fields, shown, tuple(notes))
+    what, others = (f"the output of layer {layer!r}", "") if layer else (batch.describe(), _others(batch))
+    return f"{what} of shape (B, {', '.join(map(str, shape))}){others}"
 
 
 def _find_positions(

@@ -163,8 +163,7 @@ def _fill(
         inputs = inputs.contiguous(memory_format=layout)
         along = [tensor[some] for tensor in carried]
         if cut is not None:
-            two = inputs.expand(2, *inputs.shape[1:]) if len(inputs) == 1 else inputs  # see `layer_features`
-            output = read_logits(cut.resume(forward, samples[some], two, along))[: len(inputs)]
+            output = cut.resume(forward, samples[some], inputs, along)
         else:
             output = forward(inputs, *(tensor.repeat_interleave(which.stop - which.start, 0) for tensor in along))
         scores = score_rows(output, targets[some], which.stop - which.start, score)

@@ -119,6 +119,16 @@ class ChunkSize:
         return self._clock()
 
 
+def at_least_two(rows: Tensor) -> Tensor:
+    """Return two copies of a single row: models that squeeze their outputs mistake it. More rows stay as they are.
+
+    Example:
+        >>> at_least_two(torch.ones(1, 3)).shape, at_least_two(torch.ones(5, 3)).shape
+        (torch.Size([2, 3]), torch.Size([5, 3]))
+    """
+    return rows.expand(2, *rows.shape[1:]).clone() if len(rows) == 1 else rows
+
+
 def default_chunk_size(samples: Tensor) -> int:
     """Return the most rows of ``(B, *shape)`` per forward when the user did not say."""
     return max(32, min(MAX_CHUNK, CHUNK_ELEMENTS // max(samples[:1].numel(), 1)))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_interactions.errors import ModelOutputError, bad_argument
+from lightning_interactions.model.chunks import at_least_two
 from lightning_interactions.model.quiet import Forward
 from lightning_interactions.model.score import read_logits
 
@@ -53,27 +54,29 @@ class LayerCut:
             # A copy, for what follows may write into it: ReLU(inplace=True).
             seen.append(output.clone() if isinstance(output, Tensor) else output)
 
+        rows = [at_least_two(x) for x in (samples, *carried)]
         with self._hooked(keep):
-            forward(samples, *carried)
+            forward(*rows)
         if len(seen) != 1:
             raise ModelOutputError(
                 f"Layer `{self.name}` ran {len(seen)} times in one forward pass; `layer` needs one that runs once."
             )
-        if not isinstance(seen[0], Tensor) or seen[0].ndim < 2 or len(seen[0]) != len(samples):
+        if not isinstance(seen[0], Tensor) or seen[0].ndim < 2 or len(seen[0]) != len(rows[0]):
             got = f"shape {tuple(seen[0].shape)}" if isinstance(seen[0], Tensor) else type(seen[0]).__name__
             raise ModelOutputError(
-                f"Layer `{self.name}` should return a tensor with one row for each of {len(samples)} samples, but it "
+                f"Layer `{self.name}` should return a tensor with one row for each of {len(rows[0])} samples, but it "
                 f"returned {got}. Choose another `layer`."
             )
-        return seen[0]
+        return seen[0][: len(samples)]
 
-    def resume(self, forward: Forward, samples: Tensor, replaced: Tensor, carried: Sequence[Tensor] = ()) -> Any:
-        """Run the model on samples with the layer's output replaced by ``S * C`` rows, the first sample's first."""
+    def resume(self, forward: Forward, samples: Tensor, replaced: Tensor, carried: Sequence[Tensor] = ()) -> Tensor:
+        """Logits of samples with the layer's output replaced by ``S * C`` rows, the first sample's first."""
+        rows = at_least_two(replaced)
         inputs = [tensor.clone() for tensor in (samples, *carried)]  # the model may write into them
         if self._repeat_inputs:
-            inputs = [tensor.repeat_interleave(len(replaced) // len(samples), 0) for tensor in inputs]
-        with self._hooked(lambda _: replaced):
-            return forward(*inputs)
+            inputs = [tensor.repeat_interleave(len(rows) // len(samples), 0) for tensor in inputs]
+        with self._hooked(lambda _: rows):
+            return read_logits(forward(*inputs))[: len(replaced)]
 
     def check(self, forward: Forward, samples: Tensor, carried: Sequence[Tensor] = ()) -> None:
         """Compare a plain forward with one through the cut, and find out whether inputs must be repeated.
@@ -84,7 +87,7 @@ class LayerCut:
         doubled = self.features(forward, samples.clone(), [x.clone() for x in carried]).repeat_interleave(2, 0)
         for self._repeat_inputs in (False, True):
             try:
-                logits = read_logits(self.resume(forward, samples, doubled.clone(), carried))
+                logits = self.resume(forward, samples, doubled.clone(), carried)
             except (RuntimeError, ValueError, IndexError):  # ours are among them
                 continue  # rows from before and after the layer met
             alike = logits.shape == expected.shape

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lightning_interactions.errors import InteractionsError, ModelCallError, ModelOutputError, sentence
 from lightning_interactions.model.batch import Batch
 from lightning_interactions.model.call import Call, call_plainly, find_call
-from lightning_interactions.model.chunks import ChunkSize, default_chunk_size
+from lightning_interactions.model.chunks import ChunkSize, at_least_two, default_chunk_size
 from lightning_interactions.model.keep import Kept
 from lightning_interactions.model.layer import LayerCut
 from lightning_interactions.model.lockstep import Lockstep
@@ -57,7 +57,7 @@ class Model:
         """Return the logits ``(B, C)``, or outputs ``(B, numbers)`` where it returns a sample each."""
         assert self._forward is not None, "a model is only asked inside `quiet`"
         if self.rows is None and self.cut is None and len(inputs) == 1:  # who squeezes outputs mistakes a single row
-            return self._ask(*(x.expand(2, *x.shape[1:]).clone() for x in (inputs, *carried)))[:1]
+            return self._ask(*map(at_least_two, (inputs, *carried)))[:1]
         most = self.dense.rows_at_once if self.dense is not None and self.rows is None and self.cut is None else None
         if most is not None and len(inputs) > most:
             pieces = zip(*(x.tensor_split(-(-len(inputs) // most)) for x in (inputs, *carried)), strict=True)
@@ -169,8 +169,7 @@ class Model:
 
     def logits(self, inputs: Tensor, chunk_size: int | None = None, carried: Sequence[Tensor] = ()) -> Tensor:
         """Return the logits ``(B, C)`` of inputs ``(B, *shape)`` as they are, a chunk at a time."""
-        # Copies, for it may write into its inputs; two of a single row, which models that squeeze outputs mistake.
-        rows = [(x.expand(2, *x.shape[1:]) if len(inputs) == 1 else x).clone() for x in (inputs, *carried)]
+        rows = [at_least_two(x.clone()) for x in (inputs, *carried)]  # copies, for it may write into its inputs
         parts: list[Tensor] = []
 
         def step(position: int, at_most: int) -> int:
@@ -200,11 +199,9 @@ def layer_features(
     parts: list[Tensor] = []
 
     def step(position: int, at_most: int) -> int:
-        rows = [tensor[position : position + at_most] for tensor in (samples, *carried)]
-        few = len(rows[0])  # two of a single row, which models that squeeze outputs mistake
-        own, *along = [(x.expand(2, *x.shape[1:]) if few == 1 else x).clone() for x in rows]
-        parts.append(cut.features(forward, own, along)[:few])
-        return few
+        rows = slice(position, position + at_most)
+        parts.append(cut.features(forward, samples[rows].clone(), [tensor[rows].clone() for tensor in carried]))
+        return len(parts[-1])
 
     ChunkSize(chunk_size or default_chunk_size(samples)).run(len(samples), step, samples.device)
     return torch.cat(parts)

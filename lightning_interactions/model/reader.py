@@ -226,13 +226,16 @@ def _find_targets(seen: Sighting, inputs: Tensor, carried: Mapping[str, Tensor],
     if named is not None and named in batch:
         return "batch", named
     calls = [other for other in seen.calls or () if not other.judge]
-    unread = _not_given(batch, call, calls)
+    output = _last_output(calls)
+    given = list(call.given.values())
+    given += [x for other in calls if not other.inside and other.site for x in other.given.values()]
+    unread = _targets_of(output, {path: x for path, x in batch.items() if not any(_same(x, y) for y in given)})
     if unread is not None:
         return "batch", unread
     if judged:
         return "loss", judged[0][0]
     own = next((name for name in carried if name.rpartition(".")[2] in TARGET_KEYS), None)
-    own = own or next((name for name, x in carried.items() if x.ndim > 1 and _is_answer(x, calls)), None)
+    own = own or next((name for name, x in carried.items() if x.ndim > 1 and _is_answer(x, output)), None)
     if own is not None:
         return "call", own
     taken = [path for path, leaf in batch.items() if leaf.ndim == 1 and not _same(leaf, inputs)]
@@ -243,16 +246,13 @@ def _find_targets(seen: Sighting, inputs: Tensor, carried: Mapping[str, Tensor],
     raise _no_targets(seen.batch, rows)
 
 
-def _not_given(batch: Mapping[Path, Tensor], call: SeenCall, calls: Sequence[SeenCall]) -> Path | None:
-    """Find what no module was given, and can be targets of what the last call returned."""
-    given = list(call.given.values())
-    given += [x for other in calls if not other.inside and other.site for x in other.given.values()]
-    others = [path for path, leaf in batch.items() if not any(_same(leaf, x) for x in given)]
-    others = [path for path in others if batch[path].ndim <= 2 or _are_answers(batch[path], calls)]
-    others = [path for path in others if _fits(batch[path], calls)] or others
+def _targets_of(output: Any, unread: Mapping[Path, Tensor]) -> Path | None:
+    """Find, in what no module was given, what can be targets of what the model returned last."""
+    others = [path for path, x in unread.items() if x.ndim <= 2 or _are_answers(x, output)]
+    others = [path for path in others if _fits(unread[path], output)] or others
     if not others or (1,) in others:
         return (1,) if others else None
-    return min(others, key=lambda path: (batch[path].is_floating_point(), batch[path].ndim))
+    return min(others, key=lambda path: (unread[path].is_floating_point(), unread[path].ndim))
 
 
 def _at(source: Source, seen: Sighting, inputs: Tensor, carried: Mapping[str, Tensor]) -> Any:
@@ -275,31 +275,28 @@ def _judged(seen: Sighting, rows: int) -> list[tuple[str, Tensor]]:
     return [(call.site, tensor) for call, tensor in found]
 
 
-def _are_answers(targets: Tensor, calls: Sequence[SeenCall]) -> bool:
-    """Whether the last call can have been meant to return these, or scores of positions of which these are labels.
+def _are_answers(targets: Tensor, output: Any) -> bool:
+    """Whether a model can have been meant to return these, or scores of positions of which these are labels.
 
     Any labels of positions may be, where what it returned was too large to be kept.
     """
-    output = _last_output(calls)
     if output is None:
         return may_be_labels(targets)
-    return _is_answer(targets, calls) or find_positions(output, targets) is not None
+    return _is_answer(targets, output) or find_positions(output, targets) is not None
 
 
-def _is_answer(numbers: Tensor, calls: Sequence[SeenCall]) -> bool:
-    """Whether the last call returned something of the form of these."""
-    output = _last_output(calls)
-    return output is not None and numbers.is_floating_point() and read_whole(output, numbers.shape[1:]) is not None
+def _is_answer(numbers: Tensor, output: Any) -> bool:
+    """Whether a model returned something of the form of these."""
+    return numbers.is_floating_point() and read_whole(output, numbers.shape[1:]) is not None
 
 
 def _last_output(calls: Sequence[SeenCall]) -> Any:
     return next((call.output for call in reversed(calls) if not call.inside), None)
 
 
-def _fits(targets: Tensor, calls: Sequence[SeenCall]) -> bool:
-    """Whether whole numbers can be classes of what the last call returned."""
-    models = [call for call in calls if not call.inside]
-    outputs = [x for x in tensors(models[-1].output).values() if x.is_floating_point() and x.ndim] if models else []
+def _fits(targets: Tensor, output: Any) -> bool:
+    """Whether whole numbers can be classes of what a model returned."""
+    outputs = [x for x in tensors(output).values() if x.is_floating_point() and x.ndim]
     if targets.is_floating_point() or targets.ndim > 1 or not outputs:
         return True
     return any(int(targets.max()) < max(x.shape[1:].numel(), 2) for x in outputs if len(x) == len(targets))

@@ -25,8 +25,7 @@ def why_never(seen: Sighting) -> str | None:
                 f"the batch holds {known or packages[0]}'s {type(part).__name__}, and graphs are not supported: nodes "
                 "and edges are not kept apart by sample, so they have no players that could be masked"
             )
-    names = {path[-1] for path, _ in leaves(seen.batch) if path}
-    if "boxes" in names and not isinstance(seen.batch, Mapping):
+    if _boxes(seen) and not isinstance(seen.batch, Mapping):
         return _detection(seen)
     return None
 
@@ -39,7 +38,7 @@ def why_not(seen: Sighting, optimizers: int = 1) -> str | None:
     never = why_never(seen)
     if never is not None:
         return never
-    if "boxes" in {path[-1] for path, _ in leaves(seen.batch) if path}:
+    if _boxes(seen):
         return _detection(seen)
     outputs = [x for call in seen.calls or () if not (call.judge or call.inside) for x in tensors(call.output).values()]
     labelled = _has_labels(seen)
@@ -64,12 +63,16 @@ def _unlabelled(numbers: Tensor) -> str:
 
 
 def _detection(seen: Sighting) -> str:
-    boxes = next(leaf for path, leaf in leaves(seen.batch) if path and path[-1] == "boxes")
+    boxes = _boxes(seen)[0]
     shape = f" {tuple(boxes.shape)}" if isinstance(boxes, Tensor) else ""
     return (
         f"the batch holds boxes{shape}, and object detection is not supported: it has no single score for a sample "
         "that interactions could explain"
     )
+
+
+def _boxes(seen: Sighting) -> list[Any]:
+    return [leaf for path, leaf in leaves(seen.batch) if path and path[-1] == "boxes"]
 
 
 def _parts(seen: Sighting) -> Iterator[Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from models import Asked, on_ranks
+from models import Asked, Words, on_ranks
 from situations import ForwardNet, Run, StepNet, assert_measured, assert_off, both, columns, layers, thirds, watch
 from torch import Generator, Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
@@ -475,22 +475,11 @@ def test_features_beside_logits_are_no_heads() -> None:
 # -- language models -------------------------------------------------------------------------------------------------
 
 
-class Words(nn.Module):
-    """A small causal language model."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding, self.rnn, self.head = nn.Embedding(20, 8), nn.GRU(8, 8, batch_first=True), nn.Linear(8, 20)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        return self.head(self.rnn(self.embedding(ids))[0])
-
-
 class Language(ForwardNet):
     tokenizer = SimpleNamespace(mask_token_id=1, pad_token_id=0)
 
     def __init__(self) -> None:
-        super().__init__(Words())
+        super().__init__(Words(20))
 
 
 IDS = whole(18, 10) + 2

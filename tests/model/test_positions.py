@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from models import Recorder
+from models import Recorder, Words
 from torch import Generator, Tensor, nn
 
 from lightning_interactions import ArgumentError, BatchError, ImagePatches, Tokens, compute_interactions
@@ -220,19 +220,10 @@ def test_the_game_of_a_segmentation(layer: str | None) -> None:
         torch.testing.assert_close(found.values[i], torch.tensor(expected).double(), rtol=1e-5, atol=1e-5)
 
 
-class Words(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding, self.rnn, self.head = nn.Embedding(9, 8), nn.GRU(8, 8, batch_first=True), nn.Linear(8, 9)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        return self.head(self.rnn(self.embedding(ids))[0])
-
-
 @pytest.mark.parametrize("score", ["log_odds", "logit"])
 def test_the_game_of_a_language_model(score: Any) -> None:
     torch.manual_seed(0)
-    model = Words()
+    model = Words(9)
     found = compute_interactions(model, IDS, MASKED, Tokens(mask_token_id=1), num_players=4, score=score)
     present = torch.cat([coalition_masks(4), torch.ones(16, 1, dtype=torch.bool)], 1)
     with torch.no_grad():
